@@ -1,0 +1,73 @@
+# What a newcomer, a developer and CI call. Needs git, make, python3.11 (or 3.12) and its venv
+# module, nothing else; everything is installed into .venv, nothing outside this directory.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Whole-command limits, in seconds: pytest-timeout cannot interrupt a wedged loop.
+TEST_SECONDS_MAX ?= 600
+DEMO_SECONDS_MAX ?= 240
+PYTEST_ARGS ?=
+
+.PHONY: all demo test lint fix verify traces proto config bench clean help
+.DEFAULT_GOAL := all
+
+all: $(STAMP)  ## install into .venv, and say what to do next
+	@echo
+	@echo 'Installed into $(VENV). To have `shardkv` on the PATH of this shell:'
+	@echo
+	@echo '    export PATH="$(CURDIR)/$(BIN):$$PATH"'
+	@echo
+	@echo 'Then: shardkv up --data ./data      (and, in another terminal, shardkv put greeting hello)'
+	@echo 'Or:   make demo | make test | make help'
+
+# The stamp is written last: an installation that was cut short is done again.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
+		"shardkv needs Python 3.11 or 3.12, %s is %d.%d; try: make PYTHON=python3.11" % (sys.executable, *v))'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo 'the venv module is missing; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## a cluster of 6 processes, real files, kill -9 and all; verified at the end
+	timeout --kill-after=10 $(DEMO_SECONDS_MAX) $(BIN)/shardkv demo
+
+# Tests of real processes share one worker (the xdist group "processes"): they measure time.
+test: $(STAMP)  ## every test
+	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
+		$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## what CI checks besides the tests; writes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+verify: lint test  ## lint and test
+
+fix: $(STAMP)  ## let ruff repair and format the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+traces: $(STAMP)  ## write the golden traces anew; review the difference
+	UPDATE_TRACES=1 $(BIN)/python -m pytest -q tests/raft/test_traces.py
+
+config: $(STAMP)  ## write config.example.yaml anew from the table of keys
+	$(BIN)/python -m shardkv.config > config.example.yaml.new
+	mv config.example.yaml.new config.example.yaml
+
+proto: $(STAMP)  ## generate the Python of labrpc/grpc/*.proto anew
+	$(BIN)/python -m labrpc.grpc.generate
+
+bench: $(STAMP)  ## measure; one question a file of bench/
+	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean:  ## remove what was built; never ./data
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
