@@ -1,0 +1,407 @@
+"""What a group's log says: commands of clients, of configurations and of copies, and their bytes.
+
+A command is a msgpack array `[format, kind, field, ...]`. Every field's type and range is checked
+when it is read, by the server that lets it in and again by each replica that applies it. Only
+`FORMAT` exists; bytes of a newer one raise `StopReplica`, because a replica that guessed would
+differ from the others. Keys and rows of a command are bytes, kept exactly; nothing is text.
+
+Answers have a codec of their own, because sessions record them: at most 64 bytes.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgpack
+
+from raft.errors import StopReplica
+from shardctrler.types import ConfigNumber, ShardId
+from shardkv.errors import (
+    BadCommand,
+    KeyEmpty,
+    KeyTooLong,
+    ValueTooLong,
+    VersionOutOfRange,
+)
+from shardkv.limits import (
+    ANSWER_BYTES_MAX,
+    CHUNK_BYTES_MAX,
+    EXPIRE_SESSIONS_MAX,
+    INTEGER_MAX,
+    KEY_BYTES_MAX,
+    KEY_BYTES_MIN,
+    SLOTS,
+    VALUE_BYTES_MAX,
+)
+from shardkv.types import Answer, Code, CopyId, SessionId, Version
+
+FORMAT: Final = 1
+_CONFIG_BYTES_MAX: Final = 1 << 20  # of a configuration: thousands of members
+_ROW_KEY_BYTES_MAX: Final = KEY_BYTES_MAX + 16  # a row's key under its shard: a kind, and a key
+_ROW_BYTES_MAX: Final = VALUE_BYTES_MAX + 64  # a row: a value and what `rows.py` puts before it
+
+
+class Op(IntEnum):
+    """What a client does to a key. The numbers are stored."""
+
+    PUT = 1
+    APPEND = 2
+    DELETE = 3
+
+
+class Mutation(NamedTuple):
+    """One client's write to one key.
+
+    `shard` is the key's: the server that lets the command in has checked it against the routing,
+    which replicas need not know. `seq` counts from 1 in its session; below `floor` the client
+    waits for no answer (RIFL's *firstIncomplete*). `if_version` None writes whatever is there.
+    A delete's `value` is empty.
+    """
+
+    op: Op
+    shard: ShardId
+    session: SessionId
+    seq: int
+    floor: int
+    key: bytes
+    value: bytes = b""
+    if_version: Version | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """What tells this command from another under the same sequence number: 8 bytes.
+
+        Without session, sequence and floor: a repetition brings a newer floor and is the same.
+        """
+        guard = -1 if self.if_version is None else self.if_version
+        head = b"%d %d %d " % (self.op, guard, len(self.key))
+        return blake2b(head + self.key + self.value, digest_size=8).digest()
+
+
+class OpenSession(NamedTuple):
+    """Open a session in `shard`; the answer's fact is its number. A lost answer leaves a session
+    that nobody uses, until it expires."""
+
+    shard: ShardId
+
+
+class ExpireSessions(NamedTuple):
+    """Forget sessions that were idle for long.
+
+    Each is named with the highest sequence that it had used when the leader found it idle: one
+    used since then stays.
+    """
+
+    shard: ShardId
+    idle: tuple[tuple[SessionId, int], ...]
+
+
+class Configure(NamedTuple):
+    """Take the next configuration: the encoded `ShardConfig`, whole, so that apply asks nobody."""
+
+    config: bytes
+
+
+class Chunk(NamedTuple):
+    """A piece of a shard's frozen state, as its source gives it and the destination logs it.
+
+    The rows `[cursor, next_cursor)` of copy `copy_id`, made for configuration `number`: keys under
+    the shard, ascending, data and session rows alike. `last` says that none follow.
+    """
+
+    shard: ShardId
+    number: ConfigNumber
+    copy_id: CopyId
+    cursor: bytes
+    next_cursor: bytes
+    last: bool
+    rows: tuple[tuple[bytes, bytes], ...]
+
+
+class Install(NamedTuple):
+    """Serve what copy `copy_id` has staged, the whole of it, from here on."""
+
+    shard: ShardId
+    number: ConfigNumber
+    copy_id: CopyId
+
+
+class Drop(NamedTuple):
+    """Forget the frozen copy: an owner since configuration `number` has said that it is in."""
+
+    shard: ShardId
+    number: ConfigNumber
+
+
+Command: TypeAlias = Mutation | OpenSession | ExpireSessions | Configure | Chunk | Install | Drop
+
+_pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
+
+
+# Limits of clients, checked at both ends
+
+
+def check_key(key: bytes) -> None:
+    """Raises KeyEmpty or KeyTooLong."""
+    if not KEY_BYTES_MIN <= len(key) <= KEY_BYTES_MAX:
+        raise KeyTooLong(len(key)) if key else KeyEmpty()
+
+
+def check_value(value: bytes) -> None:
+    """Raises ValueTooLong."""
+    if len(value) > VALUE_BYTES_MAX:
+        raise ValueTooLong(len(value))
+
+
+def check_if_version(version: int | None) -> None:
+    """Raises VersionOutOfRange."""
+    if version is not None and not 0 <= version <= INTEGER_MAX:
+        raise VersionOutOfRange(version)
+
+
+# Commands to bytes and back
+
+_OPEN_SESSION: Final = 10
+_EXPIRE_SESSIONS: Final = 11
+_CONFIGURE: Final = 20
+_CHUNK: Final = 21
+_INSTALL: Final = 22
+_DROP: Final = 23
+
+_KINDS: Final[dict[type, int]] = {
+    OpenSession: _OPEN_SESSION,
+    ExpireSessions: _EXPIRE_SESSIONS,
+    Configure: _CONFIGURE,
+    Chunk: _CHUNK,
+    Install: _INSTALL,
+    Drop: _DROP,
+}
+
+
+def encode(command: Command) -> bytes:
+    """The command's bytes. Its limits are the caller's to check (`check_key` and the others)."""
+    if type(command) is Mutation:
+        return _pack((FORMAT, *command))
+    return _pack((FORMAT, _KINDS[type(command)], *command))
+
+
+def decode(data: bytes) -> Command:
+    """The command that `data` holds, every field checked.
+
+    Raises:
+        BadCommand: Not a command, or a field of the wrong type or out of range.
+        InvalidArgument: A client's limit is broken (`KeyTooLong` and the others).
+        StopReplica: A newer format than this version knows.
+    """
+    try:
+        fields = msgpack.unpackb(data, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadCommand(f"command is not msgpack: {error}") from error
+    if type(fields) is not list or len(fields) < 2:
+        raise BadCommand("command is not an array of format, kind and fields")
+    version, kind = fields[0], fields[1]
+    if version is not FORMAT and version != FORMAT:
+        if type(version) is int and version > FORMAT:
+            raise StopReplica(f"command of format {version}; this version knows {FORMAT}")
+        raise BadCommand(f"command of format {version!r}")
+    decoder = _DECODERS.get(kind) if type(kind) is int else None
+    if decoder is None:
+        raise BadCommand(f"command of kind {kind!r}")
+    return decoder(fields)
+
+
+def decode_mutation(data: bytes) -> Mutation:
+    """A client's write; BadCommand if it is another command. For the door: see `decode`."""
+    command = decode(data)
+    if type(command) is not Mutation:
+        raise BadCommand(f"{type(command).__name__} is no client's write")
+    return command
+
+
+_OPS: Final = {int(op): op for op in Op}
+
+
+def _mutation(fields: list[Any]) -> Mutation:
+    if len(fields) != 9:
+        raise BadCommand(f"write of {len(fields)} fields")
+    _, op, shard, session, seq, floor, key, value, if_version = fields
+    # One expression for the good case, which is the hot path; the bad one is told apart below.
+    if (
+        type(shard) is int
+        and type(session) is int
+        and type(seq) is int
+        and type(floor) is int
+        and type(key) is bytes
+        and type(value) is bytes
+        and 0 <= shard < SLOTS
+        and 0 < session <= INTEGER_MAX
+        and 0 <= floor <= seq <= INTEGER_MAX
+        and seq
+        and KEY_BYTES_MIN <= len(key) <= KEY_BYTES_MAX
+        and len(value) <= VALUE_BYTES_MAX
+        and (if_version is None or (type(if_version) is int and 0 <= if_version <= INTEGER_MAX))
+        and (op != Op.DELETE or not value)
+    ):
+        # By position and without NewType's calls: this is the hot path, and all is checked above.
+        return Mutation(_OPS[op], shard, session, seq, floor, key, value, if_version)  # type: ignore[arg-type]
+    _bytes("key", key, INTEGER_MAX)
+    check_key(key)
+    _bytes("value", value, INTEGER_MAX)
+    check_value(value)
+    if if_version is not None:
+        if type(if_version) is not int:
+            raise BadCommand(f"if_version is a {type(if_version).__name__}")
+        check_if_version(if_version)
+    _shard(shard)
+    _integer("session", session, 1)
+    _integer("seq", seq, 1)
+    _integer("floor", floor, 0, seq)
+    raise BadCommand("a delete has no value")
+
+
+def _open_session(fields: list[Any]) -> OpenSession:
+    (shard,) = _take(fields, "OpenSession", 1)
+    return OpenSession(_shard(shard))
+
+
+def _expire_sessions(fields: list[Any]) -> ExpireSessions:
+    shard, idle = _take(fields, "ExpireSessions", 2)
+    if type(idle) is not list or not 1 <= len(idle) <= EXPIRE_SESSIONS_MAX:
+        raise BadCommand(f"ExpireSessions names 1 to {EXPIRE_SESSIONS_MAX} sessions")
+    pairs = []
+    for pair in idle:
+        if type(pair) is not list or len(pair) != 2:
+            raise BadCommand("an idle session is a number and a sequence")
+        session = SessionId(_integer("session", pair[0], 1))
+        pairs.append((session, _integer("idle since", pair[1], 0)))
+    return ExpireSessions(_shard(shard), tuple(pairs))
+
+
+def _configure(fields: list[Any]) -> Configure:
+    (config,) = _take(fields, "Configure", 1)
+    return Configure(_bytes("config", config, _CONFIG_BYTES_MAX))
+
+
+def _chunk(fields: list[Any]) -> Chunk:
+    shard, number, copy_id, cursor, next_cursor, last, pairs = _take(fields, "Chunk", 7)
+    cursor = _bytes("cursor", cursor, _ROW_KEY_BYTES_MAX)
+    next_cursor = _bytes("next cursor", next_cursor, _ROW_KEY_BYTES_MAX)
+    if type(last) is not bool:
+        raise BadCommand(f"last is a {type(last).__name__}")
+    if type(pairs) is not list:
+        raise BadCommand(f"rows are a {type(pairs).__name__}")
+    rows = []
+    size, previous = 0, None
+    for pair in pairs:
+        if type(pair) is not list or len(pair) != 2:
+            raise BadCommand("a row is a key and a value")
+        key = _bytes("row key", pair[0], _ROW_KEY_BYTES_MAX)
+        value = _bytes("row", pair[1], _ROW_BYTES_MAX)
+        if (
+            not key
+            or key < cursor
+            or key >= next_cursor
+            or (previous is not None and key <= previous)
+        ):
+            raise BadCommand("rows ascend from the cursor to the next one")
+        size += len(key) + len(value)
+        previous = key
+        rows.append((key, value))
+    if size > CHUNK_BYTES_MAX and len(rows) > 1:
+        raise BadCommand(f"chunk of {size} bytes in {len(rows)} rows, over {CHUNK_BYTES_MAX}")
+    if not rows and not last:
+        raise BadCommand("a chunk without rows is the last one")
+    return Chunk(
+        _shard(shard),
+        _number(number),
+        CopyId(_integer("copy id", copy_id, 1)),
+        cursor,
+        next_cursor,
+        last,
+        tuple(rows),
+    )
+
+
+def _install(fields: list[Any]) -> Install:
+    shard, number, copy_id = _take(fields, "Install", 3)
+    return Install(_shard(shard), _number(number), CopyId(_integer("copy id", copy_id, 1)))
+
+
+def _drop(fields: list[Any]) -> Drop:
+    shard, number = _take(fields, "Drop", 2)
+    return Drop(_shard(shard), _number(number))
+
+
+_DECODERS: Final[dict[int, Callable[[list[Any]], Command]]] = {
+    int(Op.PUT): _mutation,
+    int(Op.APPEND): _mutation,
+    int(Op.DELETE): _mutation,
+    _OPEN_SESSION: _open_session,
+    _EXPIRE_SESSIONS: _expire_sessions,
+    _CONFIGURE: _configure,
+    _CHUNK: _chunk,
+    _INSTALL: _install,
+    _DROP: _drop,
+}
+
+
+# Answers to bytes and back
+
+_CODES: Final = {int(code): code for code in Code}
+_FACTS_MAX: Final = 4
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """The answer's bytes: a msgpack array `[code, fact, ...]`, at most `ANSWER_BYTES_MAX`."""
+    data = _pack((answer[0], *answer[1]))
+    assert len(data) <= ANSWER_BYTES_MAX, answer
+    return data
+
+
+def decode_answer(data: bytes) -> Answer:
+    """The answer that `data` holds; BadCommand if it is none."""
+    try:
+        fields = msgpack.unpackb(data, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadCommand(f"answer is not msgpack: {error}") from error
+    if type(fields) is not list or not 1 <= len(fields) <= 1 + _FACTS_MAX:
+        raise BadCommand("answer is not an array of a code and facts")
+    code = _CODES.get(fields[0]) if type(fields[0]) is int else None
+    if code is None:
+        raise BadCommand(f"answer of code {fields[0]!r}")
+    return Answer(code, tuple(_integer("fact", fact, 0) for fact in fields[1:]))
+
+
+# Fields
+
+
+def _take(fields: list[Any], what: str, count: int) -> list[Any]:
+    if len(fields) != 2 + count:
+        raise BadCommand(f"{what} of {len(fields) - 2} fields, not {count}")
+    return fields[2:]
+
+
+def _integer(what: str, value: Any, lo: int, hi: int = INTEGER_MAX) -> int:
+    """`value` if it is a whole number in `[lo, hi]`, both included."""
+    if type(value) is not int:
+        raise BadCommand(f"{what} is a {type(value).__name__}, not a whole number")
+    if not lo <= value <= hi:
+        raise BadCommand(f"{what} is {value}, not in {lo} to {hi}")
+    return value
+
+
+def _bytes(what: str, value: Any, length_max: int) -> bytes:
+    if type(value) is not bytes:
+        raise BadCommand(f"{what} is a {type(value).__name__}, not bytes")
+    if len(value) > length_max:
+        raise BadCommand(f"{what} is {len(value)} bytes, over {length_max}")
+    return value
+
+
+def _shard(value: Any) -> ShardId:
+    return ShardId(_integer("shard", value, 0, SLOTS - 1))
+
+
+def _number(value: Any) -> ConfigNumber:
+    return ConfigNumber(_integer("config number", value, 1))

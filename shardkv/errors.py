@@ -1,0 +1,234 @@
+"""What can go wrong with a request to the store. Callers branch on policy, not on names.
+
+ShardKVError
+├── InvalidArgument        the request breaks a limit; it was never sent, or refused at the door
+│   ├── KeyEmpty
+│   ├── KeyTooLong
+│   ├── ValueTooLong       also when an append would make it so: the old value is kept
+│   ├── VersionOutOfRange
+│   └── BadCommand         bytes that are no command of this version
+├── VersionMismatch        `if_version` was not the key's version: nothing was written
+├── WrongGroup             another group serves the shard: refresh the configuration, ask again
+├── ShardNotReady          the shard is on its way to this group: ask again, here or at its source
+├── NotLeader              another replica of the group leads: ask there
+├── Overloaded             no room: ask again after `retry_seconds`
+├── Unavailable            nobody could take the request in time: it certainly was not done
+├── OutcomeUnknown         it was sent, and whether it was done cannot be known
+├── SessionError           the shard will not take this request of this session
+│   ├── SessionExpired     the shard forgot the session: whether an unanswered request was done
+│   │                      cannot be known; a new session is needed for new ones
+│   ├── SequenceStale      acknowledged before: its answer is gone
+│   ├── SequenceReused     the sequence belonged to a different command
+│   └── WindowFull         too many requests of one session in flight: wait for answers
+└── StepRefused            a step of a configuration or copy that is not due (never a client's)
+
+`retriable`: the same request may be sent again as it is and may then succeed; nothing was done, or
+the session keeps it from being done twice. `config_is_stale`: learn the configuration first.
+"""
+
+from raft.types import GroupId
+from shardctrler.types import ConfigNumber, ShardId
+from shardkv.limits import (
+    INTEGER_MAX,
+    KEY_BYTES_MAX,
+    KEY_BYTES_MIN,
+    RETRY_SECONDS,
+    VALUE_BYTES_MAX,
+)
+from shardkv.types import Answer, Code, Version
+
+
+class ShardKVError(Exception):
+    """Base of everything that the store raises on purpose."""
+
+    retriable = False
+    config_is_stale = False
+
+
+class InvalidArgument(ShardKVError):
+    """The request breaks a limit, which the message names; nothing was done."""
+
+
+class KeyEmpty(InvalidArgument):
+    """A key has at least one byte."""
+
+    def __init__(self) -> None:
+        super().__init__(f"key must be {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes, not 0")
+
+
+class KeyTooLong(InvalidArgument):
+    """The key is longer than a key may be."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"key must be {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes, not {length}")
+        self.length = length
+
+
+class ValueTooLong(InvalidArgument):
+    """The value is, or an append would make it, longer than a value may be."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"value must be at most {VALUE_BYTES_MAX} bytes, not {length}")
+        self.length = length
+
+
+class VersionOutOfRange(InvalidArgument):
+    """`if_version` is no version that a key can have."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"if_version must be 0 (absent) to {INTEGER_MAX}, not {version}")
+        self.version = version
+
+
+class BadCommand(InvalidArgument):
+    """Bytes that do not decode to a command of this version; the message says where."""
+
+
+class VersionMismatch(ShardKVError):
+    """The key has another version than `if_version`; nothing was written. 0 means absent."""
+
+    def __init__(self, version: Version) -> None:
+        super().__init__(
+            f"the key is at version {version}" if version else "the key is absent (version 0)"
+        )
+        self.version = version
+
+
+class WrongGroup(ShardKVError):
+    """Another group serves the shard: refresh the configuration, then ask again.
+
+    A `config_number` below the one that the client knows means that this group is *behind*.
+    """
+
+    retriable = True
+    config_is_stale = True
+
+    def __init__(self, shard: ShardId, group: GroupId, config_number: ConfigNumber) -> None:
+        super().__init__(f"group {group} does not serve shard {shard} in config {config_number}")
+        self.shard, self.group, self.config_number = shard, group, config_number
+
+
+class ShardNotReady(ShardKVError):
+    """The shard is on its way to this group, from `source`: ask again shortly."""
+
+    retriable = True
+
+    def __init__(
+        self, shard: ShardId, group: GroupId, config_number: ConfigNumber, source: GroupId
+    ) -> None:
+        super().__init__(
+            f"shard {shard} is still on its way from group {source} to group {group}"
+            f" in config {config_number}"
+        )
+        self.shard, self.group = shard, group
+        self.config_number, self.source = config_number, source
+
+
+class NotLeader(ShardKVError):
+    """Only the group's leader can do this. `leader` is its address for clients, None if unknown."""
+
+    retriable = True
+
+    def __init__(self, group: GroupId, leader: str | None = None) -> None:
+        super().__init__(f"not the leader of group {group}" + (f"; try {leader}" if leader else ""))
+        self.group, self.leader = group, leader
+
+
+class Overloaded(ShardKVError):
+    """No room for the request; `what` names the limit. Nothing was done."""
+
+    retriable = True
+
+    def __init__(self, what: str, retry_seconds: float = RETRY_SECONDS) -> None:
+        super().__init__(f"{what}; retry in {retry_seconds:g} s")
+        self.what, self.retry_seconds = what, retry_seconds
+
+
+class Unavailable(ShardKVError):
+    """Nobody could take the request in time. It was certainly not done."""
+
+    retriable = True
+
+
+class OutcomeUnknown(ShardKVError):
+    """The request was sent and its answer never came: it may have been done, or may yet be.
+
+    Not retriable: the clerk has repeated it within its session for as long as it was allowed to,
+    and a repetition under a new number could be done a second time.
+    """
+
+
+class SessionError(ShardKVError):
+    """The shard's session table refuses the request; it was not done by this attempt."""
+
+
+class SessionExpired(SessionError):
+    """The shard forgot the session; an earlier attempt of the request may have been done."""
+
+    def __init__(self) -> None:
+        super().__init__("the session has expired; open a new one")
+
+
+class SequenceStale(SessionError):
+    """The client said before that it no longer waits for this request."""
+
+    def __init__(self) -> None:
+        super().__init__("the client has acknowledged this request; its answer is forgotten")
+
+
+class SequenceReused(SessionError):
+    """The client gave the number of one request to another."""
+
+    def __init__(self) -> None:
+        super().__init__("request id reused: the session has recorded another command under it")
+
+
+class WindowFull(SessionError):
+    """Too many requests of one session are unacknowledged: wait, or open another session."""
+
+    retriable = True
+
+    def __init__(self, window: int) -> None:
+        super().__init__(f"a session has at most {window} requests unacknowledged")
+        self.window = window
+
+
+class StepRefused(ShardKVError):
+    """A configuration or a step of a copy does not fit the group's state; nothing was changed."""
+
+    def __init__(self, code: Code, facts: tuple[int, ...]) -> None:
+        super().__init__(f"step refused: {code.name} {facts}")
+        self.code, self.facts = code, facts
+
+
+def error_of(answer: Answer, *, shard: ShardId, group: GroupId) -> ShardKVError | None:
+    """The error that an answer of `group` about `shard` stands for; None if it is OK.
+
+    `types.Code` says what the facts of each code are.
+    """
+    code, facts = answer
+    match code:
+        case Code.OK:
+            return None
+        case Code.VERSION_MISMATCH:
+            return VersionMismatch(Version(facts[0]))
+        case Code.VALUE_TOO_LONG:
+            return ValueTooLong(facts[0])
+        case Code.SESSION_EXPIRED:
+            return SessionExpired()
+        case Code.SEQUENCE_STALE:
+            return SequenceStale()
+        case Code.SEQUENCE_OVER_WINDOW:
+            return WindowFull(facts[0])
+        case Code.SEQUENCE_REUSED:
+            return SequenceReused()
+        case Code.SESSIONS_FULL:
+            return Overloaded(f"shard {shard} has {facts[0]} sessions open, its limit")
+        case Code.WRONG_GROUP:
+            return WrongGroup(shard, group, ConfigNumber(facts[0]))
+        case Code.NOT_READY:
+            return ShardNotReady(shard, group, ConfigNumber(facts[0]), GroupId(facts[1]))
+        case Code.BAD_COMMAND:
+            return BadCommand(f"group {group} does not know the command")
+        case Code.OLD | Code.NOT_NEXT | Code.UNSETTLED | Code.OUT_OF_STEP:
+            return StepRefused(code, facts)

@@ -1,0 +1,69 @@
+"""Every bound of the store, named once: the client checks them, the server checks them again.
+
+Each error that a limit causes names the limit. Sizes are bytes, times seconds.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Keys and values
+KEY_BYTES_MIN: Final = 1
+KEY_BYTES_MAX: Final = 4 * KIB
+VALUE_BYTES_MAX: Final = 1 * MIB
+"""Of a value put, and of what an append leaves behind."""
+INTEGER_MAX: Final = 2**63 - 1
+"""Of versions, sequences, session and configuration numbers: what other languages can hold."""
+
+# Frames and batches of clients
+FRAME_BYTES_MAX: Final = 2 * MIB
+FRAME_OPERATIONS_MAX: Final = 1024
+"""A frame closes at whichever bound comes first, but always carries at least one operation."""
+BATCH_OPERATIONS_MAX: Final = 128
+BATCH_BYTES_MAX: Final = 1 * MIB
+PAGE_ROWS_MAX: Final = 1000
+PAGE_BYTES_MAX: Final = 1 * MIB
+
+# Raft and the wire
+ENTRY_BYTES_MAX: Final = 1 * MIB
+"""A log entry of many commands closes here; one command alone may be larger."""
+MESSAGE_BYTES_MAX: Final = 1 * MIB
+GRPC_MESSAGE_BYTES_MAX: Final = 4 * MIB
+
+# In flight; past these a request is refused with a hint when to retry
+CONNECTION_OPERATIONS_MAX: Final = 1024
+CONNECTION_BYTES_MAX: Final = 16 * MIB
+NODE_OPERATIONS_MAX: Final = 8192
+CONNECTIONS_MAX: Final = 1024
+RETRY_SECONDS: Final = 0.1
+"""The hint: how long a client that was refused for want of room waits before it asks again."""
+
+# Sessions: what a shard remembers to answer each request exactly once
+SESSION_WINDOW: Final = 64
+"""Sequences from the floor on that a session may have in use; the clerk opens more sessions."""
+SESSIONS_MAX: Final = 4096
+"""Open sessions of one shard; past it none is opened until some have expired."""
+ANSWER_BYTES_MAX: Final = 64
+"""A recorded answer: a code and small numbers, never a value."""
+EXPIRE_SESSIONS_MAX: Final = 1024
+"""Sessions that one expiry command may name."""
+
+# Placement
+SHARDS_DEFAULT: Final = 64
+SLOTS: Final = 16384
+"""Hash slots, as in Redis Cluster; so many shards at most."""
+
+# Copies of shards
+CHUNK_BYTES_MAX: Final = 256 * KIB
+"""Rows of one chunk; a single larger row is a chunk of its own."""
+CHUNK_ROW_OVERHEAD_BYTES: Final = 16
+"""What a row costs in a chunk besides its key and value, rounded up."""
+COPIES_MAX: Final = 4
+"""Shards that one group pulls at a time, one chunk in flight each."""
+COPY_BYTES_PER_SECOND: Final = 32 * MIB
+"""Of all copies that arrive at one node."""
+HOLD_SECONDS: Final = 0.2
+"""From the freeze to the install both sides hold a shard's requests so long before refusing."""
+GARBAGE_ROWS_MAX: Final = 1000
+"""Rows of dead copies that one slice of clean-up deletes."""
