@@ -1,0 +1,124 @@
+"""Frames between nodes: who sends, then the parcels of all groups. msgpack arrays.
+
+    [format, cluster id, sender's node id, sender's address, [[gid, uuid, kind, content], ...]]
+
+A frame of another cluster, another format or of a shape that does not fit raises `BadMessage`: the
+receiver counts it and drops it. Nothing here is ever unpickled.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from raft.codec import (
+    decode_message,
+    decode_snapshot_meta,
+    encode_message,
+    encode_snapshot_meta,
+)
+from raft.errors import BadMessage
+from raft.parcel import Parcel
+from raft.snapshot_stream import ChunkReply, SnapshotChunk
+from raft.types import GroupId, GroupUuid, NodeId, ReplicaId, Term
+
+FORMAT: Final = 1
+MESSAGE, CHUNK, CHUNK_REPLY = 0, 1, 2
+NUMBER_MAX: Final = 2**63 - 1
+
+
+class Frame(NamedTuple):
+    """What one channel frame said."""
+
+    node: NodeId
+    address: str
+    parcels: list[Parcel]
+
+
+class FrameCodec:
+    """Packs and unpacks the frames of one node.
+
+    Args:
+        cluster: The cluster's id, 16 bytes; frames of any other are refused.
+        node: This node's id.
+        address: Where this node's peers dial it.
+    """
+
+    def __init__(self, cluster: bytes, node: NodeId, address: str) -> None:
+        self._cluster, self._node, self._address = cluster, node, address
+        self._packer = msgpack.Packer(use_bin_type=True)
+
+    def pack(self, parcels: list[Parcel]) -> bytes:
+        items = [_encode(parcel) for parcel in parcels]
+        packed: bytes = self._packer.pack((FORMAT, self._cluster, self._node, self._address, items))
+        return packed
+
+    def unpack(self, data: bytes) -> Frame:
+        """Decode a frame.
+
+        Raises:
+            BadMessage: the frame is malformed, of another format or of another cluster.
+        """
+        try:
+            fields = msgpack.unpackb(data, use_list=True, strict_map_key=True)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise BadMessage(f"not a frame: {type(error).__name__}") from error
+        if not isinstance(fields, list) or len(fields) != 5 or fields[0] != FORMAT:
+            raise BadMessage("not a frame of format 1")
+        _, cluster, node, address, items = fields
+        if cluster != self._cluster:
+            raise BadMessage("frame of another cluster")
+        if not (isinstance(node, str) and isinstance(address, str) and isinstance(items, list)):
+            raise BadMessage("frame with a malformed sender")
+        return Frame(NodeId(node), address, [_decode(item) for item in items])
+
+
+def _encode(parcel: Parcel) -> tuple[Any, ...]:
+    content = parcel.content
+    if isinstance(content, SnapshotChunk):
+        fields: Any = (*content[:5], encode_snapshot_meta(content.meta), content.data, content.done)
+        return (parcel.gid, parcel.uuid, CHUNK, fields)
+    if isinstance(content, ChunkReply):
+        return (parcel.gid, parcel.uuid, CHUNK_REPLY, tuple(content))
+    return (parcel.gid, parcel.uuid, MESSAGE, encode_message(content))
+
+
+def _decode(item: Any) -> Parcel:
+    if not isinstance(item, list) or len(item) != 4:
+        raise BadMessage("malformed parcel")
+    gid, uuid, kind, fields = item
+    if not _is_number(gid) or not isinstance(uuid, bytes):
+        raise BadMessage("malformed parcel header")
+    head = (GroupId(gid), GroupUuid(uuid))
+    if kind == MESSAGE:
+        return Parcel(*head, decode_message(fields))
+    if kind == CHUNK:
+        return Parcel(*head, _decode_chunk(fields))
+    if kind == CHUNK_REPLY:
+        return Parcel(*head, _decode_chunk_reply(fields))
+    raise BadMessage(f"parcel of unknown kind {kind!r:.20}")
+
+
+def _decode_chunk(fields: Any) -> SnapshotChunk:
+    if not isinstance(fields, list) or len(fields) != 8:
+        raise BadMessage("malformed snapshot chunk")
+    source, target, term, stream, number, meta, data, done = fields
+    numbers = (source, target, term, stream, number)
+    if not all(map(_is_number, numbers)) or not isinstance(data, bytes) or type(done) is not bool:
+        raise BadMessage("malformed snapshot chunk")
+    return SnapshotChunk(
+        ReplicaId(source), ReplicaId(target), Term(term), stream, number,
+        decode_snapshot_meta(meta), data, done,
+    )  # fmt: skip
+
+
+def _decode_chunk_reply(fields: Any) -> ChunkReply:
+    if not isinstance(fields, list) or len(fields) != 4:
+        raise BadMessage("malformed chunk reply")
+    source, target, stream, expects = fields
+    if not all(map(_is_number, (source, target, stream))) or type(expects) is not int:
+        raise BadMessage("malformed chunk reply")
+    return ChunkReply(ReplicaId(source), ReplicaId(target), stream, expects)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value <= NUMBER_MAX

@@ -1,0 +1,283 @@
+"""All replicas of one node: one timer, one log, one outbox a peer node.
+
+A *turn* of the loop serves every replica that something happened to: their saves become one batch
+and one sync, their messages one frame a peer. Heartbeats of all groups fall on one grid of time
+(`raft/core.py`), so an idle node wakes ten times a second however many groups it hosts.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from raft.config import RaftConfig
+from raft.core import Raft
+from raft.courier import Courier
+from raft.disk.data_store import ReplicaData, reconcile
+from raft.disk.log_store import LogStore, ReplicaRecord
+from raft.errors import BadMessage, DataUnusable
+from raft.frames import FrameCodec
+from raft.log import Log
+from raft.parcel import Parcel
+from raft.ports import Disk, StateMachine
+from raft.replica import Replica
+from raft.types import (
+    GroupId,
+    GroupUuid,
+    Member,
+    Membership,
+    NodeId,
+    ReplicaId,
+    SnapshotMeta,
+)
+
+log = logging.getLogger(__name__)
+
+GARBAGE_ROWS_MAX: Final = 1_000
+HOUSEKEEPING_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionConfig:
+    """When a group's log is cut. Past either bound the data is flushed and the prefix dropped."""
+
+    log_bytes_max: int = 32 * 1024 * 1024
+    log_entries_max: int = 100_000
+    keep_entries: int = 2_000
+    """Entries kept behind the applied one, so that a slow follower needs no snapshot."""
+
+
+class Host:
+    """The replicas that this node holds, and what they share.
+
+    Args:
+        node: This node's id.
+        address: Where peers dial this node; it goes into the memberships of groups born here.
+        log_store: Every group's log.
+        data_disk: Every group's state-machine rows.
+        courier: Takes what replicas say to other nodes.
+        codec: Unpacks frames from other nodes.
+        config: The one Raft configuration of all groups.
+        rng: The source of election time-outs.
+        boot: A number that no earlier life of this node used.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        address: str,
+        log_store: LogStore,
+        data_disk: Disk,
+        courier: Courier,
+        codec: FrameCodec,
+        config: RaftConfig,
+        rng: Random,
+        boot: int,
+        compaction: CompactionConfig | None = None,
+    ) -> None:
+        self.node, self.address = node, address
+        self.replicas: dict[GroupId, Replica] = {}
+        self.dropped: Counter[str] = Counter()  # parcels and frames not taken, by reason
+        self._log_store = log_store
+        self._data_disk = data_disk
+        self._courier = courier
+        self._codec = codec
+        self._config = config
+        self._compaction = compaction or CompactionConfig()
+        self._rng = rng
+        self._boot = boot
+        self._loop = asyncio.get_running_loop()
+        self._due: dict[Replica, None] = {}  # an ordered set: who gets a turn
+        self._turn_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._housekeeper = self._loop.create_task(self._keep_house())
+
+    # Replicas
+
+    def records(self) -> list[ReplicaRecord]:
+        """The replicas on this node's disk, started or not."""
+        return self._log_store.replicas()
+
+    async def found_group(self, gid: GroupId, uuid: GroupUuid, incarnation: int) -> ReplicaRecord:
+        """Give birth to a group: one voter, this node. The explicit, synced command that draws
+        `uuid` is the caller's; every other member comes in through the group's own log."""
+        founder = Member(ReplicaId(1), self.node, self.address)
+        membership = Membership(voters=(founder,), next_id=ReplicaId(2))
+        record = ReplicaRecord(gid, uuid, founder.id, incarnation)
+        await self._log_store.create_replica(record, SnapshotMeta(membership=membership))
+        return record
+
+    async def create_replica(self, record: ReplicaRecord) -> None:
+        """Create a blank replica, to be filled by its group's leader. Never done by a message."""
+        await self._log_store.create_replica(record, SnapshotMeta())
+
+    async def drop_replica(self, gid: GroupId) -> None:
+        """Delete this node's replica of a group; a tombstone keeps its id from coming back."""
+        replica = self.replicas.pop(gid, None)
+        if replica is not None:
+            replica.stop("removed from this node")
+        await self._log_store.drop_replica(gid)
+
+    async def start_replica(self, gid: GroupId, machine: StateMachine) -> Replica:
+        """Load a replica from disk, check it, and let it take part.
+
+        Raises:
+            DataUnusable: the log or the data is damaged, or they do not belong together.
+        """
+        data = ReplicaData(self._data_disk, gid)
+        await reconcile(self._log_store, data, gid)
+        saved = self._log_store.load(gid)
+        log_ = Log(saved.start, self._reader(gid), self._config.cache_bytes_max)
+        log_.restore(saved.entries)
+        applied = data.applied.index
+        if not saved.start.last.index <= applied <= log_.last.index:
+            raise DataUnusable(
+                f"group {gid}: the state machine stands at {applied}, the log spans "
+                f"({saved.start.last.index}, {log_.last.index}]: the two databases do not belong "
+                "together; remove this replica and add it again"
+            )
+        core = Raft(
+            self._config,
+            id=saved.record.replica,
+            log=log_,
+            hard_state=saved.hard_state,
+            applied=applied,
+            rng=Random(f"{self._rng.random()}/{gid}"),
+            now=self._loop.time(),
+        )
+        replica = Replica(
+            saved.record,
+            core,
+            self._log_store,
+            data,
+            machine,
+            self._courier,
+            wake=self._wake,
+            boot=self._boot,
+        )
+        self.replicas[gid] = replica
+        self._wake(replica)
+        return replica
+
+    def _reader(self, gid: GroupId) -> Callable[..., tuple]:
+        return lambda lo, hi, bytes_max: self._log_store.read(gid, lo, hi, bytes_max)
+
+    # What comes in
+
+    def receive(self, data: bytes) -> None:
+        """Take a frame from a peer node; what does not fit is counted by reason and dropped."""
+        try:
+            frame = self._codec.unpack(data)
+        except BadMessage as error:
+            self.dropped[str(error)] += 1
+            return
+        for parcel in frame.parcels:
+            self.deliver(parcel, frame.address)
+
+    def deliver(self, parcel: Parcel, address: str) -> None:
+        """Hand a parcel to its replica, if it is for one of ours. A message creates nothing."""
+        replica = self.replicas.get(parcel.gid)
+        if replica is None:
+            self.dropped["no such replica"] += 1
+        elif replica.record.uuid != parcel.uuid:
+            self.dropped["another group's uuid"] += 1
+        else:
+            replica.take(parcel.content, address)
+
+    # Turns and time
+
+    def _wake(self, replica: Replica) -> None:
+        self._due[replica] = None
+        if not self._turn_scheduled and not self._closed:
+            self._turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        if self._closed:
+            return
+        due, self._due = self._due, {}
+        deadline = self._timer.when() if self._timer is not None else float("inf")
+        for replica in due:
+            replica.turn()
+            if replica.stopped_because is None:
+                deadline = min(deadline, replica.core.deadline)
+        self._courier.flush()
+        self._arm(deadline)
+
+    def _arm(self, deadline: float) -> None:
+        """Wake at `deadline`, unless an earlier timer already will."""
+        if deadline == float("inf"):
+            return
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._closed:
+            return
+        now = self._loop.time()
+        deadline = float("inf")
+        for replica in list(self.replicas.values()):
+            if replica.stopped_because is not None:
+                continue
+            if replica.core.deadline <= now:
+                replica.timeout(now)
+            else:
+                deadline = min(deadline, replica.core.deadline)
+        self._arm(deadline)
+
+    # Housekeeping
+
+    async def _keep_house(self) -> None:
+        """Cut logs that have grown, and delete what no state needs, in slices."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            if any(self._log_is_long(replica) for replica in self.replicas.values()):
+                await self.compact()
+            for replica in list(self.replicas.values()):
+                if isinstance(replica.store, ReplicaData):
+                    replica.store.collect_garbage(GARBAGE_ROWS_MAX)
+
+    def _log_is_long(self, replica: Replica) -> bool:
+        log_ = replica.core.log
+        cuttable = replica.applied - self._compaction.keep_entries - log_.start.last.index
+        if cuttable <= 0 or replica.stopped_because is not None:
+            return False
+        return (
+            log_.last.index - log_.start.last.index > self._compaction.log_entries_max
+            or self._log_store.bytes(replica.gid) > self._compaction.log_bytes_max
+        )
+
+    async def compact(self) -> None:
+        """Flush the data once for all groups, then cut each log up to what that made durable."""
+        noted = [(replica, replica.applied) for replica in self.replicas.values()]
+        await self._data_disk.flush()
+        for replica, durable in noted:
+            replica.compact(durable, self._compaction.keep_entries)
+
+    # The end
+
+    async def hand_over(self) -> None:
+        """Ask each group led here to be led by its most advanced other voter."""
+        for replica in self.replicas.values():
+            to = replica.core.best_successor() if replica.leads else None
+            if to is not None:
+                replica.transfer(to)
+
+    def stop(self, because: str = "the node stops") -> None:
+        """Let every replica fall silent at once; saves under way may still land."""
+        self._closed = True
+        self._housekeeper.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        for replica in self.replicas.values():
+            replica.stop(because)

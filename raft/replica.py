@@ -1,0 +1,495 @@
+"""One group's replica: the pure core, and the only code that carries out what it decides.
+
+The effect order (what must hold whatever instruction the process dies at)
+1. Hard state and entries are durable before any message that depends on them leaves: votes and
+   append acknowledgements wait in `_promises` for the save they follow; so does a candidate's vote
+   for itself, a message to oneself. Appends of a leader may overlap its own save
+   (dissertation, section 10.2.1): the leader counts itself only in `persisted`.
+2. A save is one batch; a cut suffix and what replaces it are in the same one. `persisted` names
+   (index, term), so a save whose entries were replaced meanwhile counts for nothing.
+3. `committed` holds only what is durable here; it is applied in order, once, and the rows, the
+   applied index and the membership go into one write.
+4. A failed save ends the process (`Disk` does); an exception in this group's core or machine stops
+   this replica alone: it falls silent and `stopped_because` says why.
+
+The core runs on while saves are on their way. Everything is done on the loop by callbacks, with no
+task an operation.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final
+
+from raft.codec import decode_membership
+from raft.core import Raft
+from raft.courier import Courier
+from raft.disk.log_store import LogStore, ReplicaRecord
+from raft.errors import BadChunk, NotLeader, ReplicaStopped
+from raft.messages import AnyMessage, Heartbeat, HeartbeatReply, InstallSnapshot
+from raft.parcel import Parcel
+from raft.ports import StateMachine, StateStore
+from raft.ready import ReadState, Ready
+from raft.snapshot_stream import ChunkReply, SnapshotChunk, SnapshotReceiver, SnapshotSender
+from raft.types import (
+    NOBODY,
+    Entry,
+    EntryId,
+    EntryKind,
+    GroupId,
+    Index,
+    Member,
+    Membership,
+    NodeId,
+    ReplicaId,
+    Role,
+    SnapshotMeta,
+)
+
+log = logging.getLogger(__name__)
+
+APPLY_ENTRIES_MAX: Final = 512  # entries applied in one turn, so that heartbeats are not held up
+APPLY_BYTES_MAX: Final = 2 * 1024 * 1024
+SNAPSHOT_REPLY_SECONDS: Final = 5.0
+
+
+class Replica:
+    """One member of one group, run by its host's loop turns.
+
+    Args:
+        wake: Asks the host for a turn of this replica.
+        boot: A number no earlier life of this node used; it makes read contexts unique.
+    """
+
+    def __init__(
+        self,
+        record: ReplicaRecord,
+        core: Raft,
+        log_store: LogStore,
+        store: StateStore,
+        machine: StateMachine,
+        courier: Courier,
+        *,
+        wake: Callable[["Replica"], None],
+        boot: int,
+    ) -> None:
+        self.record = record
+        self.core = core
+        self.store = store
+        self.stopped_because: str | None = None
+        self._log_store = log_store
+        self._machine = machine
+        self._courier = courier
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._committed: deque[Entry] = deque()
+        self._last_save: asyncio.Future[None] | None = None
+        self._hard_state_save: asyncio.Future[None] | None = None
+        self._led = False
+        self._learned: dict[ReplicaId, str] = {}  # addresses that frames came from
+        self._addresses: dict[ReplicaId, str] = {}  # addresses that the membership names
+        self._addresses_of: Membership | None = None
+        self._receiver = SnapshotReceiver(store)
+        self._senders: dict[ReplicaId, SnapshotSender] = {}
+        self._floors: dict[ReplicaId, Index] = {}  # what each of them still needs the log from
+        self._streams = 0
+        self._installing: asyncio.Task[None] | None = None
+        self._tasks: dict[asyncio.Task[None], None] = {}  # kept alive, in order of their birth
+        self._read_context_prefix = boot.to_bytes(8, "big")
+        self._read_number = 0
+        self._reads_waiting: list[asyncio.Future[None]] = []  # for the next round
+        self._reads_asked: dict[bytes, list[asyncio.Future[None]]] = {}  # round under way
+        self._reads_ready: list[tuple[Index, list[asyncio.Future[None]]]] = []  # for apply
+        machine.reload(store.reader)
+
+    # What others may know
+
+    @property
+    def gid(self) -> GroupId:
+        return self.record.gid
+
+    @property
+    def id(self) -> ReplicaId:
+        return self.record.replica
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica believes that it leads; only a read barrier makes that certain."""
+        return self.core.role is Role.LEADER and self.stopped_because is None
+
+    @property
+    def leader(self) -> Member | None:
+        """Who leads, as far as this replica knows."""
+        return self.member(self.core.leader) if self.core.leader != NOBODY else None
+
+    @property
+    def applied(self) -> Index:
+        return self.store.applied.index
+
+    @property
+    def snapshot_floor(self) -> Index | None:
+        """The lowest index that a snapshot on its way out still needs the log from."""
+        return min(self._floors.values()) if self._floors else None
+
+    def member(self, replica: ReplicaId) -> Member | None:
+        """The member with this id, in the membership in force."""
+        membership = self.core.membership
+        for member in (*membership.voters, *membership.outgoing, *membership.learners):
+            if member.id == replica:
+                return member
+        return None
+
+    # What others may ask
+
+    def propose(self, data: bytes) -> EntryId | None:
+        """Append a command to the group's log; None when this replica does not lead.
+
+        Raises:
+            Overloaded: too many bytes wait for commit.
+        """
+        if self.stopped_because is not None:
+            return None
+        placed = self.core.propose(data)
+        self._wake(self)
+        return placed
+
+    def read_barrier(self) -> "asyncio.Future[None]":
+        """A future that resolves when the local state holds all that was acknowledged before.
+
+        All reads that wait share one round of confirmations. Fails with `NotLeader` when no
+        leader confirmed, `ReplicaStopped` when this replica fell silent.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self.stopped_because is not None:
+            future.set_exception(ReplicaStopped(self.stopped_because))
+        else:
+            self._reads_waiting.append(future)
+            self._wake(self)
+        return future
+
+    def change_members(
+        self,
+        *,
+        add: Sequence[tuple[NodeId, str]] = (),
+        remove: Sequence[ReplicaId] = (),
+    ) -> EntryId:
+        """Begin a change of members; it goes on by itself, through the log (see `Membership`).
+
+        Raises:
+            NotLeader, MembershipRefused: nothing was proposed.
+        """
+        if not self.leads:
+            raise NotLeader(self.leader)
+        placed = self.core.change_members(add=add, remove=remove)
+        self._wake(self)
+        return placed
+
+    def transfer(self, to: ReplicaId) -> None:
+        """Hand the leadership to another voter."""
+        self.core.transfer(to)
+        self._wake(self)
+
+    # What the host calls
+
+    def take(self, content: AnyMessage | SnapshotChunk | ChunkReply, address: str) -> None:
+        """Take what another replica of the group said."""
+        if self.stopped_because is not None:
+            return
+        if content.target != self.id or content.source == self.id:
+            return
+        self._learned[content.source] = address
+        if isinstance(content, SnapshotChunk):
+            self._take_chunk(content)
+        elif isinstance(content, ChunkReply):
+            sender = self._senders.get(content.source)
+            if sender is not None:
+                sender.answered(content)
+        elif not isinstance(content, InstallSnapshot):  # that one only its own driver may say
+            self._guarded(partial(self.core.step, content, self._loop.time()))
+        self._wake(self)
+
+    def timeout(self, now: float) -> None:
+        self._guarded(partial(self.core.timeout, now))
+        self._wake(self)
+
+    def turn(self) -> None:
+        """Carry out everything that the core decided since the last turn."""
+        self._guarded(self._turn)
+
+    def compact(self, durable: Index, keep_entries: int) -> None:
+        """Cut the log up to what is durably applied, but for a tail that slow followers read.
+
+        Safe because the state machine's tables hold every entry up to `durable`, and what a
+        snapshot under way still needs is kept (DESIGN note: a raft log is cut only up to a
+        durable index; redisraft#43 is the loss that follows otherwise).
+        """
+        index = min(durable, self.core.log.last.index - keep_entries)
+        if self.snapshot_floor is not None:
+            index = min(index, self.snapshot_floor)
+        if self.stopped_because is None and index > self.core.log.start.last.index:
+            start = self.core.compact(Index(index))
+            self._log_store.cut(self.gid, start)
+
+    def stop(self, because: str) -> None:
+        """Fall silent: nothing is sent, saved or applied from here on."""
+        if self.stopped_because is not None:
+            return
+        self.stopped_because = because
+        for task in list(self._tasks):
+            task.cancel()
+        self._fail_reads(ReplicaStopped(because))
+        self._machine.stopped()
+
+    # The turn
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        if self.stopped_because is not None:
+            return
+        try:
+            act()
+        except Exception as error:  # a broken invariant stops this replica, not its neighbours
+            log.exception("group %d: replica %d stops", self.gid, self.id)
+            self.stop(f"{type(error).__name__}: {error}")
+
+    def _turn(self) -> None:
+        self._ask_for_reads()
+        while self._installing is None and (ready := self.core.ready()):
+            self._carry_out(ready)
+        if self._installing is None and self._receiver.staged is not None:
+            self._receiver.abort()  # the core had no use for it: older than what is committed
+        self._apply_some()
+        self._note_leadership()
+
+    def _carry_out(self, ready: Ready) -> None:
+        """The effect order; see the module's text. One save, then what it promises."""
+        for append in ready.early:
+            self._post(append)
+        if ready.snapshot is not None:
+            self._installing = self._spawn(self._install(ready, ready.snapshot))
+        elif ready.must_save:
+            saved = self._log_store.save(self.gid, ready.hard_state, ready.entries)
+            self._last_save = saved
+            if ready.hard_state is not None:
+                self._hard_state_save = saved
+            last = ready.entries[-1].id if ready.entries else None
+            saved.add_done_callback(partial(self._saved, ready.messages, last))
+        else:
+            self._send_promises(ready.messages)
+        self._committed.extend(ready.committed)
+        for read in ready.reads:
+            self._read_confirmed(read)
+        for follower in ready.send_snapshot:
+            self._send_snapshot(follower)
+
+    def _saved(
+        self,
+        messages: Sequence[AnyMessage],
+        last: EntryId | None,
+        saved: "asyncio.Future[None]",
+    ) -> None:
+        if self.stopped_because is not None or saved.cancelled():
+            return
+        saved.result()  # a failed save has ended the process already
+        if last is not None:
+            self._guarded(partial(self.core.persisted, last.index, last.term))
+        for message in messages:
+            self._post(message)
+        self._wake(self)
+
+    def _send_promises(self, messages: Sequence[AnyMessage]) -> None:
+        """Send what this Ready itself did not save for; an earlier save may still be under way."""
+        held: list[AnyMessage] = []
+        saving = self._last_save is not None and not self._last_save.done()
+        voting = self._hard_state_save is not None and not self._hard_state_save.done()
+        for message in messages:
+            # A heartbeat and its answer show the term, and nothing of the entries on their way.
+            if saving and (voting or not isinstance(message, Heartbeat | HeartbeatReply)):
+                held.append(message)
+            else:
+                self._post(message)
+        if held:
+            assert self._last_save is not None
+            self._last_save.add_done_callback(partial(self._saved, held, None))
+
+    def _post(self, message: AnyMessage) -> None:
+        if message.target == self.id:
+            self._guarded(partial(self.core.step, message, self._loop.time()))
+            self._wake(self)
+            return
+        address = self._address(message.target)
+        if address is not None:
+            self._courier.post(address, Parcel(self.gid, self.record.uuid, message))
+
+    def _address(self, replica: ReplicaId) -> str | None:
+        membership = self.core.membership
+        if membership is not self._addresses_of:
+            members = (*membership.outgoing, *membership.learners, *membership.voters)
+            self._addresses = {member.id: member.address for member in members}
+            self._addresses_of = membership
+        return self._addresses.get(replica) or self._learned.get(replica)
+
+    # Applying
+
+    def _apply_some(self) -> None:
+        if not self._committed or self._installing is not None:
+            return
+        entries: list[Entry] = []
+        size = 0
+        while self._committed and len(entries) < APPLY_ENTRIES_MAX and size < APPLY_BYTES_MAX:
+            entry = self._committed.popleft()
+            entries.append(entry)
+            size += len(entry.data)
+        last = entries[-1]
+        assert entries[0].index == self.applied + 1, "entries are applied in order, each once (R6)"
+        membership: Membership | None = None
+        for entry in entries:
+            if entry.kind is EntryKind.MEMBERSHIP:
+                membership = decode_membership(entry.data)
+        rows = self.store.overlay()
+        self._machine.apply(entries, rows)
+        self.store.commit(rows.writes(), last.id, membership)
+        self.core.applied_to(last.index)
+        self._serve_reads()
+        self._wake(self)  # applied entries free the core's window, and more may wait
+
+    def _note_leadership(self) -> None:
+        leads = self.core.role is Role.LEADER
+        if leads != self._led:
+            self._led = leads
+            self._machine.leadership_changed(leads)
+
+    # Reading
+
+    def _ask_for_reads(self) -> None:
+        if not self._reads_waiting or self._reads_asked:
+            return  # one round at a time; what gathers meanwhile is the next round
+        self._read_number += 1
+        context = self._read_context_prefix + self._read_number.to_bytes(8, "big")
+        self._reads_asked[context] = self._reads_waiting
+        self._reads_waiting = []
+        self.core.read_index(context)
+
+    def _read_confirmed(self, read: ReadState) -> None:
+        futures = self._reads_asked.pop(read.context, None)
+        if futures is None:
+            return
+        if read.index == 0:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(NotLeader(self.leader))
+        else:
+            self._reads_ready.append((read.index, futures))
+            self._serve_reads()
+        if self._reads_waiting:
+            self._wake(self)
+
+    def _serve_reads(self) -> None:
+        waiting: list[tuple[Index, list[asyncio.Future[None]]]] = []
+        for index, futures in self._reads_ready:
+            if index > self.applied:
+                waiting.append((index, futures))
+                continue
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+        self._reads_ready = waiting
+
+    def _fail_reads(self, error: Exception) -> None:
+        rounds = [self._reads_waiting, *self._reads_asked.values()]
+        rounds += [futures for _, futures in self._reads_ready]
+        self._reads_waiting, self._reads_asked, self._reads_ready = [], {}, []
+        for futures in rounds:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    # Snapshots
+
+    def _send_snapshot(self, follower: ReplicaId) -> None:
+        if follower not in self._senders:
+            self._spawn(self._stream_snapshot(follower))
+
+    async def _stream_snapshot(self, follower: ReplicaId) -> None:
+        capture = self.store.capture()
+        self._streams += 1
+        sender = self._senders[follower] = SnapshotSender(SNAPSHOT_REPLY_SECONDS)
+        self._floors[follower] = capture.meta.last.index
+        meta, term = capture.meta, self.core.term
+        try:
+            complete = await sender.run(
+                capture, self._streams, self.id, follower, term, self._post_chunk
+            )
+        finally:
+            del self._senders[follower], self._floors[follower]
+        log.info(
+            "group %d: snapshot %d to replica %d %s", self.gid, meta.last.index, follower,
+            "sent" if complete else "given up",
+        )  # fmt: skip
+        self._guarded(partial(self.core.report_snapshot, follower, complete))
+        self._wake(self)
+
+    def _post_chunk(self, chunk: SnapshotChunk) -> None:
+        address = self._address(chunk.target)
+        if address is not None and self.stopped_because is None:
+            self._courier.post(address, Parcel(self.gid, self.record.uuid, chunk))
+            self._wake(self)
+
+    def _take_chunk(self, chunk: SnapshotChunk) -> None:
+        if self._installing is not None or chunk.term < self.core.term:
+            return
+        complete_before = self._receiver.staged is not None
+        try:
+            expects = self._receiver.take(chunk)
+        except BadChunk as error:
+            log.warning("group %d: snapshot from replica %d: %s", self.gid, chunk.source, error)
+            self._receiver.abort()
+            expects = -1
+        reply = ChunkReply(self.id, chunk.source, chunk.stream, expects)
+        self._courier.post(self._learned[chunk.source], Parcel(self.gid, self.record.uuid, reply))
+        if self._receiver.staged is not None and not complete_before:
+            whole = InstallSnapshot(chunk.source, self.id, chunk.term, self._receiver.staged)
+            self._guarded(partial(self.core.step, whole, self._loop.time()))
+
+    async def _install(self, ready: Ready, meta: SnapshotMeta) -> None:
+        """Replace state and log by the staged snapshot, in the order that a crash may cut anywhere.
+
+        First the rows, applied index and membership flip in one batch and become durable; then
+        one synced batch restarts the log there. Dying between the two leaves an applied index
+        past the log, which the next start finishes. Only then is the snapshot acknowledged.
+        """
+        if self._last_save is not None:
+            await asyncio.shield(self._last_save)
+        staging = self._receiver.claim()
+        await staging.install()
+        saved = self._log_store.reset(self.gid, meta)
+        if ready.hard_state is not None:
+            saved = self._log_store.save(self.gid, ready.hard_state, ())
+        await asyncio.shield(saved)
+        while self._committed and self._committed[0].index <= meta.last.index:
+            self._committed.popleft()
+        self._installing = None
+        self._guarded(partial(self._installed, ready, meta))
+
+    def _installed(self, ready: Ready, meta: SnapshotMeta) -> None:
+        self._machine.reload(self.store.reader)
+        self._machine.snapshot_installed(meta.last.index)
+        self.core.applied_to(meta.last.index)
+        self.core.persisted(*meta.last)
+        for message in ready.messages:
+            self._post(message)
+        self._serve_reads()
+        self._wake(self)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("group %d: replica %d stops", self.gid, self.id, exc_info=error)
+            self.stop(f"{type(error).__name__}: {error}")
