@@ -1,0 +1,200 @@
+"""An asyncio loop in virtual time: nothing runnable means a jump to the next timer.
+
+Callbacks run in the order they were scheduled, timers in the order of their time, and there are no
+sockets, signals, threads or executors, so `(seed, code)` determine a run byte for byte. What would
+hang in real time is an error here: `Deadlock` when everybody waits and no timer is left, `Stalled`
+when callbacks breed callbacks and the clock no longer moves. An exception that nobody handles
+fails the run.
+
+    result = run(main(), seed=4711)
+"""
+
+import asyncio
+import gc
+from asyncio import base_events
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, Final, NoReturn, TypeVar
+
+from labrpc.sim.chance import Seed
+
+T = TypeVar("T")
+
+TURNS_WITHOUT_TIME_MAX: Final = 1_000_000
+NAMED_TASKS_MAX: Final = 50
+
+
+class SimulationError(Exception):
+    """The run itself went wrong, not what it simulates."""
+
+
+class Deadlock(SimulationError):
+    """Everybody waits, and no timer is left that could wake anybody."""
+
+
+class Stalled(SimulationError):
+    """The loop turned very often without the clock moving: somebody spins."""
+
+
+class Unhandled(SimulationError):
+    """A task or a callback failed, and nobody looked."""
+
+
+class VirtualLoop(base_events.BaseEventLoop):
+    """A loop whose clock starts at 0.0 and moves only when nothing can run.
+
+    `failures` holds the messages and exceptions that nobody handled.
+    """
+
+    _scheduled: "list[asyncio.TimerHandle]"  # of the base class: a heap by time
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[tuple[str, BaseException | None]] = []
+        self._now = 0.0
+        self._turns_without_time = 0
+        self._tasks_born = 0
+        self._selector = self  # the base class waits for events by calling `select`
+        self.set_task_factory(self._make_task)  # type: ignore[arg-type]
+        self.set_exception_handler(self._note_failure)
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._now
+
+    # What the base class asks of a concrete loop
+
+    def select(self, timeout: float | None) -> list[NoReturn]:
+        """Called when a turn begins: 0 when something is ready, None when nothing ever will be."""
+        if timeout is None:
+            raise Deadlock(f"at {self._now:.6f} s everybody waits for ever:\n{self._who_waits()}")
+        if timeout <= 0:
+            self._turns_without_time += 1
+            if self._turns_without_time > TURNS_WITHOUT_TIME_MAX:
+                raise Stalled(
+                    f"{TURNS_WITHOUT_TIME_MAX} turns at {self._now:.6f} s: somebody spins:\n"
+                    f"{self._who_waits()}"
+                )
+        else:
+            self._turns_without_time = 0
+            # Not now + timeout: rounding could leave the clock just short of the timer.
+            self._now = max(self._now, self._scheduled[0].when())
+        return []
+
+    def _process_events(self, events: list[NoReturn]) -> None:
+        assert not events, "there is nothing to wait for but time"
+
+    def _write_to_self(self) -> None:
+        """Wakes a sleeping selector; ours never sleeps."""
+
+    # What must not happen in a simulation
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:  # type: ignore[override]
+        """Refused: a thread ends when it likes, and the run would no longer repeat."""
+        raise SimulationError(f"no threads on the simulated path: run_in_executor({func!r})")
+
+    # Tasks and failures
+
+    def _make_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Coroutine[Any, Any, T],
+        context: Context | None = None,
+    ) -> "asyncio.Task[T]":
+        self._tasks_born += 1  # the default names count over all loops of a process
+        name = f"{self._tasks_born}:{getattr(work, '__qualname__', type(work).__name__)}"
+        return asyncio.Task(work, loop=loop, name=name, context=context)
+
+    def tasks(self) -> "list[asyncio.Task[Any]]":
+        """The unfinished tasks, in order of their birth."""
+        return sorted(asyncio.all_tasks(self), key=_birth)
+
+    def _note_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.failures.append((str(context["message"]), context.get("exception")))
+        self.stop()
+
+    def _who_waits(self) -> str:
+        tasks = self.tasks()
+        lines = [f"  {task.get_name()} {_where(task)}" for task in tasks[:NAMED_TASKS_MAX]]
+        if len(tasks) > NAMED_TASKS_MAX:
+            lines.append(f"  and {len(tasks) - NAMED_TASKS_MAX} more")
+        return "\n".join(lines) or "  (no task is left)"
+
+    # A whole run
+
+    def complete(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run until `main` ends or somebody fails unhandled; then cancel what is left."""
+        task = self.create_task(main)
+        try:
+            self._run(task)
+            return task.result()
+        finally:
+            self._cancel_the_rest()
+
+    def _run(self, task: "asyncio.Task[Any]") -> None:
+        stop: Callable[[object], None] = lambda _: self.stop()  # noqa: E731
+        task.add_done_callback(stop)
+        self.run_forever()
+        task.remove_done_callback(stop)
+        if not task.done() or not task.exception():
+            self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise `Unhandled` if anything failed without being handled."""
+        if self.failures:
+            message, cause = self.failures[0]
+            more = f" (and {len(self.failures) - 1} more)" if len(self.failures) > 1 else ""
+            raise Unhandled(f"at {self._now:.6f} s: {message}{more}: {cause!r}") from cause
+
+    def _cancel_the_rest(self) -> None:
+        if rest := self.tasks():
+            for task in rest:
+                task.cancel()
+            gathered = asyncio.gather(*rest, return_exceptions=True)
+            gathered.add_done_callback(lambda _: self.stop())
+            self._turns_without_time = 0
+            while not gathered.done():  # a failure noted on the way stops the loop, too
+                self.run_forever()
+            for task, end in zip(rest, gathered.result(), strict=True):
+                if isinstance(end, Exception):
+                    self.failures.append((f"{task.get_name()} failed when cancelled", end))
+        self.call_soon(self.stop)
+        self.run_forever()  # what was scheduled by the last of them
+
+
+def run(main: Coroutine[Any, Any, T], *, seed: Seed | None = None) -> T:
+    """Run `main` on a new virtual loop and return its result.
+
+    Args:
+        main: The whole simulation. Tasks that it leaves behind are cancelled.
+        seed: Named in a note on whatever exception leaves this function.
+
+    Raises:
+        Deadlock, Stalled, Unhandled: see there.
+    """
+    loop = VirtualLoop()
+    try:
+        result = loop.complete(main)
+        del main
+        gc.collect()  # a task that failed in a reference cycle reports only when collected
+        loop.raise_failure()
+        return result
+    except BaseException as error:
+        if seed is not None:
+            error.add_note(f"seed: {seed}")
+        raise
+    finally:
+        loop.close()
+
+
+def _birth(task: "asyncio.Task[Any]") -> int:
+    number, _, _ = task.get_name().partition(":")
+    return int(number) if number.isdigit() else 0
+
+
+def _where(task: "asyncio.Task[Any]") -> str:
+    stack = task.get_stack(limit=1)
+    if not stack:
+        return "(not started, or in foreign code)"
+    frame = stack[-1]
+    return f"at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
