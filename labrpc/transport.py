@@ -21,7 +21,8 @@ FrameHandler = Callable[[bytes], None]
 
 class Channel(Protocol):
     """One way to one peer. Frames arrive in the order sent while the connection lives; a broken
-    one is re-dialled by itself and what was queued then is lost. At most `queued_bytes_max` wait."""
+    one is re-dialled by itself and what was queued then is lost. At most `queued_bytes_max`
+    wait."""
 
     def send(self, frame: bytes) -> bool:
         """Queue a frame; False if it was dropped (never blocks, never raises)."""

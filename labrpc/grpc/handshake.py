@@ -1,0 +1,51 @@
+"""Who speaks, and whether the two sides of a connection belong together."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from labrpc.grpc import wire_pb2 as wire
+
+PROTOCOL_VERSION: Final = 1
+"""Of `wire.proto` and of every body that crosses it. Both sides must have the same."""
+
+_SHOWN_BYTES_MAX: Final = 32
+
+
+class Violation(Exception):
+    """The other side does not keep to the protocol; the text is ours and may be sent to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a process says of itself when it connects or is connected to."""
+
+    cluster: bytes
+    """16 bytes drawn at the cluster's birth; empty before it."""
+    name: str
+    """The node or client, for logs only."""
+
+    def hello(self, target: str = "") -> wire.Hello:
+        """The first words on every stream; `target` is the address dialled."""
+        return wire.Hello(
+            cluster=self.cluster, version=PROTOCOL_VERSION, sender=self.name, target=target
+        )
+
+    def mismatch(self, hello: wire.Hello) -> str | None:
+        """Say why the process that sent `hello` is no partner of this one; None: it is one."""
+        if hello.version != PROTOCOL_VERSION:
+            return (
+                f"protocol version mismatch: {hello.sender!r} speaks version {hello.version}, "
+                f"{self.name!r} speaks version {PROTOCOL_VERSION}"
+            )
+        if hello.cluster != self.cluster:
+            return (
+                f"cluster id mismatch: {hello.sender!r} belongs to cluster "
+                f"{_shown(hello.cluster)}, {self.name!r} to cluster {_shown(self.cluster)}"
+            )
+        return None
+
+
+def _shown(cluster: bytes) -> str:
+    if not cluster:
+        return "(none)"
+    return cluster[:_SHOWN_BYTES_MAX].hex() + ("..." if len(cluster) > _SHOWN_BYTES_MAX else "")

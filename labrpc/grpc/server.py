@@ -1,0 +1,154 @@
+"""One listening port: calls, channels, the typed service, health and reflection."""
+
+import asyncio
+import errno
+import logging
+import socket
+from typing import Final
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from labrpc.errors import AddressInUse, CannotListen
+from labrpc.grpc import options, wire_pb2
+from labrpc.grpc.answering import WireServices
+from labrpc.grpc.handshake import Identity
+from labrpc.grpc.kv import KV_SERVICE, KvHandler, kv_service
+from labrpc.grpc.work import Work
+from labrpc.limits import STREAMS_A_CONNECTION_MAX, PortLimits
+from labrpc.transport import Address, CallHandler, FrameHandler
+
+_SERVICES: Final = tuple(
+    service.full_name for service in wire_pb2.DESCRIPTOR.services_by_name.values()
+)
+_END_SECONDS: Final = 0.5
+"""What streams that were told to end get to say so to their partners."""
+
+log = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """Answers at one address. A node has two, for peers and for clients, with limits each."""
+
+    def __init__(
+        self, address: Address, identity: Identity, limits: PortLimits | None = None
+    ) -> None:
+        """`address` is `host:port`; port 0 takes a free one, which `start` returns."""
+        self.address = address
+        self._limits = limits or PortLimits()
+        self._work = Work(self._limits)
+        self._wire = WireServices(identity, self._work)
+        self._kv: KvHandler | None = None
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    def serve(self, method: str, handler: CallHandler) -> None:
+        """Answer calls of `method` with `handler`; before or after `start`."""
+        self._wire.call_handlers[method] = handler
+
+    def listen(self, handler: FrameHandler) -> None:
+        """Hand every frame to `handler`; before or after `start`."""
+        self._wire.frame_handler = handler
+
+    def serve_kv(self, handler: KvHandler) -> None:
+        """Offer the typed service of `kv.proto`. Only before `start`."""
+        assert self._server is None, "services are fixed when the port opens"
+        self._kv = handler
+
+    @property
+    def operations(self) -> int:
+        """Calls in flight."""
+        return self._work.operations
+
+    @property
+    def refused(self) -> int:
+        """Calls refused because a bound was met."""
+        return self._work.refused
+
+    @property
+    def frames_received(self) -> int:
+        """Frames that peers' channels brought."""
+        return self._wire.frames_received
+
+    async def start(self) -> Address:
+        """Open the port and return its address, with the port number taken.
+
+        Raises:
+            AddressInUse: somebody listens there.
+            CannotListen: for any other reason.
+        """
+        host, port = split(self.address)
+        await _probe(self.address, host, port)
+        server = grpc.aio.server(
+            options=options.server(self._limits),
+            maximum_concurrent_rpcs=self._limits.node_operations_max
+            + self._limits.connections_max * STREAMS_A_CONNECTION_MAX,
+        )
+        server.add_generic_rpc_handlers(self._wire.handlers())
+        names = [*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        if self._kv is not None:
+            server.add_generic_rpc_handlers((kv_service(self._kv, self._work),))
+            names.append(KV_SERVICE)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(names, server)
+        try:
+            bound = server.add_insecure_port(self.address)
+        except RuntimeError as error:  # somebody was faster
+            await server.stop(None)
+            raise CannotListen(self.address, str(error)) from error
+        await server.start()
+        self._server = server
+        self.address = Address(f"{_bracketed(host)}:{bound}")
+        return self.address
+
+    async def set_serving(self, serving: bool, service: str = "") -> None:
+        """What health checks are told of `service`; "" is the whole process."""
+        state = health_pb2.HealthCheckResponse
+        await self._health.set(service, state.SERVING if serving else state.NOT_SERVING)
+
+    async def close(self, grace: float) -> None:
+        """Take on nothing more, let what runs end within `grace` seconds, close the port."""
+        await self._health.enter_graceful_shutdown()
+        await self._work.drain(grace)
+        await self._wire.close(grace)
+        if self._server is not None:
+            await self._server.stop(_END_SECONDS)
+            self._server = None
+
+
+def split(address: Address) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` taken apart. Raises CannotListen."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise CannotListen(address, "an address is HOST:PORT, with a port from 0 to 65535")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def _probe(address: Address, host: str, port: int) -> None:
+    """Find out whether the port is free, on every address of the host.
+
+    gRPC says only that it could not bind, and takes a host's second address without a word when
+    its first is in use.
+    """
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise CannotListen(address, f"{host}: {error.strerror}") from error
+    for family, kind, protocol, _, name in found:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(name)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise AddressInUse(address) from error
+                raise CannotListen(address, error.strerror or str(error)) from error

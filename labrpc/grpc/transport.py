@@ -1,0 +1,132 @@
+"""The transport of real processes: `labrpc.transport.Transport` on gRPC."""
+
+import asyncio
+from typing import Final
+
+import grpc.aio
+
+from labrpc.errors import Unreachable
+from labrpc.grpc import options
+from labrpc.grpc.channel import PeerChannel
+from labrpc.grpc.client import CallStream
+from labrpc.grpc.handshake import Identity
+from labrpc.grpc.kv import KvHandler
+from labrpc.grpc.server import GrpcServer
+from labrpc.limits import CHANNEL_QUEUED_BYTES_MAX, CLOSE_GRACE_SECONDS, PortLimits
+from labrpc.transport import Address, CallHandler, FrameHandler
+
+_CLOSE_SECONDS: Final = 0.2
+"""What gRPC gets to end a connection's streams in."""
+
+
+class GrpcTransport:
+    """One process's end of the network: at most one listening port, and a connection to each
+    address that it calls or sends to.
+
+    A node has two of them, one for its peers' port and one for its clients', so that clients can
+    never use up what peers need. A process that only asks gives no address.
+
+    Each address has one connection for calls and frames together, and one more for bulk frames.
+    `call` fails at once when the peer's port is closed: whoever repeats paces itself.
+    """
+
+    def __init__(
+        self,
+        cluster: bytes,
+        name: str,
+        *,
+        address: Address | None = None,
+        limits: PortLimits | None = None,
+        channel_queued_bytes_max: int = CHANNEL_QUEUED_BYTES_MAX,
+        close_grace_seconds: float = CLOSE_GRACE_SECONDS,
+    ) -> None:
+        """
+        Args:
+            cluster: Id of the cluster; both ends of every connection must have the same.
+            name: Of this process, for its partners' logs.
+            address: To listen at, `host:port`; port 0 takes a free one.
+            limits: Of the listening port.
+            channel_queued_bytes_max: What may wait in each channel.
+            close_grace_seconds: What running handlers get to end in at `close`.
+        """
+        self._identity = Identity(cluster, name)
+        self._server = GrpcServer(address, self._identity, limits) if address is not None else None
+        self._channel_queued_bytes_max = channel_queued_bytes_max
+        self._close_grace_seconds = close_grace_seconds
+        self._connections: dict[tuple[Address, bool], grpc.aio.Channel] = {}
+        self._calls: dict[Address, CallStream] = {}
+        self._channels: dict[tuple[Address, bool], PeerChannel] = {}
+        self._closed = False
+
+    @property
+    def server(self) -> GrpcServer:
+        """The listening port, for its counters and its health."""
+        if self._server is None:
+            raise ValueError("this transport was given no address to listen at")
+        return self._server
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; the real port once started."""
+        return self.server.address
+
+    async def start(self) -> Address:
+        """Open the port. Raises AddressInUse, CannotListen: then nothing was started."""
+        return await self.server.start()
+
+    async def call(self, to: Address, method: str, body: bytes, *, timeout: float) -> bytes:
+        """As `labrpc.transport.Transport.call`."""
+        if self._closed:
+            raise Unreachable("this end was closed")
+        stream = self._calls.get(to)
+        if stream is None:
+            stream = CallStream(to, self._identity, lambda: self._connection(to, bulk=False))
+            self._calls[to] = stream
+        return await stream.call(method, body, timeout)
+
+    def channel(self, to: Address, *, bulk: bool = False) -> PeerChannel:
+        """As `labrpc.transport.Transport.channel`."""
+        channel = self._channels.get((to, bulk))
+        if channel is None:
+            channel = PeerChannel(
+                to,
+                self._identity,
+                lambda: self._connection(to, bulk=bulk),
+                queued_bytes_max=self._channel_queued_bytes_max,
+                closed=self._closed,
+            )
+            self._channels[to, bulk] = channel
+        return channel
+
+    def serve(self, method: str, handler: CallHandler) -> None:
+        """Answer calls of `method` with `handler`."""
+        self.server.serve(method, handler)
+
+    def serve_kv(self, handler: KvHandler) -> None:
+        """Offer the typed service of `kv.proto` too. Only before `start`."""
+        self.server.serve_kv(handler)
+
+    def listen(self, handler: FrameHandler) -> None:
+        """Hand every frame that a peer's channel brings to `handler`."""
+        self.server.listen(handler)
+
+    async def close(self) -> None:
+        """Stop serving, let running handlers end within the grace, drop all connections."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._server is not None:
+            await self._server.close(self._close_grace_seconds)
+        ends: list[CallStream | PeerChannel] = [*self._calls.values(), *self._channels.values()]
+        await asyncio.gather(*(end.close() for end in ends))
+        # Each with its own connections: nothing is left that could dial again.
+        await asyncio.gather(*(c.close(_CLOSE_SECONDS) for c in self._connections.values()))
+        self._connections.clear()
+
+    def _connection(self, to: Address, *, bulk: bool) -> grpc.aio.Channel:
+        """The connection, made when first needed; gRPC dials it again by itself."""
+        connection = self._connections.get((to, bulk))
+        if connection is None:
+            connection = grpc.aio.insecure_channel(to, options=options.CLIENT)
+            self._connections[to, bulk] = connection
+        return connection
