@@ -20,7 +20,9 @@ ShardKVError
 │   ├── SequenceStale      acknowledged before: its answer is gone
 │   ├── SequenceReused     the sequence belonged to a different command
 │   └── WindowFull         too many requests of one session in flight: wait for answers
-└── StepRefused            a step of a configuration or copy that is not due (never a client's)
+├── StepRefused            a step of a configuration or copy that is not due (never a client's)
+├── Closed                 the clerk or store was closed before: nothing was sent
+└── StoreInUse             another process, or this one, has the embedded store's directory open
 
 `retriable`: the same request may be sent again as it is and may then succeed; nothing was done, or
 the session keeps it from being done twice. `config_is_stale`: learn the configuration first.
@@ -199,6 +201,21 @@ class StepRefused(ShardKVError):
     def __init__(self, code: Code, facts: tuple[int, ...]) -> None:
         super().__init__(f"step refused: {code.name} {facts}")
         self.code, self.facts = code, facts
+
+
+class Closed(ShardKVError):
+    """The clerk, or the store it belongs to, was closed; nothing was sent."""
+
+    def __init__(self) -> None:
+        super().__init__("the store is closed")
+
+
+class StoreInUse(ShardKVError):
+    """The directory is open already, in another process or in this one; nothing was touched."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is in use: a store is opened by one process, once at a time")
+        self.path = path
 
 
 def error_of(answer: Answer, *, shard: ShardId, group: GroupId) -> ShardKVError | None:

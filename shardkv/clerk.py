@@ -1,0 +1,562 @@
+"""The clerk: a client of the whole store. It finds the group of each key and asks until it knows.
+
+Each operation ends in one of three ways, within its deadline and a tick: with its answer; with an
+error that is *definite* (it was not done); or, for a write that left and whose answer never came,
+with `OutcomeUnknown`. A write keeps its session and sequence through every repetition, so it is
+done at most once however often it travels; one given up counts as acknowledged, and may still be
+done by a frame that is on its way.
+
+Operations in flight at the same time have no order among them. The next one of a caller that
+awaits each answer comes after it.
+
+The path of one operation: `put()` makes a future and a `Pending` -> its shard's session numbers
+it (opened by the first write) -> its group's link frames it with all that wait -> the result
+resolves the future. There is no task an operation; a frame has one.
+
+An operation whose shard its group does not serve waits here, per shard: for a newer configuration
+if the group knows one, else with full jitter until the shard has arrived.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from random import Random
+from typing import Any, Final, Protocol
+
+from labrpc.transport import Address, Transport
+from raft.types import GroupId
+from shardctrler.types import NO_GROUP, ShardConfig, ShardId, View
+from shardkv.backoff import Backoff
+from shardkv.client_sessions import ShardSessions
+from shardkv.commands import Op, check_if_version, check_key, check_value
+from shardkv.errors import (
+    Closed,
+    InvalidArgument,
+    OutcomeUnknown,
+    Overloaded,
+    SequenceReused,
+    ShardKVError,
+    Unavailable,
+    error_of,
+)
+from shardkv.group_link import GroupLink
+from shardkv.limits import INTEGER_MAX
+from shardkv.pending import NO_SHARD, Deadlines, Pending
+from shardkv.protocol import Result
+from shardkv.routing import Routing, SlotRouting
+from shardkv.types import Answer, Code, Row, SessionId, Version
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS: Final = 10.0
+"""An operation's deadline where its caller names none."""
+TIMEOUT_SECONDS_MAX: Final = 3600.0
+OPERATIONS_MAX: Final = 16_384
+"""Operations of one clerk that wait for answers; past it the next is refused at once."""
+OPERATIONS_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+class Controller(Protocol):
+    """The shard controller, as a client of it sees it."""
+
+    async def newest(self) -> View:
+        """The newest configuration and where everybody is now, linearizably.
+
+        Whatever it raises means "ask again later".
+        """
+        ...
+
+
+class _Parked:
+    """Operations of one shard that its group would not take, until the shard is tried again."""
+
+    __slots__ = ("backoff", "operations", "timer")
+
+    def __init__(self, rng: Random) -> None:
+        self.backoff = Backoff(rng)
+        self.operations: deque[Pending] = deque()
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Clerk:
+    """A client of the store, on the running loop. Safe for any number of concurrent operations.
+
+    Args:
+        transport: Carries the frames; stays its owner's to close.
+        controller: Where configurations come from.
+        rng: Chance for jitter.
+        routing: Key to shard; None: the store's own, for as many shards as the configuration has.
+        timeout: Seconds that an operation may take where its caller names none.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        controller: Controller,
+        *,
+        rng: Random,
+        routing: Routing | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self._transport = transport
+        self._controller = controller
+        self._rng = rng
+        self._routing = routing
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop, self._expired)
+        self._pending: dict[Pending, None] = {}
+        self._pending_bytes = 0
+        self._view: View | None = None
+        self._links: dict[GroupId, GroupLink] = {}
+        self._sessions: dict[ShardId, ShardSessions] = {}
+        self._parked: dict[ShardId, _Parked] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refresh_trouble = ""
+        self._closed = False
+
+    # What a user asks
+
+    async def get(self, key: bytes | str, *, timeout: float | None = None) -> bytes | None:
+        """The key's value; None when it is absent. Linearizable.
+
+        Raises:
+            InvalidArgument: The key breaks a limit.
+            Unavailable: No answer in time.
+        """
+        return (await self.get_row(key, timeout=timeout)).value
+
+    async def get_row(self, key: bytes | str, *, timeout: float | None = None) -> Row:
+        """The key's value and version; `ABSENT` (None, 0) when it is absent. Linearizable."""
+        pending = Pending(self._loop.create_future(), _key(key))
+        row: Row = await self._run(pending, timeout)
+        return row
+
+    async def put(
+        self,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        if_version: int | None = None,
+        timeout: float | None = None,
+    ) -> Version:
+        """Write the key, and return its new version.
+
+        Args:
+            if_version: Write only if this is the key's version; 0: only if it is absent.
+
+        Raises:
+            InvalidArgument: The key, value or version breaks a limit; nothing was done.
+            VersionMismatch: The key has another version; nothing was done.
+            Unavailable: Nobody took the write in time; it was not done.
+            OutcomeUnknown: It was sent and no answer came in time.
+        """
+        check_if_version(_whole(if_version))
+        version = None if if_version is None else Version(if_version)
+        return await self._write(Op.PUT, key, value, version, timeout)
+
+    async def append(
+        self, key: bytes | str, value: bytes | str, *, timeout: float | None = None
+    ) -> Version:
+        """Add to the end of the key's value (absent counts as empty); returns the new version.
+
+        Raises:
+            ValueTooLong: The value would grow past its limit; the old one is kept.
+            And what `put` raises.
+        """
+        return await self._write(Op.APPEND, key, value, None, timeout)
+
+    async def delete(self, key: bytes | str, *, timeout: float | None = None) -> None:
+        """Make the key absent; done too if it is absent already. Raises what `put` raises."""
+        await self._write(Op.DELETE, key, b"", None, timeout)
+
+    async def close(self) -> None:
+        """Give up what is pending (each ends as if its time were over) and stop."""
+        if self._closed:
+            return
+        self._closed = True
+        for pending in list(self._pending):
+            self._give_up(pending, "the clerk was closed")
+        self._deadlines.close()
+        tasks: list[asyncio.Task[None]] = []
+        for link in self._links.values():
+            tasks += link.close()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            tasks.append(self._refreshing)
+        for parked in self._parked.values():
+            if parked.timer is not None:
+                parked.timer.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def config(self) -> ShardConfig | None:
+        """The configuration that this clerk routes by; None before its first operation."""
+        return None if self._view is None else self._view.config
+
+    # The life of an operation
+
+    async def _write(
+        self,
+        op: Op,
+        key: bytes | str,
+        value: bytes | str,
+        if_version: Version | None,
+        timeout: float | None,
+    ) -> Version:
+        pending = Pending(self._loop.create_future(), _key(key), op, _value(value), if_version)
+        version: Version = await self._run(pending, timeout)
+        return version
+
+    async def _run(self, pending: Pending, timeout: float | None) -> Any:
+        if self._closed:
+            raise Closed()
+        seconds = self._timeout if timeout is None else timeout
+        if math.isnan(seconds):
+            raise InvalidArgument("timeout must be a number of seconds, not NaN")
+        if seconds <= 0:
+            raise Unavailable(f"a timeout of {seconds:g} s leaves no time: nothing was sent")
+        if (
+            len(self._pending) >= OPERATIONS_MAX
+            or self._pending_bytes + pending.size > OPERATIONS_BYTES_MAX
+        ):
+            raise Overloaded(
+                f"this clerk has {len(self._pending)} operations of {self._pending_bytes} bytes"
+                f" in flight; the limits are {OPERATIONS_MAX} and {OPERATIONS_BYTES_MAX}"
+            )
+        self._pending[pending] = None
+        self._pending_bytes += pending.size
+        self._deadlines.add(pending, self._loop.time() + min(seconds, TIMEOUT_SECONDS_MAX))
+        self._route(pending)
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            self._forget(pending)  # given up by its caller: counts as acknowledged
+            raise
+
+    def _route(self, pending: Pending) -> None:
+        """Hand the operation to the link of the group that should serve it, or park it."""
+        config = self.config
+        if config is None:
+            self._park(pending, at_once=False)
+            self._refresh()
+            return
+        if pending.shard == NO_SHARD:
+            assert self._routing is not None and pending.key is not None, "known with the config"
+            pending.shard = self._routing(pending.key)
+        if pending.op is not None and pending.session is None and not self._number(pending):
+            return
+        gid = config.shards[pending.shard]
+        if gid == NO_GROUP:
+            self._park(pending)
+        else:
+            self._link(gid).put(pending)
+
+    def _number(self, write: Pending) -> bool:
+        """Give a write its number; False: it waits for a session, which is being opened."""
+        sessions = self._sessions.get(write.shard)
+        if sessions is None:
+            sessions = self._sessions[write.shard] = ShardSessions()
+        if not sessions.waiting and sessions.number(write, self._loop.time()):
+            return True
+        sessions.waiting.append(write)
+        self._open_session(write.shard, sessions)
+        return False
+
+    def _open_session(self, shard: ShardId, sessions: ShardSessions) -> None:
+        if not sessions.wants_another:
+            return
+        sessions.opening = True
+        opening = Pending(self._loop.create_future(), None)
+        opening.shard = shard
+        self._route(opening)
+
+    def _sessions_changed(self, shard: ShardId, sessions: ShardSessions) -> None:
+        """A session was opened, or a number came free: send writes that waited for it."""
+        now = self._loop.time()
+        while sessions.waiting:
+            write = sessions.waiting[0]
+            if not write.future.done():  # else given up while it waited
+                if not sessions.number(write, now):
+                    self._open_session(shard, sessions)
+                    return
+                self._route(write)
+            sessions.waiting.popleft()
+
+    def _finish(self, pending: Pending, value: Any) -> None:
+        if not pending.future.done():
+            pending.future.set_result(value)
+            self._forget(pending)
+
+    def _fail(self, pending: Pending, error: ShardKVError) -> None:
+        if not pending.future.done():
+            pending.future.set_exception(error)
+            self._forget(pending)
+
+    def _forget(self, pending: Pending) -> None:
+        """The operation has ended. Its sequence counts as acknowledged from here on."""
+        if pending not in self._pending:
+            return
+        del self._pending[pending]
+        self._pending_bytes -= pending.size
+        self._deadlines.discard(pending)
+        if pending.session is not None:
+            pending.session.release(pending.seq)
+            sessions = self._sessions[pending.shard]
+            if sessions.waiting and not self._closed:
+                self._sessions_changed(pending.shard, sessions)
+
+    def _expired(self, pending: Pending) -> None:
+        self._give_up(pending, "no answer in time")
+
+    def _give_up(self, pending: Pending, why: str) -> None:
+        trouble = self._trouble(pending)
+        message = f"{why} ({trouble})" if trouble else why
+        if pending.unknown:
+            self._fail(pending, OutcomeUnknown(f"{message}: the write may have been done"))
+        else:
+            self._fail(pending, Unavailable(f"{message}: nothing was done"))
+
+    def _trouble(self, pending: Pending) -> str:
+        """What stood in the operation's way last, as far as is known."""
+        config = self.config
+        if config is None or pending.shard == NO_SHARD:
+            return self._refresh_trouble or "no configuration yet"
+        gid = config.shards[pending.shard]
+        if gid == NO_GROUP:
+            return f"no group serves shard {pending.shard} in config {config.number}"
+        return self._links[gid].trouble if gid in self._links else self._refresh_trouble
+
+    # What groups answer
+
+    def _answered(self, gid: GroupId, pending: Pending, result: Result) -> None:
+        if isinstance(result, Row):
+            self._finish(pending, result)
+            self._unpark(pending.shard)
+            return
+        assert isinstance(result, Answer), "a link keeps what met trouble"
+        match result.code:
+            case Code.OK:
+                self._done(pending, result)
+            case Code.WRONG_GROUP:
+                self._park(pending)
+                if self.config is not None and result.facts[0] > self.config.number:
+                    self._refresh()
+            case Code.NOT_READY | Code.SESSIONS_FULL | Code.SEQUENCE_OVER_WINDOW:
+                self._park(pending)
+            case Code.SESSION_EXPIRED:
+                self._session_expired(pending)
+            case Code.SEQUENCE_STALE:
+                # Only what was given up falls below the floor; then nobody waits for it.
+                self._fail(pending, OutcomeUnknown("its number was acknowledged before its answer"))
+            case Code.BAD_COMMAND if pending.unknown:
+                self._fail(pending, OutcomeUnknown("the group does not know the command"))
+            case _:
+                error = error_of(result, shard=pending.shard, group=gid)
+                assert error is not None, result
+                if isinstance(error, SequenceReused):
+                    log.error("shard %d: %s", pending.shard, error)
+                self._fail(pending, error)
+
+    def _done(self, pending: Pending, answer: Answer) -> None:
+        if pending.key is not None:
+            version = Version(answer.facts[0]) if answer.facts else Version(0)
+            self._finish(pending, version)
+            self._unpark(pending.shard)
+            return
+        sessions = self._sessions[pending.shard]
+        sessions.opening = False
+        sessions.opened(SessionId(answer.facts[0]), self._loop.time())
+        pending.future.set_result(None)
+        self._sessions_changed(pending.shard, sessions)
+
+    def _session_expired(self, write: Pending) -> None:
+        """The shard refuses the session for ever. A write that travelled only once was answered
+        by that one frame, so it was not done and may go under a new number; of another nobody can
+        say."""
+        session = write.session
+        if session is None:
+            return  # renumbered meanwhile
+        self._sessions[write.shard].forget(session)
+        if write.sent > 1 or write.doubtful:
+            self._fail(write, OutcomeUnknown("the session expired before an answer came"))
+            return
+        session.release(write.seq)
+        write.session, write.seq, write.sent = None, 0, 0
+        if not write.future.done():
+            self._route(write)
+
+    def _refused(self, pending: Pending, message: str) -> None:
+        """A server would not read the frame."""
+        if pending.key is None:
+            self._park(pending)
+        elif pending.unknown:
+            self._fail(pending, OutcomeUnknown(message))
+        else:
+            self._fail(pending, InvalidArgument(message))
+
+    # Shards that nobody serves just now
+
+    def _park(self, pending: Pending, *, at_once: bool = True) -> None:
+        """Try the operation again when its shard's pause is over, or the configuration is newer."""
+        parked = self._parked.get(pending.shard)
+        if parked is None:
+            parked = self._parked[pending.shard] = _Parked(self._rng)
+        parked.operations.append(pending)
+        if parked.timer is None and at_once:
+            pause = parked.backoff.next()
+            parked.timer = self._loop.call_later(pause, self._retry, pending.shard)
+
+    def _retry(self, shard: ShardId) -> None:
+        parked = self._parked[shard]
+        parked.timer = None
+        operations, parked.operations = parked.operations, deque()
+        config = self.config
+        if config is not None and config.shards[shard] == NO_GROUP:
+            self._refresh()
+        for pending in operations:
+            if self._wanted(pending):
+                self._route(pending)
+
+    def _wanted(self, pending: Pending) -> bool:
+        """Whether anybody still waits for it. A session is opened as long as a write does."""
+        if pending.key is not None:
+            return not pending.future.done()
+        sessions = self._sessions[pending.shard]
+        if any(not write.future.done() for write in sessions.waiting):
+            return True
+        sessions.waiting.clear()
+        sessions.opening = False
+        pending.future.cancel()
+        return False
+
+    def _unpark(self, shard: ShardId) -> None:
+        """The shard is served: the next refusal starts with a short pause again."""
+        parked = self._parked.get(shard)
+        if parked is not None and not parked.operations:
+            if parked.timer is not None:
+                parked.timer.cancel()
+            del self._parked[shard]
+
+    # Configurations
+
+    def _link(self, gid: GroupId) -> GroupLink:
+        link = self._links.get(gid)
+        if link is None:
+            assert self._view is not None, "an operation is routed by a configuration"
+            link = self._links[gid] = GroupLink(
+                gid,
+                self._transport,
+                self._rng,
+                answered=self._answered,
+                refused=self._refused,
+                strayed=self._strayed,
+                round_failed=self._refresh,
+            )
+            link.members_are(_members(self._view, gid), self._view.config.number)
+        return link
+
+    def _refresh(self) -> None:
+        """Learn the newest configuration; one question at a time."""
+        if self._refreshing is None and not self._closed:
+            self._refreshing = self._loop.create_task(self._learn())
+            self._refreshing.add_done_callback(self._learnt)
+
+    async def _learn(self) -> None:
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                view = await self._controller.newest()
+            except Exception as error:  # whatever it is, the operations' deadlines bound it
+                self._refresh_trouble = f"controller: {error}"
+                log.debug("no configuration from the controller: %s", error)
+            else:
+                self._adopt(view)
+                return
+            if not self._pending:
+                return  # nobody waits for it any more
+            await asyncio.sleep(backoff.next())
+
+    def _learnt(self, task: "asyncio.Task[None]") -> None:
+        self._refreshing = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error  # a mistake of ours: let the loop's handler report it
+
+    def _adopt(self, view: View) -> None:
+        """Route by `view` from here on: where members are, and where each operation goes."""
+        before = self._view
+        if before is not None and (
+            view.config.number < before.config.number
+            or view.directory.version < before.directory.version
+        ):
+            return  # an answer that was overtaken on its way
+        if self._routing is None:
+            self._routing = SlotRouting(len(view.config.shards))
+        self._view = view
+        for gid, link in self._links.items():
+            link.members_are(_members(view, gid), view.config.number)
+        if before is not None and view.config.number == before.config.number:
+            return  # what is parked keeps its pause
+        moved = [pending for link in self._links.values() for pending in link.take_back()]
+        for parked in self._parked.values():
+            if parked.timer is not None:
+                parked.timer.cancel()
+            moved += parked.operations
+        self._parked.clear()
+        for pending in moved:
+            if self._wanted(pending):
+                self._route(pending)
+
+    def _strayed(self, gid: GroupId, pending: Pending) -> bool:
+        """Whether an operation that comes back to group `gid`'s link belongs to another by now;
+        then it is on its way there."""
+        config = self.config
+        assert config is not None, "a link has one"
+        if self._closed or config.shards[pending.shard] == gid:
+            return False
+        if self._wanted(pending):
+            self._route(pending)
+        return True
+
+
+def _members(view: View, gid: GroupId) -> tuple[Address, ...]:
+    """Where a group's members take clients' calls, as far as is known now."""
+    members = view.directory.members(gid)
+    if not members and (group := view.config.group(gid)) is not None:
+        members = group.members
+    return tuple(Address(member.address) for member in members)
+
+
+def _key(key: bytes | str) -> bytes:
+    data = _octets(key, "key")
+    check_key(data)
+    return data
+
+
+def _value(value: bytes | str) -> bytes:
+    data = _octets(value, "value")
+    check_value(data)
+    return data
+
+
+def _octets(value: object, what: str) -> bytes:
+    """Bytes as they are; text as UTF-8."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"{what} is text that is not valid Unicode") from None
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise InvalidArgument(f"{what} must be bytes or str, not {type(value).__name__}")
+
+
+def _whole(version: object) -> int | None:
+    if version is None or type(version) is int:
+        return version
+    raise InvalidArgument(
+        f"if_version must be a whole number in 0 to {INTEGER_MAX}, not {type(version).__name__}"
+    )

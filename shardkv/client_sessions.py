@@ -1,0 +1,104 @@
+"""A clerk's sessions: under which number each of its writes travels.
+
+A session belongs to one shard and is opened there by a logged command. A write keeps its number
+(session, sequence) through every repetition, whoever answers it, until its answer is certain: that
+is what makes repeating it safe (RIFL, SOSP'15). The shard takes a sequence only while it is less
+than a window above the lowest one that the clerk still waits for; more writes in flight than that
+take more sessions, and past `SESSIONS_A_SHARD_MAX` of those they wait their turn.
+"""
+
+from collections import deque
+from typing import Final
+
+from shardkv.limits import SESSION_WINDOW
+from shardkv.pending import Pending
+from shardkv.types import SessionId
+
+SESSIONS_A_SHARD_MAX: Final = 16
+"""Sessions that one clerk keeps in one shard: 1,024 writes in flight there."""
+IDLE_SECONDS_MAX: Final = 600.0
+"""A session unused for so long may have been forgotten by its shard, so another one is opened.
+Far less than what a shard takes for idle."""
+
+
+class Session:
+    """One session of this clerk, and the sequences in it that have no certain answer."""
+
+    __slots__ = ("_next", "_outstanding", "_window", "number", "used")
+
+    def __init__(self, number: SessionId, now: float, window: int) -> None:
+        self.number = number
+        self.used = now  # when it last gave out a sequence, in loop seconds
+        self._outstanding: dict[int, None] = {}  # ascending: given out in order
+        self._next = 1
+        self._window = window
+
+    @property
+    def floor(self) -> int:
+        """The lowest sequence that the clerk still waits for; the next one if it awaits none."""
+        return next(iter(self._outstanding), self._next)
+
+    @property
+    def has_room(self) -> bool:
+        return self._next < self.floor + self._window
+
+    @property
+    def idle(self) -> bool:
+        return not self._outstanding
+
+    def take(self, now: float) -> int:
+        """A sequence for one more write."""
+        assert self.has_room, "the shard would refuse it"
+        seq = self._next
+        self._next += 1
+        self._outstanding[seq] = None
+        self.used = now
+        return seq
+
+    def release(self, seq: int) -> None:
+        """The write is answered, or given up: the shard may forget its answer."""
+        self._outstanding.pop(seq, None)
+
+
+class ShardSessions:
+    """This clerk's sessions in one shard, and the writes that wait for a number."""
+
+    __slots__ = ("_sessions", "_window", "opening", "waiting")
+
+    def __init__(self, window: int = SESSION_WINDOW) -> None:
+        self._sessions: list[Session] = []
+        self._window = window
+        self.waiting: deque[Pending] = deque()
+        self.opening = False  # whether an OpenSession of ours is on its way
+
+    def number(self, write: Pending, now: float) -> bool:
+        """Give the write its session and sequence, for good; False if none has room."""
+        for session in self._sessions:
+            if session.has_room:
+                if session.idle and now - session.used > IDLE_SECONDS_MAX:
+                    self._sessions.remove(session)
+                    return self.number(write, now)
+                write.session = session
+                write.seq = session.take(now)
+                return True
+        return False
+
+    @property
+    def wants_another(self) -> bool:
+        """Whether to open one more session for the writes that wait."""
+        return bool(
+            self.waiting and not self.opening and len(self._sessions) < SESSIONS_A_SHARD_MAX
+        )
+
+    def opened(self, number: SessionId, now: float) -> None:
+        self._sessions.append(Session(number, now, self._window))
+
+    def release(self, write: Pending) -> None:
+        """The write needs its number no more."""
+        if write.session is not None:
+            write.session.release(write.seq)
+
+    def forget(self, session: Session) -> None:
+        """The shard does not know the session any more."""
+        if session in self._sessions:
+            self._sessions.remove(session)

@@ -1,0 +1,258 @@
+"""What clerks and groups say to each other: the bodies of calls, as versioned msgpack arrays.
+
+Method `kv` carries a frame of operations for one group, answered by one result each, in order. A
+message costs a hundred microseconds, an operation in it a few: so everything that a clerk has for
+a group travels together. A write travels as the encoded command that the group will log
+(`shardkv/commands.py`): the server checks it at the door and proposes the very bytes.
+
+=========  ===================================================================
+frame      [format, gid, config number, [operation, ...]]
+operation  key of a Get, as an array [key] | bytes of an encoded client command
+reply      [format, status, config number, leader or nil, [result, ...]]
+leader     [node id, address for clients, or ""]
+result     [code, fact, ...] | [200, version, value or nil] | [101 to 104]
+=========  ===================================================================
+
+Every field's type and range is checked on reading; what does not fit raises `BadFrame`, names the
+rule, and nothing of it is done. `docs/protocol.md` has what groups ask each other.
+"""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgpack
+
+from raft.errors import StopReplica
+from raft.types import GroupId, NodeId
+from shardkv import commands
+from shardkv.commands import Mutation, OpenSession
+from shardkv.errors import InvalidArgument
+from shardkv.limits import (
+    FRAME_BYTES_MAX,
+    FRAME_OPERATIONS_MAX,
+    INTEGER_MAX,
+    KEY_BYTES_MAX,
+    VALUE_BYTES_MAX,
+)
+from shardkv.types import Answer, Code, Row, Version
+
+KV: Final = "kv"
+"""The method of clients' frames."""
+
+FORMAT: Final = 1
+OPERATION_OVERHEAD_BYTES: Final = 64
+"""What an operation adds to a frame besides its key and value: seven numbers, lengths, kinds."""
+
+_GID_MAX: Final = 2**31 - 1
+_NAME_CHARACTERS_MAX: Final = 300
+_FACTS_MAX: Final = 4
+_ROW: Final = 200
+_ONE_OPERATION_BYTES_MAX: Final = KEY_BYTES_MAX + VALUE_BYTES_MAX + 1024
+assert _ONE_OPERATION_BYTES_MAX <= FRAME_BYTES_MAX, "the largest operation fits into a frame"
+
+
+class BadFrame(Exception):
+    """Bytes that are not what this method takes; the message says which rule they break."""
+
+
+class Get(NamedTuple):
+    """A linearizable read of one key."""
+
+    key: bytes
+
+
+class Proposal(NamedTuple):
+    """A client's command as it travels and as it reads."""
+
+    data: bytes
+    command: Mutation | OpenSession
+
+
+Operation: TypeAlias = Get | Proposal
+
+
+class Trouble(IntEnum):
+    """Why an operation got no answer from the group's state."""
+
+    NOT_LEADER = 101  # certainly not done through this replica: ask the leader
+    UNKNOWN = 102  # proposed, and whether it will be applied cannot be known here
+    BUSY = 103  # nothing was done: too much waits already
+    REPLY_FULL = 104  # a Get whose value has no room in this reply: ask again at once
+
+
+Result: TypeAlias = Answer | Row | Trouble
+"""A Get that was served is answered by a `Row`, one that was not as any other operation is."""
+
+
+class Status(IntEnum):
+    """What became of a whole frame. Anything but ANSWERED: nothing of it was done."""
+
+    ANSWERED = 0  # one result an operation
+    NOT_LEADER = 1  # `leader` says who to ask, where known
+    NO_SUCH_GROUP = 2  # this node hosts no replica of the group
+    BUSY = 3  # the node has its fill of operations in flight
+
+
+class Leader(NamedTuple):
+    """Where to ask: the node, and its address for clients ("" where the replica does not know)."""
+
+    node: NodeId
+    address: str
+
+
+class Frame(NamedTuple):
+    """Operations for one group. `config_number` tells a group that is behind to look for news."""
+
+    gid: GroupId
+    config_number: int
+    operations: tuple[Operation, ...]
+
+
+class Reply(NamedTuple):
+    """`config_number` is the newest that the replica has applied; 0 if it has none."""
+
+    status: Status
+    config_number: int = 0
+    leader: Leader | None = None
+    results: tuple[Result, ...] = ()
+
+
+def encode_frame(gid: GroupId, config_number: int, operations: Iterable[Get | bytes]) -> bytes:
+    """Args:
+    operations: Gets, and client commands already encoded.
+    """
+    return pack((FORMAT, gid, config_number, list(operations)))
+
+
+def decode_frame(body: bytes) -> Frame:
+    """Raises:
+    BadFrame: not a frame, or one past a limit, which the message names.
+    """
+    if len(body) > FRAME_BYTES_MAX:
+        raise BadFrame(f"a frame is at most {FRAME_BYTES_MAX} bytes, not {len(body)}")
+    gid, config_number, rows = unpack(body, 3)
+    if type(rows) is not list or not 1 <= len(rows) <= FRAME_OPERATIONS_MAX:
+        raise BadFrame(f"a frame holds 1 to {FRAME_OPERATIONS_MAX} operations")
+    return Frame(
+        GroupId(integer(gid, "gid", most=_GID_MAX)),
+        integer(config_number, "config number"),
+        tuple([_operation(row) for row in rows]),
+    )
+
+
+def encode_reply(reply: Reply) -> bytes:
+    results = [_wire_result(result) for result in reply.results]
+    return pack((FORMAT, reply.status, reply.config_number, reply.leader, results))
+
+
+def decode_reply(body: bytes) -> Reply:
+    """Raises:
+    BadFrame: not a reply of this version.
+    """
+    status, config_number, leader, rows = unpack(body, 4)
+    if type(rows) is not list or len(rows) > FRAME_OPERATIONS_MAX:
+        raise BadFrame("a reply holds a list of results")
+    return Reply(
+        _STATUSES[integer(status, "status", most=len(_STATUSES) - 1)],
+        integer(config_number, "config number"),
+        None if leader is None else _leader(leader),
+        tuple([_result(row) for row in rows]),
+    )
+
+
+def _operation(row: object) -> Operation:
+    try:
+        if type(row) is bytes:
+            command = commands.decode(row)
+            if isinstance(command, Mutation | OpenSession):
+                return Proposal(row, command)
+            raise BadFrame(f"{type(command).__name__} is no command of a client")
+        if type(row) is list and len(row) == 1 and type(row[0]) is bytes:
+            commands.check_key(row[0])
+            return Get(row[0])
+    except InvalidArgument as error:
+        raise BadFrame(str(error)) from None
+    except StopReplica as error:  # a newer client; at the door that is no reason to stop anything
+        raise BadFrame(str(error)) from None
+    raise BadFrame("an operation is an array of a key, or the bytes of a command")
+
+
+def _wire_result(result: Result) -> tuple[object, ...]:
+    if isinstance(result, Answer):
+        return (result.code, *result.facts)
+    if isinstance(result, Row):
+        return (_ROW, result.version, result.value)
+    return (result,)
+
+
+_STATUSES: Final = tuple(Status)
+_CODES: Final = {int(code): code for code in Code}
+_TROUBLES: Final = {int(trouble): trouble for trouble in Trouble}
+
+
+def _result(row: Any) -> Result:
+    if type(row) is not list or not row or type(row[0]) is not int:
+        raise BadFrame("a result is an array that begins with its code")
+    number = row[0]
+    if number == _ROW and len(row) == 3:
+        value = row[2]
+        if value is not None and (type(value) is not bytes or len(value) > VALUE_BYTES_MAX):
+            raise BadFrame(f"a value is at most {VALUE_BYTES_MAX} bytes")
+        return Row(value, Version(integer(row[1], "version")))
+    code = _CODES.get(number)
+    if code is not None and len(row) <= 1 + _FACTS_MAX:
+        return Answer(code, tuple([integer(fact, "fact") for fact in row[1:]]))
+    trouble = _TROUBLES.get(number)
+    if trouble is None or len(row) != 1:
+        raise BadFrame(f"no result of code {number} has {len(row) - 1} fields")
+    return trouble
+
+
+def _leader(row: Any) -> Leader:
+    if type(row) is not list or len(row) != 2:
+        raise BadFrame("a leader is a node and an address")
+    return Leader(NodeId(text(row[0], "node")), text(row[1], "address"))
+
+
+# Fields, for this protocol and for what groups ask each other
+
+
+def integer(value: object, what: str, *, least: int = 0, most: int = INTEGER_MAX) -> int:
+    """A whole number in `[least, most]` (a bool is none); raises BadFrame."""
+    if type(value) is not int or not least <= value <= most:
+        raise BadFrame(f"{what} must be a whole number in {least} to {most}")
+    return value
+
+
+def text(value: object, what: str) -> str:
+    """A short text; raises BadFrame."""
+    if type(value) is not str or len(value) > _NAME_CHARACTERS_MAX:
+        raise BadFrame(f"{what} must be text of at most {_NAME_CHARACTERS_MAX} characters")
+    return value
+
+
+def octets(value: object, what: str, *, most: int) -> bytes:
+    """Bytes of a bounded length; raises BadFrame."""
+    if type(value) is not bytes or len(value) > most:
+        raise BadFrame(f"{what} must be at most {most} bytes")
+    return value
+
+
+def pack(fields: object) -> bytes:
+    return msgpack.packb(fields)
+
+
+def unpack(body: bytes, count: int) -> list[Any]:
+    """The `count` fields after the format number; raises BadFrame."""
+    try:
+        fields = msgpack.unpackb(body, use_list=True, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadFrame(f"not msgpack: {type(error).__name__}") from None
+    if type(fields) is not list or not fields or type(fields[0]) is not int:
+        raise BadFrame("not an array that begins with a format number")
+    if fields[0] != FORMAT:
+        raise BadFrame(f"format {fields[0]}; this version speaks {FORMAT}")
+    if len(fields) != 1 + count:
+        raise BadFrame(f"{len(fields) - 1} fields where {count} are expected")
+    return fields[1:]
