@@ -172,6 +172,7 @@ def run(main: Coroutine[Any, Any, T], *, seed: Seed | None = None) -> T:
     Raises:
         Deadlock, Stalled, Unhandled: see there.
     """
+    gc.freeze()  # so that the collection at the end looks only at what the run made
     loop = VirtualLoop()
     try:
         result = loop.complete(main)
@@ -185,6 +186,7 @@ def run(main: Coroutine[Any, Any, T], *, seed: Seed | None = None) -> T:
         raise
     finally:
         loop.close()
+        gc.unfreeze()
 
 
 def _birth(task: "asyncio.Task[Any]") -> int:
