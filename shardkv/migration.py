@@ -1,0 +1,117 @@
+"""What a group's leader has to do next about configurations and shards (pure).
+
+`todo` looks at what the state machine knows and lists the steps that are due; whoever leads the
+group carries them out, as many at a time as it likes and in any order, and asks again. It keeps
+no memory of its own: a new leader finds in the applied state where the last one stopped, and what
+two leaders both do is done once, because the log takes a step only where it fits (`machine.py`).
+
+======================  ===========================================================================
+a shard here is         the step
+======================  ===========================================================================
+ARRIVING, not copied    `Pull`: ask any replica of the source for the next chunk, propose it
+ARRIVING, copied        `Install`: propose it
+LEAVING                 `Ask` the owners since n whether (shard, >= n) is in; then propose `Drop`
+no shard of these       `Advance`: find the next configuration, propose `Configure`
+======================  ===========================================================================
+
+No step waits for another (invariant L12): a group answers pulls and questions from applied state,
+whatever its own copies do; so two groups that swap shards each give while they take. And the whole
+goes on: of all groups, take one whose configuration n is the lowest. Each source of its arriving
+shards has come to n, and frozen them; each target of its leaving ones can come to n, or has passed
+it. So nothing that it waits for waits for a group further behind.
+
+A source that has not heard of n yet answers OUT_OF_STEP; asking again is right, and so is the
+source's looking for news when it is asked about a number that it does not know.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from raft.types import GroupId
+from shardctrler.types import ConfigNumber, ShardConfig, ShardId
+from shardkv.commands import Chunk, Install
+from shardkv.phases import Phase
+from shardkv.rows import ShardRecord
+from shardkv.types import NO_COPY, CopyId
+
+
+class Pull(NamedTuple):
+    """Ask group `source` for the chunk of `shard` at `cursor`, and propose what it gives."""
+
+    shard: ShardId
+    number: ConfigNumber
+    source: GroupId
+    copy_id: CopyId  # NO_COPY before the first chunk: whichever the source names
+    cursor: bytes
+
+
+class Ask(NamedTuple):
+    """Ask the owners of `shard` since configuration `number` whether one of them has taken it.
+
+    `owners_since` lists them, `owner` first: a group may have had the shard, handed it on and been
+    switched off since, so the later ones are asked too. A yes makes `Drop(shard, number)` due.
+    """
+
+    shard: ShardId
+    number: ConfigNumber
+    owner: GroupId
+
+
+class Advance(NamedTuple):
+    """Take configuration `number`, the next one, as soon as there is such."""
+
+    number: ConfigNumber
+
+
+Step: TypeAlias = Pull | Install | Ask | Advance
+
+
+def todo(
+    number: ConfigNumber, unsettled: Sequence[tuple[ShardId, ShardRecord]]
+) -> tuple[Step, ...]:
+    """The steps that are due, by shard; none depends on another.
+
+    Args:
+        number: Of the group's configuration (`StoreMachine.number`).
+        unsettled: What is on its way here or away (`StoreMachine.unsettled`).
+    """
+    if not unsettled:
+        return (Advance(ConfigNumber(number + 1)),)
+    return tuple([_step(shard, record) for shard, record in unsettled])
+
+
+def _step(shard: ShardId, record: ShardRecord) -> Step:
+    if record.phase is Phase.LEAVING:
+        return Ask(shard, record.number, record.peer)
+    assert record.phase is Phase.ARRIVING, (shard, record)
+    if record.copied:
+        return Install(shard, record.number, record.copy_id)
+    return Pull(shard, record.number, record.peer, record.copy_id, record.cursor)
+
+
+def answers(pull: Pull, chunk: Chunk) -> bool:
+    """Whether `chunk` is what `pull` asked for: if not, it is late or another's, and is dropped.
+
+    Only a saving of log space: the machine checks it again when it is applied.
+    """
+    return (chunk.shard, chunk.number, chunk.cursor) == (
+        pull.shard,
+        pull.number,
+        pull.cursor,
+    ) and pull.copy_id in (NO_COPY, chunk.copy_id)
+
+
+def owners_since(
+    shard: ShardId, number: ConfigNumber, configs: Iterable[ShardConfig]
+) -> tuple[GroupId, ...]:
+    """The groups that own `shard` in configuration `number` or a later one, in that order.
+
+    Args:
+        configs: The history as far as it is known, ascending; those before `number` are skipped.
+
+    Returns:
+        Each group once; never 0, which owns nothing.
+    """
+    owners = dict.fromkeys(config.shards[shard] for config in configs if config.number >= number)
+    owners.pop(GroupId(0), None)
+    return tuple(owners)

@@ -1,0 +1,193 @@
+"""The rows of a group's state machine: what their keys and values look like.
+
+========================================  =========================================================
+key (below group and install)             value
+========================================  =========================================================
+`c`                                       the configuration, and whose each shard was last
+`r` u16 shard                             the shard's record: phase, numbers, where its copy stands
+`s` u16 shard, u64 generation, `d` key    a client's row: format, u64 version, the value
+`s` u16 shard, u64 generation, `h`        format, u64: the highest version of any deleted key
+`s` u16 shard, u64 generation, `t` ...    the session table (`raft/sessions.py`)
+========================================  =========================================================
+
+Everything of one copy of a shard lies under one prefix, so it is moved as rows, data, sessions,
+counter and floors alike, and it comes and goes by a change of its record alone. Numbers are
+big-endian, so keys are in the order of their numbers. Client keys come last and are kept exactly:
+whatever bytes they are, they reach no other row.
+
+Why late clean-up and late chunks touch nothing alive (invariant S8): the *generation* is the index
+of the entry that began this copy here. An index is applied once and only one copy of a shard
+begins at it, so no two copies of a shard in one group ever have one prefix.
+"""
+
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from raft.types import GroupId
+from shardctrler.types import ConfigNumber, ShardId
+from shardkv.phases import Phase
+from shardkv.types import NO_COPY, NO_GENERATION, CopyId, Generation, Row, Version
+
+CONFIG_KEY: Final = b"c"
+RECORDS: Final = (b"r", b"s")
+"""The range `[lo, hi)` of the keys of all records."""
+COPIES: Final = (b"s", b"t")
+"""The range `[lo, hi)` of the keys of all copies, dead ones too."""
+
+DATA: Final = b"d"
+HIGHEST_DELETED: Final = b"h"
+SESSIONS: Final = b"t"
+COPY_END: Final = b"\xff"
+"""Above every key under a copy's prefix: the cursor of a copy that is complete."""
+
+_FORMAT: Final = 1
+_RECORD_KEY: Final = Struct(">cH")
+_PREFIX: Final = Struct(">cHQ")
+_VERSION: Final = Struct(">BQ")
+ROW_OVERHEAD_BYTES: Final = _VERSION.size
+
+
+class RowDamaged(Exception):
+    """A row does not read as this version writes it: the replica must stop."""
+
+    def __init__(self, key: bytes, row: bytes) -> None:
+        super().__init__(f"row {key[:64].hex()} of {len(row)} bytes begins {row[:16].hex()}")
+        self.key = key
+
+
+class ShardRecord(NamedTuple):
+    """What a group knows of a shard, as a row and as its mirror in memory.
+
+    `number` is the highest configuration that has moved the shard here: a step of an older one
+    changes nothing (invariant S7). Invariants: `taken <= number`; a shard in `ARRIVING` or
+    `LEAVING` has `number` equal to the group's configuration, since the next waits for it.
+    """
+
+    phase: Phase = Phase.ABSENT
+    number: ConfigNumber = ConfigNumber(0)
+    taken: ConfigNumber = ConfigNumber(0)
+    """The highest configuration under which the shard was taken over here; it never falls, so it
+    still answers a source's question (is (shard, >= n) in?) after the shard has moved on."""
+    generation: Generation = NO_GENERATION
+    """Under which the rows lie, live or staged; NO_GENERATION exactly when ABSENT."""
+    peer: GroupId = GroupId(0)
+    """ARRIVING: the source. LEAVING: the owner of `number`. Otherwise 0."""
+    copy_id: CopyId = NO_COPY
+    """LEAVING: of the frozen state here. ARRIVING: whose rows are staged; NO_COPY before any."""
+    cursor: bytes = b""
+    """ARRIVING: the next key to stage, below the prefix."""
+    copied: bool = False
+    """ARRIVING: the last chunk is staged; the install may follow."""
+
+
+ABSENT_RECORD: Final = ShardRecord()
+
+
+def record_key(shard: ShardId) -> bytes:
+    return _RECORD_KEY.pack(b"r", shard)
+
+
+def record_shard(key: bytes) -> ShardId:
+    """The shard that a key within `RECORDS` is of."""
+    if len(key) != _RECORD_KEY.size:
+        raise RowDamaged(key, b"")
+    return ShardId(_RECORD_KEY.unpack(key)[1])
+
+
+def encode_record(record: ShardRecord) -> bytes:
+    data: bytes = msgpack.packb((_FORMAT, *record))
+    return data
+
+
+def decode_record(key: bytes, row: bytes) -> ShardRecord:
+    """Raises RowDamaged."""
+    fields = _fields(key, row, len(ShardRecord._fields))
+    phase, number, taken, generation, peer, copy_id, cursor, copied = fields
+    numbers = (phase, number, taken, generation, peer, copy_id)
+    if (
+        any(type(n) is not int or n < 0 for n in numbers)
+        or phase not in Phase._value2member_map_
+        or type(cursor) is not bytes
+        or type(copied) is not bool
+    ):
+        raise RowDamaged(key, row)
+    return ShardRecord(Phase(phase), *fields[1:])
+
+
+def prefix_of(shard: ShardId, generation: Generation) -> bytes:
+    """What the key of every row of this copy begins with."""
+    return _PREFIX.pack(b"s", shard, generation)
+
+
+def copy_of(key: bytes) -> tuple[ShardId, Generation]:
+    """Which copy a key within `COPIES` belongs to."""
+    if len(key) < _PREFIX.size:
+        raise RowDamaged(key, b"")
+    _, shard, generation = _PREFIX.unpack_from(key)
+    return ShardId(shard), Generation(generation)
+
+
+def after_copy(shard: ShardId, generation: Generation) -> bytes:
+    """The least key above every row of this copy."""
+    return prefix_of(shard, generation) + COPY_END
+
+
+def encode_row(version: int, value: bytes) -> bytes:
+    return _VERSION.pack(_FORMAT, version) + value
+
+
+def decode_row(key: bytes, row: bytes) -> Row:
+    """Raises RowDamaged."""
+    if len(row) < ROW_OVERHEAD_BYTES or row[0] != _FORMAT:
+        raise RowDamaged(key, row)
+    return Row(row[ROW_OVERHEAD_BYTES:], Version(_VERSION.unpack_from(row)[1]))
+
+
+def row_version(key: bytes, row: bytes) -> int:
+    """The version alone, without a copy of the value. Raises RowDamaged."""
+    if len(row) < ROW_OVERHEAD_BYTES or row[0] != _FORMAT:
+        raise RowDamaged(key, row)
+    version: int = _VERSION.unpack_from(row)[1]
+    return version
+
+
+def encode_version(version: int) -> bytes:
+    return _VERSION.pack(_FORMAT, version)
+
+
+class ConfigRow(NamedTuple):
+    """The group's configuration, and what it remembers of those before it.
+
+    `last_owners` has for each shard its last owner other than 0, this configuration included.
+    `last_seen` has, for groups that this configuration no longer lists and that a shard may still
+    have to be fetched from, the number of the last configuration that did: (gid, number) pairs.
+    """
+
+    config: bytes
+    last_owners: tuple[GroupId, ...]
+    last_seen: tuple[tuple[GroupId, ConfigNumber], ...]
+
+
+def encode_config_row(row: ConfigRow) -> bytes:
+    data: bytes = msgpack.packb((_FORMAT, *row))
+    return data
+
+
+def decode_config_row(row: bytes) -> ConfigRow:
+    """Raises RowDamaged."""
+    config, owners, seen = _fields(CONFIG_KEY, row, 3)
+    if type(config) is not bytes or type(owners) is not list or type(seen) is not list:
+        raise RowDamaged(CONFIG_KEY, row)
+    return ConfigRow(config, tuple(owners), tuple((gid, number) for gid, number in seen))
+
+
+def _fields(key: bytes, row: bytes, count: int) -> list[Any]:
+    try:
+        fields = msgpack.unpackb(row)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RowDamaged(key, row) from error
+    if type(fields) is not list or len(fields) != 1 + count or fields[0] != _FORMAT:
+        raise RowDamaged(key, row)
+    return fields[1:]

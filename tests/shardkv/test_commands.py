@@ -1,0 +1,218 @@
+"""Commands and answers as bytes: what was written is read, and nothing else is."""
+
+from contextlib import suppress
+from random import Random
+from typing import Any
+
+import msgpack
+import pytest
+
+from raft.errors import StopReplica
+from shardctrler.types import ConfigNumber
+from shardkv import limits
+from shardkv.commands import (
+    Chunk,
+    Command,
+    Configure,
+    Drop,
+    ExpireSessions,
+    Install,
+    Mutation,
+    Op,
+    OpenSession,
+    check_if_version,
+    check_key,
+    check_value,
+    decode,
+    decode_answer,
+    encode,
+    encode_answer,
+)
+from shardkv.errors import (
+    BadCommand,
+    InvalidArgument,
+    KeyEmpty,
+    KeyTooLong,
+    ValueTooLong,
+    VersionOutOfRange,
+)
+from shardkv.types import Answer, Code, CopyId, SessionId, Version
+from tests.support.stores import S0, S3, put
+
+MAX = limits.INTEGER_MAX
+COMMANDS: list[Command] = [
+    put(1, 1, b"k", b"v"),
+    put(MAX, MAX, b"\x00\xff{..}/\n", b"", floor=MAX, if_version=MAX, shard=S3),
+    put(7, 2, b"k" * 4096, b"v" * 2**20, if_version=0),
+    Mutation(Op.APPEND, S0, SessionId(2), 9, 0, b"k", b"v"),
+    Mutation(Op.DELETE, S0, SessionId(2), 9, 3, b"k", b"", Version(4)),
+    OpenSession(S3),
+    ExpireSessions(S0, ((SessionId(1), 0), (SessionId(9), 70))),
+    Configure(b"anything"),
+    Chunk(S3, ConfigNumber(4), CopyId(17), b"", b"dk2", False, ((b"dk1", b"r1"),)),
+    Chunk(S3, ConfigNumber(4), CopyId(17), b"dk2", b"\xff", True, ()),
+    Install(S3, ConfigNumber(4), CopyId(17)),
+    Drop(S3, ConfigNumber(4)),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_what_was_written_is_read(command: Command) -> None:
+    decoded = decode(encode(command))
+
+    assert decoded == command
+    assert type(decoded) is type(command)
+
+
+def test_bytes_of_commands_stay_as_they_are() -> None:
+    """They lie in logs on disk: a change here needs a new format number."""
+    assert encode(put(3, 2, b"k", b"v", if_version=5)).hex() == "99010100030201c4016bc4017605"
+    assert encode(Drop(S3, ConfigNumber(4))).hex() == "9401170304"
+
+
+WRITE = [1, 1, 0, 1, 1, 1, b"k", b"v", None]
+CHUNK: list[Any] = [1, 21, 0, 4, 17, b"", b"dz", False, [[b"da", b"1"], [b"db", b"2"]]]
+
+
+def changed(fields: list[Any], at: int, value: Any) -> list[Any]:
+    return [*fields[:at], value, *fields[at + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        pytest.param([], BadCommand, id="an empty array"),
+        pytest.param([1], BadCommand, id="no kind"),
+        pytest.param({1: 1}, BadCommand, id="a map"),
+        pytest.param("text", BadCommand, id="a text"),
+        pytest.param(changed(WRITE, 0, 0), BadCommand, id="format 0"),
+        pytest.param(changed(WRITE, 0, "1"), BadCommand, id="a format that is text"),
+        pytest.param(changed(WRITE, 0, 2), StopReplica, id="a newer format"),
+        pytest.param(changed(WRITE, 1, 9), BadCommand, id="an unknown kind"),
+        pytest.param(changed(WRITE, 1, [1]), BadCommand, id="a kind that is a list"),
+        pytest.param(changed(WRITE, 1, True), BadCommand, id="a kind that is a bool"),
+        pytest.param(WRITE[:-1], BadCommand, id="a field too few"),
+        pytest.param([*WRITE, 1], BadCommand, id="a field too many"),
+        pytest.param(changed(WRITE, 2, -1), BadCommand, id="shard -1"),
+        pytest.param(changed(WRITE, 2, 16384), BadCommand, id="shard 16384"),
+        pytest.param(changed(WRITE, 2, 1.0), BadCommand, id="a shard that is a float"),
+        pytest.param(changed(WRITE, 3, 0), BadCommand, id="session 0"),
+        pytest.param(changed(WRITE, 3, True), BadCommand, id="a session that is a bool"),
+        pytest.param(changed(WRITE, 3, 2**63), BadCommand, id="session 2^63"),
+        pytest.param(changed(changed(WRITE, 4, 0), 5, 0), BadCommand, id="seq 0"),
+        pytest.param(changed(WRITE, 4, 2**63), BadCommand, id="seq 2^63"),
+        pytest.param(changed(WRITE, 5, 2), BadCommand, id="a floor above its seq"),
+        pytest.param(changed(WRITE, 5, -1), BadCommand, id="floor -1"),
+        pytest.param(changed(WRITE, 6, b""), KeyEmpty, id="an empty key"),
+        pytest.param(changed(WRITE, 6, b"k" * 4097), KeyTooLong, id="a key one byte too long"),
+        pytest.param(changed(WRITE, 6, "k"), BadCommand, id="a key that is text"),
+        pytest.param(changed(WRITE, 7, b"v" * (2**20 + 1)), ValueTooLong, id="a value too long"),
+        pytest.param(changed(WRITE, 7, None), BadCommand, id="no value"),
+        pytest.param(changed(WRITE, 8, -1), VersionOutOfRange, id="if_version -1"),
+        pytest.param(changed(WRITE, 8, 2**63), VersionOutOfRange, id="if_version 2^63"),
+        pytest.param(changed(WRITE, 8, float("nan")), BadCommand, id="if_version NaN"),
+        pytest.param(changed(WRITE, 1, 3), BadCommand, id="a delete with a value"),
+        pytest.param([1, 11, 0, []], BadCommand, id="no session to expire"),
+        pytest.param([1, 11, 0, [[1, 0]] * 1025], BadCommand, id="1,025 sessions to expire"),
+        pytest.param([1, 11, 0, [[1]]], BadCommand, id="a session without its figure"),
+        pytest.param([1, 20, "config"], BadCommand, id="a configuration that is text"),
+        pytest.param(changed(CHUNK, 3, 0), BadCommand, id="configuration 0"),
+        pytest.param(changed(CHUNK, 4, 0), BadCommand, id="copy id 0"),
+        pytest.param(changed(CHUNK, 5, b"db"), BadCommand, id="a row before the cursor"),
+        pytest.param(changed(CHUNK, 6, b"db"), BadCommand, id="a row at the next cursor"),
+        pytest.param(changed(CHUNK, 7, 0), BadCommand, id="a flag that is a number"),
+        pytest.param(changed(CHUNK, 8, [[b"db", b""], [b"da", b""]]), BadCommand, id="descending"),
+        pytest.param(changed(CHUNK, 8, [[b"da", b""], [b"da", b""]]), BadCommand, id="twice"),
+        pytest.param(changed(CHUNK, 8, [[b"", b""]]), BadCommand, id="an empty row key"),
+        pytest.param(changed(CHUNK, 8, [[b"da"]]), BadCommand, id="a row without a value"),
+        pytest.param(changed(CHUNK, 8, []), BadCommand, id="nothing, and not the last"),
+        pytest.param(
+            changed(CHUNK, 8, [[b"da", b"x" * 2**17], [b"db", b"x" * 2**17]]),
+            BadCommand,
+            id="two rows over the limit",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(fields: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        decode(msgpack.packb(fields))
+
+
+def test_the_valid_neighbours_of_the_refused_are_read() -> None:
+    decode(msgpack.packb(WRITE))
+    decode(msgpack.packb(CHUNK))
+    decode(msgpack.packb(changed(CHUNK, 8, [[b"da", b"x" * 2**18]])))  # one row may be larger
+
+
+def test_damaged_bytes_never_do_worse_than_an_error() -> None:
+    rng = Random("damaged commands")
+    for command in COMMANDS:
+        data = bytearray(encode(command)[:300])
+        for _ in range(300):
+            damaged = bytearray(data)
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            with suppress(InvalidArgument, StopReplica):  # any other exception fails the test
+                decode(bytes(damaged[: rng.randrange(len(damaged) + 1)]))
+
+
+@pytest.mark.parametrize("length", [0, 1, 4095, 4096, 4097])
+def test_key_limits(length: int) -> None:
+    if length == 0:
+        with pytest.raises(KeyEmpty, match="1 to 4096"):
+            check_key(b"")
+    elif length > 4096:
+        with pytest.raises(KeyTooLong, match="1 to 4096 bytes, not 4097"):
+            check_key(b"k" * length)
+    else:
+        check_key(b"k" * length)
+
+
+def test_value_and_version_limits() -> None:
+    check_value(b"v" * 2**20)
+    with pytest.raises(ValueTooLong, match="1048576 bytes, not 1048577"):
+        check_value(b"v" * (2**20 + 1))
+    for version in (None, 0, MAX):
+        check_if_version(version)
+    for version in (-1, 2**63):
+        with pytest.raises(VersionOutOfRange, match=f"not {version}"):
+            check_if_version(version)
+
+
+def test_a_digest_tells_commands_apart_and_repetitions_together() -> None:
+    command = put(1, 1, b"ab", b"c")
+
+    others = [
+        put(1, 1, b"a", b"bc"),
+        put(1, 1, b"ab", b"d"),
+        put(1, 1, b"ab", b"c", if_version=0),
+        put(1, 1, b"ab", b"c", if_version=1),
+        command._replace(op=Op.APPEND),
+        command._replace(op=Op.DELETE, value=b""),
+        command._replace(value=b""),
+    ]
+
+    assert len({other.digest for other in [command, *others]}) == 1 + len(others)
+    assert command._replace(seq=9, floor=9).digest == command.digest
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(Code.OK),
+        Answer(Code.OK, (MAX,)),
+        Answer(Code.VALUE_TOO_LONG, (2**20 + 1,)),
+        Answer(Code.NOT_READY, (MAX, MAX)),
+    ],
+)
+def test_answers_are_small_and_read_as_written(answer: Answer) -> None:
+    data = encode_answer(answer)
+
+    assert len(data) <= limits.ANSWER_BYTES_MAX
+    assert decode_answer(data) == answer
+    assert type(decode_answer(data).code) is Code
+
+
+@pytest.mark.parametrize("fields", [[], [99], ["0"], [0, -1], [0, b""], [0, 1, 2, 3, 4, 5], 0])
+def test_what_is_no_answer_is_refused(fields: object) -> None:
+    with pytest.raises(BadCommand):
+        decode_answer(msgpack.packb(fields))

@@ -1,0 +1,61 @@
+"""A shard's life is the table, and nothing beside it."""
+
+from itertools import product
+
+import pytest
+
+from shardkv.phases import NEXT, SETTLED, Event, IllegalTransition, Phase, advance, diagram
+
+LEGAL = [
+    (Phase.ABSENT, Event.CREATED, Phase.SERVING),
+    (Phase.ABSENT, Event.ASSIGNED, Phase.ARRIVING),
+    (Phase.ARRIVING, Event.INSTALLED, Phase.SERVING),
+    (Phase.SERVING, Event.REASSIGNED, Phase.LEAVING),
+    (Phase.SERVING, Event.UNASSIGNED, Phase.PARKED),
+    (Phase.PARKED, Event.RETURNED, Phase.SERVING),
+    (Phase.PARKED, Event.REASSIGNED, Phase.LEAVING),
+    (Phase.LEAVING, Event.CONFIRMED, Phase.ABSENT),
+]
+
+
+@pytest.mark.parametrize(("before", "event", "after"), LEGAL)
+def test_legal_transitions(before: Phase, event: Event, after: Phase) -> None:
+    assert advance(before, event) is after
+
+
+@pytest.mark.parametrize(
+    ("phase", "event"),
+    [pair for pair in product(Phase, Event) if pair not in [legal[:2] for legal in LEGAL]],
+)
+def test_every_other_transition_is_refused(phase: Phase, event: Event) -> None:
+    with pytest.raises(IllegalTransition, match=f"{phase.name} cannot be {event.value}"):
+        advance(phase, event)
+
+
+def test_a_frozen_copy_never_serves_again() -> None:
+    """Invariant S1: once it is given out, only forgetting is left."""
+    assert [after for (before, _), after in NEXT.items() if before is Phase.LEAVING] == [
+        Phase.ABSENT
+    ]
+
+
+def test_configurations_find_settled_shards_only() -> None:
+    """Invariant S5: a step of a copy ends each phase in which a configuration must wait."""
+    by_config = (
+        Event.CREATED,
+        Event.ASSIGNED,
+        Event.REASSIGNED,
+        Event.UNASSIGNED,
+        Event.RETURNED,
+    )
+    for phase, event in NEXT:
+        assert (phase in SETTLED) == (event in by_config)
+
+
+def test_the_diagram_has_a_line_for_each_row_of_the_table() -> None:
+    lines = diagram().splitlines()
+
+    assert lines[:2] == ["stateDiagram-v2", "    [*] --> ABSENT"]
+    assert sorted(lines[2:]) == sorted(
+        f"    {before.name} --> {after.name}: {event.value}" for before, event, after in LEGAL
+    )
