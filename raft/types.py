@@ -24,7 +24,7 @@ NOBODY: Final = ReplicaId(0)
 class EntryId(NamedTuple):
     """Where an entry stands. Two logs that share an `EntryId` share all before it (section 5.3)."""
 
-    index: Index
+    index: Index  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     term: Term
 
     def is_up_to_date_with(self, other: "EntryId") -> bool:
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
     """One entry of the log. `data` is encoded once, where it is proposed, and never decoded by
     a follower that stores it."""
 
-    index: Index
+    index: Index  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     term: Term
     kind: EntryKind
     data: bytes
