@@ -1,0 +1,562 @@
+"""The clerk against groups without consensus, in virtual time: what it sends, and how it ends."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any, TypeVar
+
+import pytest
+
+from labrpc.sim.loop import run
+from raft.types import GroupId
+from shardkv.clerk import Clerk
+from shardkv.client_sessions import IDLE_SECONDS_MAX
+from shardkv.commands import ExpireSessions, Mutation, encode
+from shardkv.errors import (
+    Closed,
+    InvalidArgument,
+    KeyEmpty,
+    KeyTooLong,
+    OutcomeUnknown,
+    Overloaded,
+    Unavailable,
+    ValueTooLong,
+    VersionMismatch,
+    VersionOutOfRange,
+)
+from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
+from shardkv.protocol import Frame, Get, Proposal
+from shardkv.types import ABSENT, Row, Version
+from tests.support.fake_store import Fate, FakeStore
+
+T = TypeVar("T")
+KEY = b"key"
+
+
+def with_clerk(
+    story: Callable[[FakeStore, Clerk], Awaitable[T]],
+    store: FakeStore | None = None,
+    **options: Any,
+) -> T:
+    """Run the story in virtual time, with the store's and the clerk's books balanced at its end."""
+
+    async def main() -> T:
+        world = store or FakeStore()
+        clerk = Clerk(world, world, rng=Random("clerk"), **options)  # type: ignore[arg-type]
+        try:
+            result = await story(world, clerk)
+            assert not clerk._pending, "an operation has ended and is still on the books"
+            assert clerk._pending_bytes == 0
+            return result
+        finally:
+            await clerk.close()
+
+    return run(main())
+
+
+def mutations(frames: list[tuple[str, Frame]]) -> list[Mutation]:
+    return [
+        operation.command
+        for _, frame in frames
+        for operation in frame.operations
+        if isinstance(operation, Proposal) and isinstance(operation.command, Mutation)
+    ]
+
+
+# What it answers
+
+
+def test_what_was_put_is_read_back() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> list[object]:
+        return [
+            await clerk.get(KEY),
+            await clerk.get_row(KEY),
+            await clerk.put(KEY, b"a"),
+            await clerk.append(KEY, b"b"),
+            await clerk.get_row(KEY),
+            await clerk.delete(KEY),
+            await clerk.get(KEY),
+            await clerk.put(KEY, b""),
+            await clerk.get(KEY),
+        ]
+
+    assert with_clerk(story) == [None, ABSENT, 1, 2, Row(b"ab", Version(2)), None, None, 3, b""]
+
+
+def test_text_is_utf8_and_two_normal_forms_are_two_keys() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put("\u00e9", "composed")
+        await clerk.put("e\u0301", bytearray(b"decomposed"))
+
+        assert await clerk.get(b"\xc3\xa9") == b"composed"
+        assert await clerk.get("e\u0301".encode()) == b"decomposed"
+
+    with_clerk(story)
+
+
+def test_a_conditional_put_tells_the_version_that_is_there() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        assert await clerk.put(KEY, b"a", if_version=0) == 1
+        with pytest.raises(VersionMismatch) as caught:
+            await clerk.put(KEY, b"b", if_version=0)
+
+        assert caught.value.version == 1
+        assert store.value(KEY) == b"a"
+
+    with_clerk(story)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        pytest.param(lambda c: c.get(b""), KeyEmpty, id="an empty key"),
+        pytest.param(lambda c: c.get(b"k" * (KEY_BYTES_MAX + 1)), KeyTooLong, id="a long key"),
+        pytest.param(
+            lambda c: c.put(KEY, b"v" * (VALUE_BYTES_MAX + 1)), ValueTooLong, id="a long value"
+        ),
+        pytest.param(
+            lambda c: c.put(KEY, b"v", if_version=-1), VersionOutOfRange, id="a version below 0"
+        ),
+        pytest.param(
+            lambda c: c.put(KEY, b"v", if_version=2**63), VersionOutOfRange, id="a version too high"
+        ),
+        pytest.param(
+            lambda c: c.put(KEY, b"v", if_version=True),
+            InvalidArgument,
+            id="a version of no number",
+        ),
+        pytest.param(lambda c: c.put(KEY, None), InvalidArgument, id="a value that is no bytes"),
+        pytest.param(lambda c: c.get("\ud800"), InvalidArgument, id="a lone surrogate"),
+        pytest.param(lambda c: c.get(KEY, timeout=math.nan), InvalidArgument, id="a time of NaN"),
+        pytest.param(lambda c: c.get(KEY, timeout=0), Unavailable, id="no time at all"),
+        pytest.param(lambda c: c.get(KEY, timeout=-1), Unavailable, id="negative time"),
+    ],
+)
+def test_what_breaks_a_limit_is_refused_before_anything_is_sent(
+    call: Callable[[Clerk], Awaitable[object]], error: type[Exception]
+) -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        with pytest.raises(error):
+            await call(clerk)
+
+        assert store.frames == [] and store.queries == 0
+
+    with_clerk(story)
+
+
+def test_key_and_value_of_the_largest_size_are_stored() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        key, value = b"k" * KEY_BYTES_MAX, b"v" * VALUE_BYTES_MAX
+
+        await clerk.put(key, value)
+
+        assert await clerk.get(key) == value
+        with pytest.raises(ValueTooLong):
+            await clerk.append(key, b"v")
+
+    with_clerk(story)
+
+
+# How it sends
+
+
+def test_what_gathers_in_one_turn_travels_in_one_frame_a_group() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        keys = [b"key %d" % n for n in range(100)]
+        await asyncio.gather(*[clerk.put(key, b"v") for key in keys])
+        store.frames.clear()
+
+        await asyncio.gather(*[clerk.get(key) for key in keys])
+
+        assert [frame.gid for _, frame in store.frames] == [1, 2]
+        assert sum(len(frame.operations) for _, frame in store.frames) == 100
+
+    with_clerk(story)
+
+
+def test_frames_keep_to_their_limits() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        small = [clerk.put(b"{tag}%d" % n, b"v") for n in range(1500)]
+        large = [clerk.put(b"{tag}large %d" % n, b"v" * 700_000) for n in range(7)]
+
+        await asyncio.gather(*small, *large)
+
+        assert max(len(frame.operations) for _, frame in store.frames) <= FRAME_OPERATIONS_MAX
+        assert max(len(body) for body in store.bodies) <= FRAME_BYTES_MAX
+        assert max(len(body) for body in store.bodies) > 1_400_000, "two large ones fit in a frame"
+
+    with_clerk(story)
+
+
+def test_more_in_flight_than_a_window_takes_more_sessions() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await asyncio.gather(*[clerk.append(b"{tag}", b"%d " % n) for n in range(300)])
+
+        sessions = {mutation.session for mutation in mutations(store.frames)}
+        assert len(sessions) > 1
+        value = store.value(b"{tag}")
+        assert value is not None
+        assert sorted(map(int, value.split())) == list(range(300))
+
+    with_clerk(story)
+
+
+def test_a_session_is_opened_once_for_all_writes_that_wait() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await asyncio.gather(*[clerk.put(b"{tag}%d" % n, b"v") for n in range(10)])
+
+        assert {mutation.session for mutation in mutations(store.frames)} == {1}
+        opened, written = store.frames
+        assert (len(opened[1].operations), len(written[1].operations)) == (1, 10)
+
+    with_clerk(story)
+
+
+def test_one_slow_frame_holds_up_nobody() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> float:
+        await clerk.put(KEY, b"v")
+        store.fates.append(Fate.REQUEST_LOST)
+        slow = asyncio.ensure_future(clerk.get(KEY))
+        await asyncio.sleep(0.001)
+        started = asyncio.get_running_loop().time()
+
+        await clerk.get(KEY)
+
+        seconds = asyncio.get_running_loop().time() - started
+        await slow
+        return seconds
+
+    assert with_clerk(story) < 0.010
+
+
+def test_past_its_bound_the_next_operation_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shardkv.clerk.OPERATIONS_MAX", 3)
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        three = [asyncio.ensure_future(clerk.get(KEY)) for _ in range(3)]
+        await asyncio.sleep(0)
+
+        with pytest.raises(Overloaded, match="limits are 3"):
+            await clerk.get(KEY)
+
+        assert await asyncio.gather(*three) == [None] * 3
+        assert await clerk.get(KEY) is None
+
+    with_clerk(story)
+
+
+# Exactly once
+
+
+@pytest.mark.parametrize("fate", list(Fate))
+def test_an_append_takes_effect_once_whatever_becomes_of_its_frame(fate: Fate) -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.append(KEY, b"a")
+        store.frames.clear()
+        store.fates.append(fate)
+
+        await clerk.append(KEY, b"b")
+
+        first, *repeated = mutations(store.frames)
+        assert {(m.session, m.seq) for m in repeated} == {(first.session, first.seq)}
+        assert store.value(KEY) == b"ab"
+
+    with_clerk(story)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_appends_in_flight_take_effect_once_each_under_any_mixture_of_fates(seed: int) -> None:
+    chance = Random(seed)
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        store.fates.extend(chance.choice([None, None, *Fate]) for _ in range(60))
+
+        async def one(client: int) -> None:
+            for number in range(10):
+                await clerk.append(b"key %d" % (client % 3), b"%d-%d " % (client, number))
+
+        await asyncio.gather(moving(store, chance), *[one(client) for client in range(9)])
+
+        for at in range(3):
+            words = (store.value(b"key %d" % at) or b"").split()
+            assert len(words) == len(set(words)) == 30
+            for client in (at, at + 3, at + 6):
+                own = [word for word in words if word.startswith(b"%d-" % client)]
+                assert own == [b"%d-%d" % (client, number) for number in range(10)]
+
+    async def moving(store: FakeStore, chance: Random) -> None:
+        for _ in range(4):
+            await asyncio.sleep(chance.uniform(0, 0.5))
+            store.configure([chance.choice((1, 2)) for _ in range(4)], hand_over=False)
+            await asyncio.sleep(chance.uniform(0, 0.5))
+            store.hand_over()
+
+    with_clerk(story, timeout=60.0)
+
+
+def test_a_refusal_is_recorded_and_a_retry_gets_it_again() -> None:
+    """C5: the answer was lost, then the key changed; the retry still hears of the first version."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        other = Clerk(store, store, rng=Random("other"))  # type: ignore[arg-type]
+        await clerk.put(KEY, b"a")
+        store.fates.append(Fate.REPLY_LOST)
+        refused = asyncio.ensure_future(clerk.put(KEY, b"b", if_version=7))
+        await asyncio.sleep(0.01)
+        for _ in range(6):
+            await other.put(KEY, b"c")
+
+        with pytest.raises(VersionMismatch) as caught:
+            await refused
+
+        assert caught.value.version == 1
+        await other.close()
+
+    with_clerk(story)
+
+
+def test_the_floor_tells_which_answers_the_shard_may_forget() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        for _ in range(3):
+            await clerk.put(KEY, b"v")
+
+        assert [(m.seq, m.floor) for m in mutations(store.frames)] == [(1, 1), (2, 2), (3, 3)]
+
+    with_clerk(story)
+
+
+def test_an_operation_given_up_counts_as_acknowledged() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(KEY, b"v")
+        store.fates.append(Fate.REQUEST_LOST)
+        lost = asyncio.ensure_future(clerk.put(KEY, b"lost"))
+        await asyncio.sleep(0.01)
+        lost.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await lost
+
+        await clerk.put(KEY, b"next")
+
+        assert [(m.seq, m.floor) for m in mutations(store.frames)] == [(1, 1), (2, 2), (3, 3)]
+
+    with_clerk(story)
+
+
+def test_a_session_idle_for_long_is_not_used_again() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(KEY, b"v")
+        await asyncio.sleep(IDLE_SECONDS_MAX + 1)
+        await clerk.put(KEY, b"w")
+
+        assert [(m.session, m.seq) for m in mutations(store.frames)] == [(1, 1), (2, 1)]
+
+    with_clerk(story)
+
+
+@pytest.mark.parametrize(("fate", "known"), [(None, True), (Fate.REQUEST_LOST, False)])
+def test_an_expired_session_is_replaced_where_that_is_safe(fate: Fate | None, known: bool) -> None:
+    """A write that travelled once and met an expired session was not done, so it may go under
+    another number. One that travelled before might have been done by then: unknown."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(KEY, b"v")
+        shard = store.routing(KEY)
+        group = store.groups[store.config.shards[shard]]
+        expire = ExpireSessions(shard, ((1, 1),))  # type: ignore[arg-type]
+        assert group.apply(encode(expire)).facts == (1,)
+        store.fates.append(fate)
+
+        if known:
+            await clerk.append(KEY, b"w")
+            assert store.value(KEY) == b"vw"
+        else:
+            with pytest.raises(OutcomeUnknown):
+                await clerk.append(KEY, b"w")
+            assert store.value(KEY) == b"v"
+
+    with_clerk(story)
+
+
+# Finding the leader, the group and the shard
+
+
+def test_a_redirection_is_followed_at_once_and_remembered() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> float:
+        for group in store.groups.values():
+            group.leader = group.members[2]
+        await clerk.get(KEY)
+        store.frames.clear()
+        started = asyncio.get_running_loop().time()
+        await clerk.get(KEY)
+
+        assert [to[-1] for to, _ in store.frames] == ["c"]
+        return asyncio.get_running_loop().time() - started
+
+    assert with_clerk(story) == pytest.approx(0.002)
+
+
+def test_members_are_asked_in_turn_while_nobody_leads() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        group = store.groups[store.config.shards[store.routing(KEY)]]
+        group.leader = ""
+        asking = asyncio.ensure_future(clerk.put(KEY, b"v"))
+        await asyncio.sleep(2.0)
+        asked = {to[-1] for to, _ in store.frames}
+        group.leader = group.members[1]
+
+        await asking
+
+        assert asked == {"a", "b", "c"}
+        assert len(store.frames) < 40, "with a pause between"
+
+    with_clerk(story)
+
+
+def test_a_dead_leader_that_a_follower_still_names_does_not_trap_the_clerk() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        group = store.groups[store.config.shards[store.routing(KEY)]]
+        group.leader = "dead"  # `serve` answers NO_SUCH_GROUP there
+
+        asking = asyncio.ensure_future(clerk.put(KEY, b"v"))
+        await asyncio.sleep(1.0)
+        group.leader = group.members[2]
+        await asking
+
+        assert {to for to, _ in store.frames} >= {*group.members, "dead"}
+
+    with_clerk(story)
+
+
+def test_a_moved_shard_is_followed_with_its_sessions() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.append(KEY, b"a")
+        owner = store.config.shards[store.routing(KEY)]
+        store.configure([3 - owner] * 4)
+
+        await clerk.append(KEY, b"b")
+
+        assert store.value(KEY) == b"ab"
+        assert [(m.session, m.seq) for m in mutations(store.frames)][-1] == (1, 2)
+        assert store.queries == 2, "one at the start, and one for the newer configuration"
+
+    with_clerk(story)
+
+
+def test_an_arriving_shard_is_asked_until_it_is_in_and_others_are_not_held_up() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        keys = {store.routing(b"%d" % n): b"%d" % n for n in range(50)}
+        await asyncio.gather(*[clerk.put(key, b"v") for key in keys.values()])
+        owners = list(store.config.shards)
+        moved = store.routing(keys[0])
+        owners[moved] = GroupId(3 - owners[moved])
+        store.configure(owners, hand_over=False)
+
+        waiting = asyncio.ensure_future(clerk.append(keys[0], b"w"))
+        others = [clerk.append(key, b"w") for shard, key in keys.items() if shard != moved]
+        await asyncio.wait_for(asyncio.gather(*others), 0.1)
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        store.hand_over()
+        await asyncio.wait_for(waiting, 1.1)
+
+        assert {store.value(key) for key in keys.values()} == {b"vw"}
+
+    with_clerk(story)
+
+
+def test_a_shard_of_nobody_is_waited_for() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        store.configure([0] * 4)
+        waiting = asyncio.ensure_future(clerk.put(KEY, b"v"))
+        await asyncio.sleep(1.0)
+        assert not waiting.done() and store.frames == []
+        store.configure([1] * 4)
+
+        await waiting
+
+        assert store.value(KEY) == b"v"
+
+    with_clerk(story)
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("timeout", [1e-9, 0.3, 3.0])
+def test_a_write_that_never_left_fails_definitely_within_its_deadline(timeout: float) -> None:
+    """C7, and C4: definite errors tell the truth."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        store.controller_up = False
+
+        with pytest.raises(Unavailable, match="nothing was done"):
+            await clerk.put(KEY, b"v", timeout=timeout)
+
+        assert asyncio.get_running_loop().time() <= timeout + 0.06
+        assert store.frames == []
+
+    with_clerk(story)
+
+
+def test_a_write_that_left_and_was_never_answered_is_unknown() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(KEY, b"v")
+        store.fates.extend([Fate.REPLY_LOST] * 100)
+        started = asyncio.get_running_loop().time()
+
+        with pytest.raises(OutcomeUnknown):
+            await clerk.append(KEY, b"w", timeout=2.5)
+
+        assert asyncio.get_running_loop().time() - started <= 2.56
+        assert store.value(KEY) == b"vw"
+
+    with_clerk(story)
+
+
+@pytest.mark.parametrize("fate", [Fate.UNREACHABLE, Fate.BUSY, Fate.EXHAUSTED, Fate.NOT_APPLIED])
+def test_a_write_that_was_only_ever_turned_away_fails_definitely(fate: Fate) -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(KEY, b"v")
+        store.fates.extend([fate] * 1000)
+
+        with pytest.raises(Unavailable):
+            await clerk.append(KEY, b"w", timeout=2.0)
+
+        store.fates.clear()
+        assert store.value(KEY) == b"v"
+
+    with_clerk(story)
+
+
+def test_a_read_that_gets_no_answer_is_unavailable() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        store.fates.extend([Fate.REPLY_LOST] * 10)
+
+        with pytest.raises(Unavailable):
+            await clerk.get(KEY, timeout=2.0)
+
+    with_clerk(story)
+
+
+def test_close_ends_what_is_pending_and_refuses_what_comes_after() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(KEY, b"v")
+        store.fates.append(Fate.REQUEST_LOST)
+        sent = asyncio.ensure_future(clerk.put(KEY, b"w"))
+        await asyncio.sleep(0.0015)
+        unsent = asyncio.ensure_future(clerk.put(KEY, b"x"))
+        await asyncio.sleep(0)
+
+        await clerk.close()
+
+        with pytest.raises(OutcomeUnknown):
+            await sent
+        with pytest.raises(Unavailable):
+            await unsent
+        with pytest.raises(Closed):
+            await clerk.get(KEY)
+
+    with_clerk(story)
