@@ -56,7 +56,7 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_defau
         pytest.param("heartbeat_ms: 1_00", "must be a whole number", id="underscore"),
         pytest.param("heartbeat_ms: 0x64", "must be a whole number", id="hexadecimal"),
         pytest.param("heartbeat_ms: .nan", "must be a whole number", id="not a number"),
-        pytest.param("heartbeat_ms: \uff11\uff10\uff10", "must be a whole number", id="full-width digits"),
+        pytest.param("heartbeat_ms: \uff11\uff10", "must be a whole number", id="full-width"),
         pytest.param("heartbeat_ms: " + "9" * 400, "must be a whole number", id="400 digits"),
         pytest.param("heartbeat_ms: [1]", "must be one whole number, not a list", id="a list"),
         pytest.param("heartbeat_ms: {a: 1}", "must be whole number, 10 to 60000", id="a mapping"),
@@ -109,7 +109,7 @@ def test_a_wrong_flag_and_a_wrong_variable_are_named_as_they_were_given() -> Non
 @pytest.mark.parametrize(
     "text",
     ["", "host", "host:", ":7000", "::1:7000", "http://h:1", "h" * 300 + ":1", "h.:1", "h:0",
-     "h:-1", "h:65536", "h:abc", "h:0x50", "h:\uff18\uff10", "[::1:7000", "h:1\n", "h\x00:1", "a b:1"],
+     "h:-1", "h:65536", "h:abc", "h:0x50", "h:\uff18", "[::1:7000", "h:1\n", "h\x00:1", "a b:1"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be HOST:PORT"):

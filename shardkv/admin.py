@@ -1,0 +1,201 @@
+"""What an operator's tools and a node say to each other: the bodies of the `admin.*` calls.
+
+msgpack arrays with a leading format byte, one element a field, in the order of the classes below.
+The classes themselves are the table that reading checks each field's type and range against.
+"""
+
+import types
+from functools import cache
+from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+import msgpack
+
+FORMAT: Final = 1
+STATUS: Final = "admin.status"
+CREATE_GROUP: Final = "admin.create_group"
+CREATE_REPLICA: Final = "admin.create_replica"
+ADD_MEMBERS: Final = "admin.add_members"
+REMOVE_MEMBERS: Final = "admin.remove_members"
+
+INTEGER_MAX: Final = 2**63 - 1
+TEXT_CHARACTERS_MAX: Final = 4096
+ITEMS_MAX: Final = 16_384
+
+T = TypeVar("T", bound=tuple[Any, ...])
+
+
+class BadAdmin(Exception):
+    """Bytes that are not the message they should be; the text names the field."""
+
+
+class MemberStatus(NamedTuple):
+    """A member of a group, as the replica that is asked knows the membership."""
+
+    replica: int
+    node: str
+    address: str
+
+
+class ShardStatus(NamedTuple):
+    """A shard that a group holds, awaits or gives away."""
+
+    shard: int
+    phase: str
+    other: int  # the group it comes from or goes to; 0 if none
+    copied_bytes: int  # of a copy under way
+
+
+class ReplicaStatus(NamedTuple):
+    """One replica of the node that is asked."""
+
+    gid: int
+    uuid: bytes
+    replica: int
+    role: str
+    stopped: str  # why it fell silent; "" while it lives
+    term: int
+    leader: str  # the node that leads, as far as known
+    commit: int
+    applied: int
+    last: int
+    log_bytes: int
+    voters: tuple[MemberStatus, ...]
+    outgoing: tuple[MemberStatus, ...]  # not empty: a change of voters is under way
+    learners: tuple[MemberStatus, ...]
+    config_number: int  # of the configuration that a store group has applied; 0 if none
+    shards: tuple[ShardStatus, ...]
+
+    @property
+    def leads(self) -> bool:
+        return self.role == "leader" and not self.stopped
+
+
+class NodeStatus(NamedTuple):
+    """What a node says of itself; it asks nobody for it."""
+
+    node: str
+    cluster: bytes
+    version: str
+    pid: int
+    boot: int  # drawn anew at each start of the process
+    uptime_ms: int
+    client: str
+    peer: str
+    http: str
+    nshards: int
+    state: str  # "starting", "running" or "stopping"
+    replicas: tuple[ReplicaStatus, ...]
+
+    def replica(self, gid: int) -> ReplicaStatus | None:
+        """Its replica of a group, if it has one."""
+        return next((replica for replica in self.replicas if replica.gid == gid), None)
+
+
+class CreateGroup(NamedTuple):
+    """Give birth to a group here: one voter, this node, and a uuid drawn now."""
+
+    gid: int
+    boot: int  # of the process that is meant; another life of the node refuses
+
+
+class GroupCreated(NamedTuple):
+    """The group's uuid, for ever."""
+
+    uuid: bytes
+
+
+class CreateReplica(NamedTuple):
+    """Create a blank replica here, with the id that the group's log has given it."""
+
+    gid: int
+    uuid: bytes
+    replica: int
+    boot: int
+
+
+class AddMembers(NamedTuple):
+    """Take nodes into a group, as learners that become voters. For the group's leader."""
+
+    gid: int
+    uuid: bytes
+    nodes: tuple[tuple[str, str], ...]  # node, peer address
+
+
+class MembersAdded(NamedTuple):
+    """The replica ids of the added nodes, in their order."""
+
+    replicas: tuple[int, ...]
+
+
+class RemoveMembers(NamedTuple):
+    """Take replicas out of a group. For the group's leader."""
+
+    gid: int
+    uuid: bytes
+    replicas: tuple[int, ...]
+
+
+class Done(NamedTuple):
+    """It is done, and durable."""
+
+
+class Nothing(NamedTuple):
+    """A question without fields."""
+
+
+def encode(message: tuple[Any, ...]) -> bytes:
+    """One of the classes above, as bytes."""
+    packed: bytes = msgpack.packb((FORMAT, message), use_bin_type=True)
+    return packed
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """Read a message of a kind.
+
+    Raises:
+        BadAdmin: not msgpack, another format, or a field of another type or out of range.
+    """
+    try:
+        outer = msgpack.unpackb(data, use_list=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadAdmin(f"{kind.__name__}: not msgpack: {type(error).__name__}") from error
+    if not isinstance(outer, list) or len(outer) != 2 or outer[0] != FORMAT:
+        raise BadAdmin(f"{kind.__name__}: not of format {FORMAT}")
+    value: T = _checked(kind, outer[1], kind.__name__)
+    return value
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
+    return tuple(get_type_hints(kind).items())
+
+
+def _checked(kind: Any, value: Any, place: str) -> Any:
+    """`value` as `kind`: int, str, bytes, a NamedTuple, or a tuple of those."""
+    if kind is int:
+        if type(value) is not int or not 0 <= value <= INTEGER_MAX:
+            raise BadAdmin(f"{place} must be a whole number from 0 to 2^63 - 1")
+        return value
+    if kind is str:
+        if not isinstance(value, str) or len(value) > TEXT_CHARACTERS_MAX:
+            raise BadAdmin(f"{place} must be a text of at most {TEXT_CHARACTERS_MAX} characters")
+        return value
+    if kind is bytes:
+        if not isinstance(value, bytes) or len(value) > 64:
+            raise BadAdmin(f"{place} must be at most 64 bytes")
+        return value
+    if not isinstance(value, list) or len(value) > ITEMS_MAX:
+        raise BadAdmin(f"{place} must be an array")
+    if isinstance(kind, types.GenericAlias) and get_origin(kind) is tuple:
+        inner = get_args(kind)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_checked(inner[0], item, f"{place}[]") for item in value)
+        if len(value) != len(inner):
+            raise BadAdmin(f"{place} must have {len(inner)} items")
+        return tuple(_checked(k, v, place) for k, v in zip(inner, value, strict=True))
+    fields = _fields(kind)
+    if len(value) != len(fields):
+        raise BadAdmin(f"{place} must have {len(fields)} fields")
+    return kind(
+        *(_checked(k, v, f"{place}.{name}") for (name, k), v in zip(fields, value, strict=True))
+    )
