@@ -26,9 +26,9 @@ from shardkv.errors import (
     VersionOutOfRange,
 )
 from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
-from shardkv.protocol import Frame, Get, Proposal
+from shardkv.protocol import Frame, Proposal
 from shardkv.types import ABSENT, Row, Version
-from tests.support.fake_store import Fate, FakeStore
+from tests.support.fake_store import FakeStore, Fate
 
 T = TypeVar("T")
 KEY = b"key"
