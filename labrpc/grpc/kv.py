@@ -46,7 +46,7 @@ def kv_service(handler: KvHandler, work: Work) -> grpc.GenericRpcHandler:
     def method(
         decode: Callable[[bytes], Request],
         carry_out: Callable[[Request, float], Awaitable[Message]],
-    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":  # generic in its stub only
         async def answer(raw: bytes, context: Context) -> bytes:
             try:
                 request = decode(raw)

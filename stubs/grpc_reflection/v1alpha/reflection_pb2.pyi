@@ -1,0 +1,6 @@
+from google.protobuf.message import Message
+
+class ServerReflectionRequest(Message):
+    def __init__(self, list_services: str = ..., file_containing_symbol: str = ...) -> None: ...
+
+class ServerReflectionResponse(Message): ...
