@@ -11,14 +11,16 @@ fails the run.
 
 import asyncio
 import gc
+import heapq
 from asyncio import base_events
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 from labrpc.sim.chance import Seed
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 TURNS_WITHOUT_TIME_MAX: Final = 1_000_000
 NAMED_TASKS_MAX: Final = 50
@@ -40,6 +42,20 @@ class Unhandled(SimulationError):
     """A task or a callback failed, and nobody looked."""
 
 
+class _Timer(asyncio.TimerHandle):
+    """A timer that keeps its place among those of the same moment; a heap alone would not."""
+
+    __slots__ = ("number",)
+
+    number: int
+    _when: float
+    _scheduled: bool
+
+    def __lt__(self, other: object) -> bool:
+        assert isinstance(other, _Timer)
+        return (self._when, self.number) < (other._when, other.number)
+
+
 class VirtualLoop(base_events.BaseEventLoop):
     """A loop whose clock starts at 0.0 and moves only when nothing can run.
 
@@ -54,6 +70,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         self._now = 0.0
         self._turns_without_time = 0
         self._tasks_born = 0
+        self._timers_set = 0
         self._selector = self  # the base class waits for events by calling `select`
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
         self.set_exception_handler(self._note_failure)
@@ -86,6 +103,21 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Wakes a sleeping selector; ours never sleeps."""
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call back at `when`; timers of one moment ring in the order they were set."""
+        self._timers_set += 1
+        timer = _Timer(when, callback, args, self, context)
+        timer.number = self._timers_set
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
 
     # What must not happen in a simulation
 

@@ -30,6 +30,17 @@ def test_timers_ring_in_order_of_their_time() -> None:
     assert rang == ["a", "b", "c"]
 
 
+def test_timers_of_one_moment_ring_in_the_order_they_were_set() -> None:
+    async def main() -> list[int]:
+        rang: list[int] = []
+        for number in range(100):
+            asyncio.get_running_loop().call_at(1.0, rang.append, number)
+        await asyncio.sleep(2.0)
+        return rang
+
+    assert run(main()) == list(range(100))
+
+
 def test_the_clock_stands_exactly_at_the_timer_that_rings() -> None:
     """Adding the difference instead could round to just before it, and turn once more."""
 
