@@ -21,8 +21,8 @@ shard s from group A to group B; `phases.py` has the table, `migration.py` the s
    and the drop changes nothing.
 
 A group takes configuration n + 1 only when no shard of n is on its way here or away (S5), and each
-configuration in turn: so the owners of s follow the history one by one (S2), and each group can
-say by itself who had a shard last, also when nobody has it now.
+configuration in turn; each names the last owner of every shard, also of one that nobody owned for a
+while (`ShardConfig.previous`). So the owners of s follow the history one by one (S2).
 
 In memory, beside the rows, stand mirrors: each shard's record, the configuration, the highest
 deleted versions. They follow from the rows alone (`reload`), and change as the rows do.
@@ -31,11 +31,12 @@ deleted versions. They follow from the rows alone (`reload`), and change as the 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from raft.errors import StopReplica
 from raft.ports import Reader, Rows, Write
 from raft.sessions import Recorded, SessionTable, Verdict
 from raft.types import GroupId, Index
 from shardctrler.codec import BadConfig, decode_config
-from shardctrler.types import ConfigNumber, ShardConfig, ShardId
+from shardctrler.types import NO_GROUP, ConfigNumber, ShardConfig, ShardId
 from shardkv.commands import (
     Chunk,
     Configure,
@@ -69,7 +70,6 @@ from shardkv.rows import (
     RECORDS,
     ROW_OVERHEAD_BYTES,
     SESSIONS,
-    ConfigRow,
     ShardRecord,
     after_copy,
     copy_of,
@@ -97,9 +97,6 @@ from shardkv.types import (
     Row,
 )
 
-NOBODY: Final = GroupId(0)
-"""The owner of a shard that the configuration gives to no group."""
-
 _BAD_COMMAND: Final = Answer(Code.BAD_COMMAND)
 _OUT_OF_STEP: Final = Answer(Code.OUT_OF_STEP)
 
@@ -110,8 +107,6 @@ class Facts(NamedTuple):
     gid: GroupId
     config: ShardConfig | None  # None before the first
     records: tuple[ShardRecord, ...]  # one a shard
-    last_owners: tuple[GroupId, ...]  # one a shard; 0 if nobody ever had it
-    last_seen: tuple[tuple[GroupId, ConfigNumber], ...]  # see `StoreMachine.listed_in`
 
 
 class StoreMachine:
@@ -132,7 +127,7 @@ class StoreMachine:
         window: int = SESSION_WINDOW,
         sessions_max: int = SESSIONS_MAX,
     ) -> None:
-        if gid == NOBODY:
+        if gid == NO_GROUP:
             raise ValueError("gid 0 is the controller and owns no shards")
         if not 1 <= nshards <= SLOTS:
             raise ValueError(f"shards must be 1 to {SLOTS}, not {nshards}")
@@ -144,8 +139,6 @@ class StoreMachine:
 
     def _clear(self) -> None:
         self.config: ShardConfig | None = None
-        self._last_owners: list[GroupId] = [NOBODY] * self.nshards
-        self._last_seen: dict[GroupId, ConfigNumber] = {}
         self._shards = [self._shard(ShardId(s), ABSENT_RECORD) for s in range(self.nshards)]
         self._unsettled: dict[ShardId, None] = {}
         self._dead: dict[tuple[ShardId, Generation], None] = {}
@@ -160,13 +153,7 @@ class StoreMachine:
     @property
     def facts(self) -> Facts:
         """Everything that the mirrors say, as a value; costs a pass over all shards."""
-        return Facts(
-            self.gid,
-            self.config,
-            tuple(shard.record for shard in self._shards),
-            tuple(self._last_owners),
-            tuple(sorted(self._last_seen.items())),
-        )
+        return Facts(self.gid, self.config, tuple(shard.record for shard in self._shards))
 
     @property
     def unsettled(self) -> tuple[tuple[ShardId, ShardRecord], ...]:
@@ -184,15 +171,6 @@ class StoreMachine:
         what is applied is committed.
         """
         return 0 <= shard < self.nshards and self._shards[shard].record.taken >= number > 0
-
-    def listed_in(self, gid: GroupId) -> ConfigNumber | None:
-        """The newest configuration known here that lists the group, to find its members by.
-
-        None for a group from which no shard has to be fetched.
-        """
-        if self.config is not None and gid in self.config.groups:
-            return self.config.number
-        return self._last_seen.get(gid)
 
     # Reads: the caller has made sure that what is applied here is new enough
 
@@ -225,7 +203,7 @@ class StoreMachine:
         """Apply one command of the entry at `index`; `rows` show all that came before it.
 
         Raises:
-            StopReplica: A command of a newer format.
+            StopReplica: A command or configuration of a newer format.
             RowDamaged, SessionRowDamaged, IllegalTransition: a broken invariant; the replica stops.
         """
         try:
@@ -344,8 +322,9 @@ class StoreMachine:
         """Take the next configuration; this entry freezes what leaves and begins what arrives."""
         try:
             config = decode_config(command.config)
-        except BadConfig:
-            return _BAD_COMMAND
+        except BadConfig as error:
+            # The leader that proposed it could read it: so it is of a newer version than this one.
+            raise StopReplica(f"configuration in entry {index}: {error}") from error
         if len(config.shards) != self.nshards:
             return _BAD_COMMAND
         if config.number <= self.number:  # S7: repeated is done, older changes nothing
@@ -355,47 +334,50 @@ class StoreMachine:
         if self._unsettled:
             return Answer(Code.UNSETTLED, (self.number,))
 
-        seen = dict(self._last_seen)
-        if self.config is not None:
-            seen |= dict.fromkeys(self.config.groups, self.config.number)
-        needed = set(self._last_owners)  # sources of what now arrives are among them
+        if not self._fits(config):
+            return _BAD_COMMAND
         for held, owner in zip(self._shards, config.shards, strict=True):
-            self._assign(held, owner, config.number, index, rows)
-            if owner != NOBODY:
-                self._last_owners[held.id] = owner
-        needed.update(self._last_owners)
-        self._last_seen = {
-            gid: number
-            for gid, number in sorted(seen.items())
-            if gid in needed and gid not in config.groups
-        }
+            self._assign(held, owner, config.previous[held.id], config.number, index, rows)
         self.config = config
-        row = ConfigRow(command.config, tuple(self._last_owners), tuple(self._last_seen.items()))
-        rows.put(CONFIG_KEY, encode_config_row(row))
+        rows.put(CONFIG_KEY, encode_config_row(command.config))
         return DONE
 
+    def _fits(self, config: ShardConfig) -> bool:
+        """Whether `previous` says of each shard here, and of none else, that it was here last (S2).
+
+        The controller sees to it. A configuration of another history, taken all the same, could
+        make a shard anew beside the one that holds the data: so it is refused, and nothing moves.
+        """
+        return all(
+            (held.record.phase is Phase.ABSENT) == (previous != self.gid)
+            for held, previous in zip(self._shards, config.previous, strict=True)
+        )
+
     def _assign(
-        self, held: "_Shard", owner: GroupId, number: ConfigNumber, index: Index, rows: Rows
+        self,
+        held: "_Shard",
+        owner: GroupId,
+        previous: GroupId,
+        number: ConfigNumber,
+        index: Index,
+        rows: Rows,
     ) -> None:
         """What configuration `number` means for one shard here, O(1) whatever the shard holds.
 
-        Every shard is settled before: ABSENT, SERVING or PARKED.
+        Every shard is settled before: ABSENT, SERVING or PARKED. `previous` is its last owner
+        other than nobody, before this configuration.
         """
         record = held.record
-        last_owner = self._last_owners[held.id]
         if record.phase is Phase.ABSENT:
             if owner != self.gid:
                 return
-            # Were this group the last owner it would hold the shard still: a copy is dropped
-            # only once a later owner has taken over, and that one would be the last.
-            assert last_owner != self.gid, (self.gid, held.id, number)
-            created = last_owner == NOBODY
+            created = previous == NO_GROUP
             after = ShardRecord(
                 advance(record.phase, Event.CREATED if created else Event.ASSIGNED),
                 number=number,
                 taken=number if created else record.taken,
                 generation=Generation(index),
-                peer=last_owner,
+                peer=previous,
             )
         elif owner == self.gid:
             if record.phase is Phase.SERVING:
@@ -403,7 +385,7 @@ class StoreMachine:
             # Parked here, and nobody had it since: what lies here is the shard as it was frozen.
             phase = advance(record.phase, Event.RETURNED)
             after = record._replace(phase=phase, number=number, taken=number)
-        elif owner == NOBODY:
+        elif owner == NO_GROUP:
             if record.phase is Phase.PARKED:
                 return
             phase = advance(record.phase, Event.UNASSIGNED)
@@ -544,11 +526,8 @@ class StoreMachine:
         self._clear()
         data = rows.get(CONFIG_KEY)
         if data is not None:
-            row = decode_config_row(data)
-            self.config = decode_config(row.config)
-            assert len(row.last_owners) == self.nshards, (len(row.last_owners), self.nshards)
-            self._last_owners = list(row.last_owners)
-            self._last_seen = dict(row.last_seen)
+            self.config = decode_config(decode_config_row(data))
+            assert len(self.config.shards) == self.nshards, (self.config, self.nshards)
         for key, data in rows.range(*RECORDS):
             shard = record_shard(key)
             assert shard < self.nshards, (shard, self.nshards)

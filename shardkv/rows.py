@@ -3,7 +3,7 @@
 ========================================  =========================================================
 key (below group and install)             value
 ========================================  =========================================================
-`c`                                       the configuration, and whose each shard was last
+`c`                                       format, the encoded configuration
 `r` u16 shard                             the shard's record: phase, numbers, where its copy stands
 `s` u16 shard, u64 generation, `d` key    a client's row: format, u64 version, the value
 `s` u16 shard, u64 generation, `h`        format, u64: the highest version of any deleted key
@@ -46,6 +46,7 @@ _FORMAT: Final = 1
 _RECORD_KEY: Final = Struct(">cH")
 _PREFIX: Final = Struct(">cHQ")
 _VERSION: Final = Struct(">BQ")
+_FORMAT_BYTE: Final = bytes([_FORMAT])
 ROW_OVERHEAD_BYTES: Final = _VERSION.size
 
 
@@ -157,30 +158,15 @@ def encode_version(version: int) -> bytes:
     return _VERSION.pack(_FORMAT, version)
 
 
-class ConfigRow(NamedTuple):
-    """The group's configuration, and what it remembers of those before it.
-
-    `last_owners` has for each shard its last owner other than 0, this configuration included.
-    `last_seen` has, for groups that this configuration no longer lists and that a shard may still
-    have to be fetched from, the number of the last configuration that did: (gid, number) pairs.
-    """
-
-    config: bytes
-    last_owners: tuple[GroupId, ...]
-    last_seen: tuple[tuple[GroupId, ConfigNumber], ...]
+def encode_config_row(config: bytes) -> bytes:
+    return _FORMAT_BYTE + config
 
 
-def encode_config_row(row: ConfigRow) -> bytes:
-    data: bytes = msgpack.packb((_FORMAT, *row))
-    return data
-
-
-def decode_config_row(row: bytes) -> ConfigRow:
-    """Raises RowDamaged."""
-    config, owners, seen = _fields(CONFIG_KEY, row, 3)
-    if type(config) is not bytes or type(owners) is not list or type(seen) is not list:
+def decode_config_row(row: bytes) -> bytes:
+    """The encoded configuration. Raises RowDamaged."""
+    if row[:1] != _FORMAT_BYTE:
         raise RowDamaged(CONFIG_KEY, row)
-    return ConfigRow(config, tuple(owners), tuple((gid, number) for gid, number in seen))
+    return row[1:]
 
 
 def _fields(key: bytes, row: bytes, count: int) -> list[Any]:

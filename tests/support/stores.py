@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from raft.types import GroupId, GroupUuid, Index
 from shardctrler.codec import encode_config
-from shardctrler.types import ConfigNumber, GroupInfo, ShardConfig, ShardId
+from shardctrler.types import (
+    ConfigNumber,
+    GroupInfo,
+    ShardConfig,
+    ShardId,
+    first_config,
+    successor,
+)
 from shardkv.commands import Chunk, Command, Configure, Mutation, Op, OpenSession, encode
 from shardkv.machine import Facts, StoreMachine
 from shardkv.rows import prefix_of
@@ -15,15 +22,34 @@ A, B, C = GroupId(1), GroupId(2), GroupId(3)
 S0, S1, S2, S3 = (ShardId(s) for s in range(4))
 
 
-def config(number: int, *owners: int, groups: Sequence[int] = ()) -> ShardConfig:
-    """Configuration `number` with one owner a shard; it lists the owners and `groups`."""
-    gids = sorted({GroupId(gid) for gid in (*owners, *groups) if gid})
-    infos = {gid: GroupInfo(GroupUuid(bytes([gid]) * 16), ()) for gid in gids}
-    return ShardConfig(ConfigNumber(number), tuple(GroupId(gid) for gid in owners), infos)
+class History:
+    """Configurations one after the other, as the controller makes them; number 0 to begin with."""
+
+    def __init__(self, nshards: int = 4) -> None:
+        self.configs = [first_config(nshards)]
+
+    def then(self, *owners: int, groups: Sequence[int] = ()) -> ShardConfig:
+        """The next one, with one owner a shard; it lists the owners and `groups`."""
+        gids = sorted({GroupId(gid) for gid in (*owners, *groups) if gid})
+        listed = {gid: group_info(gid) for gid in gids}
+        known = {gid: group_info(gid) for gid in (A, B, C)}
+        shards = [GroupId(gid) for gid in owners]
+        self.configs.append(successor(self.configs[-1], shards, listed, known))
+        return self.configs[-1]
 
 
-def configure(number: int, *owners: int, groups: Sequence[int] = ()) -> Configure:
-    return Configure(encode_config(config(number, *owners, groups=groups)))
+def group_info(gid: GroupId) -> GroupInfo:
+    return GroupInfo(GroupUuid(bytes([gid]) * 16), ())
+
+
+def configure(config: ShardConfig) -> Configure:
+    return Configure(encode_config(config))
+
+
+def configures(*rows: Sequence[int]) -> list[Configure]:
+    """A history from its rows of owners, ready for groups' logs."""
+    history = History(len(rows[0]))
+    return [configure(history.then(*owners)) for owners in rows]
 
 
 Mirrors = tuple[Facts, tuple[tuple[ShardId, object], ...], tuple[int, ...], tuple[bytes, ...]]
@@ -67,9 +93,6 @@ class Group:
 
     def apply(self, command: Command | bytes) -> Answer:
         return self.entry(command)[0]
-
-    def configure(self, number: int, *owners: int, groups: Sequence[int] = ()) -> Answer:
-        return self.apply(configure(number, *owners, groups=groups))
 
     def open(self, shard: ShardId = S0) -> SessionId:
         answer = self.apply(OpenSession(shard))
