@@ -244,6 +244,7 @@ class Host:
             if any(self._log_is_long(replica) for replica in self.replicas.values()):
                 await self.compact()
             for replica in list(self.replicas.values()):
+                replica.collect_garbage(GARBAGE_ROWS_MAX)
                 if isinstance(replica.store, ReplicaData):
                     replica.store.collect_garbage(GARBAGE_ROWS_MAX)
 

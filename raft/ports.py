@@ -121,6 +121,10 @@ class StateMachine(Protocol):
         """The replica will apply nothing more."""
         ...
 
+    def garbage(self, rows: Reader, rows_max: int) -> Sequence[Write]:
+        """Deletes of at most `rows_max` rows that no command will ever read; none: ()."""
+        ...
+
 
 class Staging(Protocol):
     """A snapshot on its way in."""

@@ -232,6 +232,16 @@ class Replica:
             start = self.core.compact(Index(index))
             self._log_store.cut(self.gid, start)
 
+    def collect_garbage(self, rows_max: int) -> None:
+        """Delete a slice of what the machine will never read again; each replica by itself."""
+        self._guarded(partial(self._collect_garbage, rows_max))
+
+    def _collect_garbage(self, rows_max: int) -> None:
+        if self._installing is None and (
+            deletes := self._machine.garbage(self.store.reader, rows_max)
+        ):
+            self.store.commit(deletes, self.store.applied, None)
+
     def stop(self, because: str) -> None:
         """Fall silent: nothing is sent, saved or applied from here on."""
         if self.stopped_because is not None:

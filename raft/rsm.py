@@ -35,7 +35,7 @@ from raft.errors import (
     ReplicaStopped,
     StopReplica,
 )
-from raft.ports import Reader, Rows
+from raft.ports import Reader, Rows, Write
 from raft.types import Entry, EntryId, EntryKind, Index, Member, Term
 
 ENTRY_BYTES_MAX: Final = 1024 * 1024
@@ -57,6 +57,10 @@ class Machine(Protocol):
 
     def reload(self, rows: Reader) -> None:
         """Read what it keeps in memory anew: at start, and after a snapshot was installed."""
+        ...
+
+    def garbage(self, rows: Reader, rows_max: int) -> Sequence[Write]:
+        """Deletes of at most `rows_max` rows that no command will ever read; none: ()."""
         ...
 
 
@@ -230,6 +234,9 @@ class ReplicatedStateMachine:
 
     def reload(self, rows: Reader) -> None:
         self.machine.reload(rows)
+
+    def garbage(self, rows: Reader, rows_max: int) -> Sequence[Write]:
+        return self.machine.garbage(rows, rows_max)
 
     def leadership_changed(self, leads: bool) -> None:
         """What was placed as leader may be replaced now, or be committed by the next one."""

@@ -1,12 +1,12 @@
 """The replicated state machine against a replica whose log the test writes itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from raft.errors import NotLeader, OutcomeUnknown, Overloaded, ReplicaStopped, StopReplica
-from raft.ports import Reader, Rows
+from raft.ports import Reader, Rows, Write
 from raft.rsm import ReplicatedStateMachine, decode_entry, encode_entry
 from raft.types import Entry, EntryId, EntryKind, Index, Member, NodeId, ReplicaId, Term
 from tests.support.memory_rows import MemoryRows
@@ -68,6 +68,9 @@ class Appender:
 
     def reload(self, rows: Reader) -> None:
         self.indexes.clear()
+
+    def garbage(self, rows: Reader, rows_max: int) -> Sequence[Write]:
+        return ()
 
 
 Scene = tuple[ReplicatedStateMachine, FakeReplica]
