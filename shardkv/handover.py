@@ -1,0 +1,296 @@
+"""Carries out what is due for configurations and copies while this replica leads its group.
+
+One task a step; when it ends, what is due is read off the applied state anew (`migration.todo`).
+So nothing has to be remembered: a new leader starts where the log stands, and a step done twice,
+by two leaders or after a lost answer, is done once by the state machine. A chunk is asked for,
+proposed, and only then the next one is asked for: one in flight a shard, `COPIES_MAX` shards a
+group, and all copies that arrive at a node share one rate.
+
+No step waits for another group with anything held: it asks, and asks again after a pause.
+"""
+
+import asyncio
+import logging
+from random import Random
+from typing import Final
+
+from labrpc.errors import RpcError
+from labrpc.transport import Address, Transport
+from raft.errors import RaftError
+from raft.types import GroupId
+from shardctrler.codec import encode_config
+from shardctrler.types import ConfigNumber, ShardId
+from shardkv import copies
+from shardkv.backoff import Backoff
+from shardkv.commands import Configure, Drop, ExpireSessions, Install, encode
+from shardkv.feed import ConfigFeed
+from shardkv.limits import (
+    CHUNK_BYTES_MAX,
+    COPIES_MAX,
+    COPY_BYTES_PER_SECOND,
+    EXPIRE_SESSIONS_MAX,
+    SESSIONS_MAX,
+)
+from shardkv.migration import Advance, Ask, Pull, Step, answers, owners_since, todo
+from shardkv.protocol import BadFrame
+from shardkv.server import GroupServer
+from shardkv.types import Answer, Code, SessionId
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS: Final = 1.0
+"""How long another group has for an answer."""
+LOOK_SECONDS: Final = 1.0
+"""How often the applied state is looked at when nothing said that it changed."""
+SURVEY_SECONDS: Final = 60.0
+"""How often a leader looks for idle sessions."""
+SESSION_IDLE_SECONDS: Final = 1800.0
+"""A session unused for so long is forgotten. A write that was under way in it ends as unknown."""
+SESSION_IDLE_SECONDS_WHEN_FULL: Final = 120.0
+"""The same for a shard whose table is three quarters full."""
+
+_ADVANCE: Final = ShardId(-1)
+
+
+class RateLimit:
+    """Bytes a second, for all copies that arrive at one node."""
+
+    def __init__(self, bytes_per_second: float = COPY_BYTES_PER_SECOND) -> None:
+        self._rate = bytes_per_second
+        self._free_at = 0.0  # loop seconds at which what was taken so far is paid for
+
+    async def take(self, size: int) -> None:
+        """Wait for one's turn to have received `size` bytes."""
+        now = asyncio.get_running_loop().time()
+        wait = self._free_at - now
+        self._free_at = max(self._free_at, now) + size / self._rate
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+
+class Handover:
+    """The steps of one group, done by this replica while it leads."""
+
+    def __init__(
+        self,
+        server: GroupServer,
+        feed: ConfigFeed,
+        transport: Transport,
+        rng: Random,
+        rate: RateLimit,
+    ) -> None:
+        self._server = server
+        self._feed = feed
+        self._transport = transport
+        self._rng = rng
+        self._rate = rate
+        self._loop = asyncio.get_running_loop()
+        self._steps: dict[ShardId, tuple[Step, asyncio.Task[None]]] = {}
+        self._backoffs: dict[ShardId, Backoff] = {}
+        self._turns: dict[ShardId, int] = {}  # which member of the source to ask next
+        self._survey: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        server.rsm.on_change = self.look
+        feed.listen(self.look)
+        self.look()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._stop_timer()
+        tasks = [task for _, task in self._steps.values()]
+        tasks += [self._survey] if self._survey is not None else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def look(self) -> None:
+        """Begin every step that is due and not under way; end them all where this replica does
+        not lead."""
+        if self._closed:
+            return
+        if not self._server.rsm.leads:
+            self._rest()
+            return
+        if self._survey is None:
+            self._survey = self._loop.create_task(self._expire_sessions())
+        machine = self._server.machine
+        for step in todo(machine.number, machine.unsettled):
+            self._begin(step)
+        self._stop_timer()
+        self._timer = self._loop.call_later(LOOK_SECONDS, self.look)
+
+    def _rest(self) -> None:
+        self._stop_timer()
+        for _, task in self._steps.values():
+            task.cancel()
+        self._backoffs.clear()
+        if self._survey is not None:
+            self._survey.cancel()
+            self._survey = None
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _begin(self, step: Step) -> None:
+        shard = _ADVANCE if isinstance(step, Advance) else step.shard
+        if shard in self._steps:
+            return
+        if isinstance(step, Advance) and step.number > self._feed.number:
+            return  # the feed will say when there is news
+        if isinstance(step, Pull) and self._copies_under_way >= COPIES_MAX:
+            return  # begun when one of them ends
+        task = self._loop.create_task(self._run(shard, step))
+        self._steps[shard] = (step, task)
+        task.add_done_callback(lambda ended: self._ended(shard, ended))
+
+    @property
+    def _copies_under_way(self) -> int:
+        return sum(isinstance(step, Pull | Install) for step, _ in self._steps.values())
+
+    async def _run(self, shard: ShardId, step: Step) -> None:
+        """Do one step; one that could not be done is followed by a pause."""
+        try:
+            done = await self._do(step)
+        except (RaftError, RpcError, BadFrame) as error:
+            log.debug("group %d, %s: %s", self._server.gid, step, error)
+            done = False
+        if done:
+            self._backoffs.pop(shard, None)
+        else:
+            backoff = self._backoffs.setdefault(shard, Backoff(self._rng))
+            await asyncio.sleep(backoff.next())
+
+    async def _do(self, step: Step) -> bool:
+        """Whether the step got on."""
+        match step:
+            case Advance():
+                return await self._advance(step)
+            case Pull():
+                return await self._pull(step)
+            case Install():
+                return await self._propose(encode(step))
+            case Ask():
+                return await self._ask(step)
+
+    def _ended(self, shard: ShardId, task: "asyncio.Task[None]") -> None:
+        del self._steps[shard]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error  # a mistake of ours: let the loop's handler report it
+        self.look()
+
+    async def _propose(self, command: bytes) -> bool:
+        """Whether the state machine took the step, now or before."""
+        answer = await self._server.rsm.submit(command)
+        assert isinstance(answer, Answer), answer
+        return answer.code is Code.OK
+
+    # The steps
+
+    async def _advance(self, advance: Advance) -> bool:
+        config = await self._feed.config(advance.number)
+        if config is None:
+            return False
+        return await self._propose(encode(Configure(encode_config(config))))
+
+    async def _pull(self, pull: Pull) -> bool:
+        member = self._member(pull.shard, pull.source)
+        if member is None:
+            self._feed.look()
+            return False
+        request = copies.PullRequest(
+            pull.source, pull.shard, pull.number, pull.cursor, CHUNK_BYTES_MAX
+        )
+        reply = await self._call(member, copies.PULL, copies.encode_pull(request), pull.shard)
+        got = copies.decode_pull_reply(reply)
+        if got.chunk is None or not answers(pull, got.chunk):
+            self._turns[pull.shard] = self._turns.get(pull.shard, 0) + 1
+            return False
+        await self._rate.take(len(got.data))
+        return await self._propose(got.data)
+
+    async def _ask(self, ask: Ask) -> bool:
+        """Ask who may have taken the shard since; the first yes lets it be dropped here."""
+        configs = []
+        for number in range(ask.number, self._feed.number + 1):
+            config = await self._feed.config(ConfigNumber(number))
+            if config is None:
+                return False
+            configs.append(config)
+        owners = dict.fromkeys((ask.owner, *owners_since(ask.shard, ask.number, configs)))
+        for owner in owners:
+            if await self._is_in(owner, ask):
+                return await self._propose(encode(Drop(ask.shard, ask.number)))
+        return False
+
+    async def _is_in(self, owner: GroupId, ask: Ask) -> bool:
+        if owner == self._server.gid:
+            return self._server.machine.is_in(ask.shard, ask.number)
+        member = self._member(ask.shard, owner)
+        if member is None:
+            return False
+        request = copies.SettledRequest(owner, ask.shard, ask.number)
+        body = copies.encode_settled(request)
+        try:
+            reply = await self._call(member, copies.SETTLED, body, ask.shard)
+        except RpcError:
+            return False  # another owner may answer
+        settled = copies.decode_settled_reply(reply).settled
+        if not settled:
+            self._turns[ask.shard] = self._turns.get(ask.shard, 0) + 1
+        return settled
+
+    def _member(self, shard: ShardId, gid: GroupId) -> Address | None:
+        """The member of a group whose turn it is to be asked about a shard."""
+        members = self._feed.members(gid)
+        if not members:
+            return None
+        return members[self._turns.get(shard, 0) % len(members)]
+
+    async def _call(self, to: Address, method: str, body: bytes, shard: ShardId) -> bytes:
+        try:
+            return await self._transport.call(to, method, body, timeout=ASK_SECONDS)
+        except RpcError:
+            self._turns[shard] = self._turns.get(shard, 0) + 1
+            raise
+
+    # Sessions that nobody uses
+
+    async def _expire_sessions(self) -> None:
+        """Forget, through the log, the sessions that were idle for the whole of a long time."""
+        seen: dict[tuple[ShardId, int], tuple[int, float]] = {}  # last sequence, and since when
+        while True:
+            await asyncio.sleep(SURVEY_SECONDS)
+            now = self._loop.time()
+            before, seen = seen, {}
+            for number in range(self._server.machine.nshards):
+                shard = ShardId(number)
+                idle = self._idle_sessions(shard, now, before, seen)
+                for at in range(0, len(idle), EXPIRE_SESSIONS_MAX):
+                    command = ExpireSessions(shard, tuple(idle[at : at + EXPIRE_SESSIONS_MAX]))
+                    try:
+                        await self._propose(encode(command))
+                    except RaftError as error:  # they are as idle at the next look
+                        log.debug("group %d: sessions stay: %s", self._server.gid, error)
+                await asyncio.sleep(0)
+
+    def _idle_sessions(
+        self,
+        shard: ShardId,
+        now: float,
+        before: dict[tuple[ShardId, int], tuple[int, float]],
+        seen: dict[tuple[ShardId, int], tuple[int, float]],
+    ) -> list[tuple[SessionId, int]]:
+        rows = self._server.replica.store.reader
+        used = list(self._server.machine.survey(rows, shard))
+        full = len(used) > SESSIONS_MAX * 3 // 4
+        patience = SESSION_IDLE_SECONDS_WHEN_FULL if full else SESSION_IDLE_SECONDS
+        idle: list[tuple[SessionId, int]] = []
+        for session, last in used:
+            last_before, since = before.get((shard, session), (-1, now))
+            seen[shard, session] = (last, since if last == last_before else now)
+            if last == last_before and now - since >= patience:
+                idle.append((SessionId(session), last))
+        return idle

@@ -1,0 +1,207 @@
+"""A replica of a group of the store: answers clients, follows configurations, gives out copies.
+
+A write is checked at the door and proposed as the bytes it came in; the state machine decides. A
+read waits for one barrier that all reads of the moment share, and is served in the same loop turn
+from rows that hold everything acknowledged before it came, with the shard's phase checked then
+(`StoreMachine.get`). Only the leader takes clients' frames; any replica answers other groups'
+questions about copies.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from raft.errors import NotLeader, OutcomeUnknown, Overloaded, RaftError, ReplicaStopped
+from raft.replica import Replica
+from raft.rsm import ReplicatedStateMachine
+from raft.types import GroupId
+from shardkv import copies
+from shardkv.commands import Chunk, Mutation
+from shardkv.feed import ConfigFeed
+from shardkv.limits import FRAME_BYTES_MAX, GARBAGE_ROWS_MAX
+from shardkv.machine import StoreMachine
+from shardkv.phases import Phase
+from shardkv.protocol import Frame, Get, Leader, Operation, Reply, Result, Status, Trouble
+from shardkv.routing import Routing
+from shardkv.types import Answer, Code, Row
+
+log = logging.getLogger(__name__)
+
+REPLY_BYTES_MAX: Final = FRAME_BYTES_MAX
+"""Of the values in one reply; the first one always has room."""
+GARBAGE_SECONDS: Final = 0.5
+_GARBAGE_PAUSE_SECONDS: Final = 0.01
+
+
+class GroupStateMachine(ReplicatedStateMachine):
+    """The group's machine on this replica, and who wants to know when leadership changes."""
+
+    def __init__(self, machine: StoreMachine) -> None:
+        super().__init__(machine)
+        self.on_change: Callable[[], None] | None = None
+
+    def leadership_changed(self, leads: bool) -> None:
+        super().leadership_changed(leads)
+        if self.on_change is not None:
+            self.on_change()
+
+    def stopped(self) -> None:
+        super().stopped()
+        if self.on_change is not None:
+            self.on_change()
+
+
+class GroupServer:
+    """One group's replica on this node.
+
+    Args:
+        replica: Runs `rsm`; attached here.
+        routing: Key to shard, the same as every clerk's.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        rsm: GroupStateMachine,
+        machine: StoreMachine,
+        feed: ConfigFeed,
+        routing: Routing,
+    ) -> None:
+        self.replica = replica
+        self.rsm = rsm
+        self.machine = machine
+        self._feed = feed
+        self._routing = routing
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    @property
+    def gid(self) -> GroupId:
+        return self.machine.gid
+
+    async def close(self) -> None:
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    # Clients
+
+    async def answer(self, frame: Frame) -> Reply:
+        """Do what a client's frame asks for. What was proposed runs its course whatever becomes
+        of the caller."""
+        if not self.rsm.leads:
+            return Reply(Status.NOT_LEADER, self.machine.number, self.leader())
+        if frame.config_number > self.machine.number:
+            self._feed.look()
+        results: list[Result | None] = [self._at_the_door(op) for op in frame.operations]
+        reads: list[int] = []
+        writes: list[int] = []
+        commands: list[bytes] = []
+        for at, operation in enumerate(frame.operations):
+            if isinstance(operation, Get):
+                reads.append(at)
+            elif results[at] is None:
+                writes.append(at)
+                commands.append(operation.data)
+        proposed = self.rsm.submit_frame(commands)
+        if reads:
+            await self._read(frame.operations, reads, results)
+        for at, outcome in zip(writes, await proposed, strict=True):
+            results[at] = _result(outcome)
+        answered = tuple([result for result in results if result is not None])
+        assert len(answered) == len(frame.operations), "every operation has its result"
+        return Reply(Status.ANSWERED, self.machine.number, self.leader(), answered)
+
+    def leader(self) -> Leader | None:
+        """Where to ask, as far as this replica knows."""
+        member = self.replica.leader
+        if member is None:
+            return None
+        return Leader(member.node, self._feed.address(self.gid, member.node))
+
+    def _at_the_door(self, operation: Operation) -> Result | None:
+        """Why a write need not be proposed: the shard is not served here now. None: propose it.
+
+        Only to save log space: the machine decides again when the command is applied (S9).
+        """
+        if isinstance(operation, Get):
+            return None
+        command = operation.command
+        if isinstance(command, Mutation) and self._routing(command.key) != command.shard:
+            return Answer(Code.BAD_COMMAND)
+        if command.shard >= self.machine.nshards:
+            return Answer(Code.BAD_COMMAND)
+        record = self.machine.record(command.shard)
+        if record.phase is Phase.SERVING:
+            return None
+        if record.phase is Phase.ARRIVING:
+            return Answer(Code.NOT_READY, (self.machine.number, record.peer))
+        return Answer(Code.WRONG_GROUP, (self.machine.number,))
+
+    async def _read(
+        self, operations: Sequence[Operation], reads: Sequence[int], results: list[Result | None]
+    ) -> None:
+        try:
+            await self.rsm.read()
+        except RaftError:  # nobody confirmed that this replica still leads: ask whoever does
+            for at in reads:
+                results[at] = Trouble.NOT_LEADER
+            return
+        rows = self.replica.store.reader
+        room = REPLY_BYTES_MAX
+        for at in reads:
+            operation = operations[at]
+            assert isinstance(operation, Get)
+            if room <= 0:
+                results[at] = Trouble.REPLY_FULL
+                continue
+            result = self.machine.get(rows, self._routing(operation.key), operation.key)
+            if isinstance(result, Row) and result.value is not None:
+                room -= len(result.value)
+            results[at] = result
+
+    # Other groups
+
+    def pull(self, request: copies.PullRequest) -> Chunk | Code:
+        """The next chunk of a copy, from applied state; or why there is none yet."""
+        if self.rsm.stopped_because is not None or request.shard >= self.machine.nshards:
+            return Code.BAD_COMMAND
+        if request.number > self.machine.number:
+            self._feed.look()  # this group has to freeze the shard first
+        rows = self.replica.store.reader
+        chunk = self.machine.pull(
+            rows, request.shard, request.number, request.cursor, request.bytes_max
+        )
+        return chunk.code if isinstance(chunk, Answer) else chunk
+
+    def settled(self, request: copies.SettledRequest) -> copies.SettledReply:
+        """Whether this group has taken a shard over, by what is applied here."""
+        if request.number > self.machine.number:
+            self._feed.look()
+        settled = self.machine.is_in(request.shard, request.number)
+        return copies.SettledReply(settled, self.machine.number)
+
+    # Rows that no record names
+
+    async def _sweep(self) -> None:
+        """Delete what dropped copies left, in slices, between which clients are served."""
+        store = self.replica.store
+        while True:
+            await asyncio.sleep(GARBAGE_SECONDS)
+            while self.replica.stopped_because is None:
+                deletes = self.machine.garbage(store.reader, GARBAGE_ROWS_MAX)
+                if not deletes:
+                    break
+                store.commit(deletes, store.applied, None)
+                await asyncio.sleep(_GARBAGE_PAUSE_SECONDS)
+
+
+def _result(outcome: object) -> Result:
+    """What a client hears of one command's outcome (`ReplicatedStateMachine.submit_frame`)."""
+    if isinstance(outcome, Answer):
+        return outcome
+    if isinstance(outcome, Overloaded):
+        return Trouble.BUSY
+    if isinstance(outcome, NotLeader | ReplicaStopped):
+        return Trouble.NOT_LEADER  # certainly not applied
+    assert isinstance(outcome, OutcomeUnknown), outcome
+    return Trouble.UNKNOWN

@@ -1,0 +1,76 @@
+"""What a node answers about the store, for all groups that it has replicas of."""
+
+from typing import Final
+
+from labrpc.errors import Refused
+from labrpc.transport import Transport
+from raft.types import GroupId
+from shardkv import copies
+from shardkv.limits import NODE_OPERATIONS_MAX
+from shardkv.protocol import (
+    KV,
+    BadFrame,
+    Reply,
+    Status,
+    decode_frame,
+    encode_reply,
+)
+from shardkv.server import GroupServer
+from shardkv.types import Code
+
+INVALID: Final = "INVALID_ARGUMENT"
+
+
+class StoreService:
+    """Hands each call to the group that it names.
+
+    Args:
+        operations_max: Operations of clients in flight on this node; past it frames are turned
+            away whole, and nothing of them is done.
+    """
+
+    def __init__(self, transport: Transport, *, operations_max: int = NODE_OPERATIONS_MAX) -> None:
+        self.groups: dict[GroupId, GroupServer] = {}
+        self.operations = 0  # in flight
+        self._operations_max = operations_max
+        transport.serve(KV, self.kv)
+        transport.serve(copies.PULL, self.pull)
+        transport.serve(copies.SETTLED, self.settled)
+
+    async def kv(self, body: bytes) -> bytes:
+        """A clerk's frame."""
+        try:
+            frame = decode_frame(body)
+        except BadFrame as error:
+            raise Refused(INVALID, str(error)) from None
+        server = self.groups.get(frame.gid)
+        if server is None:
+            return encode_reply(Reply(Status.NO_SUCH_GROUP))
+        size = len(frame.operations)
+        if self.operations + size > self._operations_max:
+            return encode_reply(Reply(Status.BUSY, server.machine.number))
+        self.operations += size
+        try:
+            return encode_reply(await server.answer(frame))
+        finally:
+            self.operations -= size
+
+    async def pull(self, body: bytes) -> bytes:
+        """Another group's question for the next chunk of a copy."""
+        try:
+            request = copies.decode_pull(body)
+        except BadFrame as error:
+            raise Refused(INVALID, str(error)) from None
+        server = self.groups.get(request.gid)
+        reply = Code.WRONG_GROUP if server is None else server.pull(request)
+        return copies.encode_pull_reply(reply)
+
+    async def settled(self, body: bytes) -> bytes:
+        """Another group's question whether a shard is in."""
+        try:
+            request = copies.decode_settled(body)
+        except BadFrame as error:
+            raise Refused(INVALID, str(error)) from None
+        server = self.groups.get(request.gid)
+        reply = copies.SettledReply(False, 0) if server is None else server.settled(request)
+        return copies.encode_settled_reply(reply)
