@@ -13,7 +13,13 @@ from labrpc.errors import Refused
 from labrpc.grpc import wire_pb2 as wire
 from labrpc.grpc.handshake import Identity, Violation
 from labrpc.grpc.work import Share, Stopping, Work, internal_error
-from labrpc.limits import BODY_BYTES_MAX, HANDSHAKE_SECONDS, PACK_BYTES_MAX, PACK_ITEMS_MAX
+from labrpc.limits import (
+    BODY_BYTES_MAX,
+    HANDSHAKE_SECONDS,
+    METHOD_BYTES_MAX,
+    PACK_BYTES_MAX,
+    PACK_ITEMS_MAX,
+)
 from labrpc.transport import CallHandler, FrameHandler
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -70,7 +76,7 @@ class Exchange:
         size = len(request.body)
         try:
             if handler is None:
-                raise Refused("UNIMPLEMENTED", f"no method {request.method!r}")
+                raise Refused("UNIMPLEMENTED", f"no method {request.method[:METHOD_BYTES_MAX]!r}")
             if not request.deadline_ms:
                 raise Refused("INVALID_ARGUMENT", "a call without a deadline")
             self._work.admit(self._share, size)
@@ -264,8 +270,8 @@ class WireServices:
         error = None if reader.cancelled() else reader.exception()
         if isinstance(error, Violation | DecodeError):
             reason = str(error) if isinstance(error, Violation) else "a message is broken"
-            log.warning("dropped %s (%r): %s", context.peer(), hello.sender, reason)
+            log.warning("dropped %s (%.64r): %s", context.peer(), hello.sender, reason)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
         elif error is not None and not isinstance(error, grpc.aio.BaseError):
-            refusal = internal_error(f"the stream of {hello.sender!r}", error)
+            refusal = internal_error(f"the stream of {context.peer()}", error)
             await context.abort(grpc.StatusCode.INTERNAL, refusal.message)

@@ -8,7 +8,9 @@ from labrpc.grpc import wire_pb2 as wire
 PROTOCOL_VERSION: Final = 1
 """Of `wire.proto` and of every body that crosses it. Both sides must have the same."""
 
+# A stranger's words are quoted in logs and in the status text, which gRPC sends as a header.
 _SHOWN_BYTES_MAX: Final = 32
+_SHOWN_CHARACTERS_MAX: Final = 64
 
 
 class Violation(Exception):
@@ -32,14 +34,15 @@ class Identity:
 
     def mismatch(self, hello: wire.Hello) -> str | None:
         """Say why the process that sent `hello` is no partner of this one; None: it is one."""
+        sender = hello.sender[:_SHOWN_CHARACTERS_MAX]
         if hello.version != PROTOCOL_VERSION:
             return (
-                f"protocol version mismatch: {hello.sender!r} speaks version {hello.version}, "
+                f"protocol version mismatch: {sender!r} speaks version {hello.version}, "
                 f"{self.name!r} speaks version {PROTOCOL_VERSION}"
             )
         if hello.cluster != self.cluster:
             return (
-                f"cluster id mismatch: {hello.sender!r} belongs to cluster "
+                f"cluster id mismatch: {sender!r} belongs to cluster "
                 f"{_shown(hello.cluster)}, {self.name!r} to cluster {_shown(self.cluster)}"
             )
         return None

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc.aio
+
+from labrpc.errors import Refused, RpcError
 from labrpc.grpc.transport import GrpcTransport
 from labrpc.limits import PortLimits
 from labrpc.transport import Address
@@ -140,3 +143,50 @@ class Wire:
             pass  # the other side is gone, and so is this one below
         finally:
             target.close()
+
+
+async def echo(body: bytes) -> bytes:
+    return body
+
+
+class Gate:
+    """A handler that begins at once and ends when told."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+        self.open = asyncio.Event()
+
+    async def __call__(self, body: bytes) -> bytes:
+        self.begun += 1
+        await self.open.wait()
+        self.ended += 1
+        return body
+
+
+async def outcome(call: Coroutine[Any, Any, bytes]) -> bytes | type[RpcError] | str:
+    """The answer, the code of a refusal, or the type of the failure."""
+    try:
+        return await call
+    except Refused as refused:
+        return refused.code
+    except RpcError as error:
+        return type(error)
+
+
+class Fake:
+    """A grpc server whose Exchange is `behaviour`."""
+
+    def __init__(self, behaviour: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        self._behaviour = behaviour
+
+    async def __aenter__(self) -> Address:
+        self._server = grpc.aio.server()
+        method: Any = grpc.stream_stream_rpc_method_handler(self._behaviour)
+        handler = grpc.method_handlers_generic_handler("labrpc.v1.Calls", {"Exchange": method})
+        self._server.add_generic_rpc_handlers((handler,))
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return Address(f"127.0.0.1:{port}")
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.stop(None)
