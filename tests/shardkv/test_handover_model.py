@@ -1,0 +1,460 @@
+"""Groups, a history and clients under random schedules, against a model and the shard invariants.
+
+Three groups of two replicas each. The first replica applies each entry at once: its state is the
+group's committed one, which the invariants are about. The second lags behind, and is asked and
+leads like the first: a deposed leader, a donor that is behind. What is proposed goes into a bag,
+from where it comes late, twice, and in any order. Replicas crash and load their mirrors anew.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+import pytest
+
+from raft.types import GroupId, Index
+from shardctrler.types import ConfigNumber, ShardId
+from shardkv.commands import (
+    Chunk,
+    Command,
+    Configure,
+    Drop,
+    ExpireSessions,
+    Install,
+    Mutation,
+    Op,
+    OpenSession,
+    encode,
+)
+from shardkv.limits import SESSION_WINDOW
+from shardkv.migration import Advance, Ask, Pull, answers, owners_since, todo
+from shardkv.phases import SETTLED, Phase
+from shardkv.rows import prefix_of
+from shardkv.types import ABSENT, DONE, Answer, Code, Row, SessionId, Version
+from tests.support.memory_rows import MemoryOverlay
+from tests.support.stores import A, B, C, Group, History, configure
+
+NSHARDS = 4
+GIDS = (A, B, C)
+SHARDS = tuple(ShardId(shard) for shard in range(NSHARDS))
+KEYS = (b"a", b"b", b"c")
+CONFIGS_MAX = 30
+ELSEWHERE = (Code.WRONG_GROUP, Code.NOT_READY)
+
+
+class Session:
+    """What the model knows of a session: the rules of RIFL, in a dict."""
+
+    def __init__(self) -> None:
+        self.floor = 1
+        self.answers: dict[int, Answer] = {}
+
+    @property
+    def last(self) -> int:
+        return max(self.answers, default=self.floor - 1)
+
+    def raise_floor(self, floor: int) -> None:
+        self.floor = max(self.floor, floor)
+        self.answers = {seq: a for seq, a in self.answers.items() if seq >= self.floor}
+
+
+class Model:
+    """One shard as clients see it, wherever it is."""
+
+    def __init__(self) -> None:
+        self.data: dict[bytes, Row] = {}
+        self.highest_deleted = 0
+        self.counter = 0
+        self.sessions: dict[int, Session] = {}
+
+    def open(self) -> Answer:
+        self.counter += 1
+        self.sessions[self.counter] = Session()
+        return Answer(Code.OK, (self.counter,))
+
+    def expire(self, command: ExpireSessions) -> Answer:
+        idle = [
+            s for s, last in command.idle if s in self.sessions and self.sessions[s].last == last
+        ]
+        for session in idle:
+            del self.sessions[session]
+        return Answer(Code.OK, (len(idle),))
+
+    def mutate(self, command: Mutation) -> Answer:
+        session = self.sessions.get(command.session)
+        if session is None:
+            return Answer(Code.SESSION_EXPIRED)
+        floor = max(session.floor, command.floor)
+        if command.seq < floor:
+            return Answer(Code.SEQUENCE_STALE)
+        if command.seq in session.answers:
+            answer = session.answers[command.seq]
+        elif command.seq >= floor + SESSION_WINDOW:
+            return Answer(Code.SEQUENCE_OVER_WINDOW, (SESSION_WINDOW,))
+        else:
+            answer = session.answers[command.seq] = self._write(command)
+        session.raise_floor(floor)
+        return answer
+
+    def _write(self, command: Mutation) -> Answer:
+        old = self.data.get(command.key, ABSENT)
+        if command.if_version not in (None, old.version):
+            return Answer(Code.VERSION_MISMATCH, (old.version,))
+        if command.op is Op.DELETE:
+            self.highest_deleted = max(self.highest_deleted, old.version)
+            self.data.pop(command.key, None)
+            return Answer(Code.OK, (0,))
+        value = command.value
+        if command.op is Op.APPEND:
+            value = (old.value or b"") + value
+        version = (old.version or self.highest_deleted) + 1
+        self.data[command.key] = Row(value, Version(version))
+        return Answer(Code.OK, (version,))
+
+
+class Proposal(NamedTuple):
+    gid: GroupId
+    command: Command
+
+
+class Replicas:
+    """A group: its log, a replica that applies it at once, and one that does when it likes."""
+
+    def __init__(self, gid: GroupId) -> None:
+        self.gid = gid
+        self.log: list[tuple[Command, ...]] = []
+        self.committed = Group(gid, NSHARDS)
+        self.lagging = Group(gid, NSHARDS)
+
+    def catch_up(self, entries: int) -> None:
+        for commands in self.log[self.lagging.index : self.lagging.index + entries]:
+            self.lagging.entry(*commands)
+
+
+class World:
+    def __init__(self, seed: str) -> None:
+        self.rng = Random(seed)
+        self.history = History(NSHARDS)
+        self.groups = {gid: Replicas(gid) for gid in GIDS}
+        self.models = {shard: Model() for shard in SHARDS}
+        self.bag: list[Proposal] = []
+        self.done: list[Proposal] = []  # what was committed, to come again
+        self.frozen: dict[ShardId, dict[bytes, bytes]] = {}
+        self.takers: dict[ShardId, list[tuple[int, GroupId]]] = {shard: [] for shard in SHARDS}
+        self.seqs: dict[tuple[ShardId, int], int] = {}  # the highest used by the clients
+        self.floors: dict[tuple[ShardId, int], int] = {}
+        self.homes: dict[tuple[ShardId, int, int], GroupId] = {}  # who answered last
+        self.seen: dict[str, int] = {}
+
+    # What may happen
+
+    def new_config(self) -> None:
+        if len(self.history.configs) <= CONFIGS_MAX:
+            owners = list(self.history.configs[-1].shards)
+            for _ in range(self.rng.randint(1, NSHARDS)):
+                owners[self.rng.randrange(NSHARDS)] = self.rng.choice((*GIDS, *GIDS, GroupId(0)))
+            self.history.then(*owners)
+
+    def lead(self) -> None:
+        """A replica that takes itself for the leader does some of what it finds due."""
+        group = self.groups[self.rng.choice(GIDS)]
+        replica = self.replica(group.gid)
+        for step in todo(replica.machine.number, replica.machine.unsettled):
+            if self.rng.random() < 0.7:
+                command = self.carry_out(step)
+                if command is not None:
+                    self.bag.append(Proposal(group.gid, command))
+                if isinstance(command, Chunk) and self.rng.random() < 0.3:  # one that pulls ahead
+                    ahead = self.carry_out(
+                        Pull(
+                            command.shard,
+                            command.number,
+                            replica.machine.record(command.shard).peer,
+                            command.copy_id,
+                            command.next_cursor,
+                        )
+                    )
+                    if ahead is not None:
+                        self.bag.append(Proposal(group.gid, ahead))
+
+    def rush(self) -> None:
+        """Somebody proposes a configuration without looking whether it is due."""
+        gid = self.rng.choice(GIDS)
+        number = self.replica(gid).machine.number + self.rng.randint(1, 2)
+        if number < len(self.history.configs):
+            self.bag.append(Proposal(gid, configure(self.history.configs[number])))
+
+    def carry_out(self, step: Pull | Install | Ask | Advance) -> Command | None:
+        match step:
+            case Advance(number):
+                late = number >= len(self.history.configs)
+                return None if late else configure(self.history.configs[number])
+            case Pull(shard, number, source, _, cursor):
+                donor = self.replica(source)
+                limit = self.rng.choice((1, 40, 200, 10_000))
+                chunk = donor.machine.pull(donor.rows, shard, number, cursor, limit)
+                return chunk if isinstance(chunk, Chunk) and answers(step, chunk) else None
+            case Ask(shard, number, _):
+                asked = self.rng.choice(owners_since(shard, number, self.history.configs))
+                taken = self.replica(asked).machine.is_in(shard, number)
+                return Drop(shard, number) if taken else None
+            case Install():
+                return step
+
+    def ask(self) -> None:
+        """A client sends something new to a group that may have the shard."""
+        shard = self.rng.choice(SHARDS)
+        model = self.models[shard]
+        gid = self.rng.choice(GIDS)
+        if self.rng.random() < 0.8:  # it knows; or it has heard of a configuration to come
+            serving = [g for g in GIDS if self.phase(g, shard) is Phase.SERVING]
+            gid = serving[0] if serving else self.history.configs[-1].shards[shard] or gid
+        if model.counter == 0 or self.rng.random() < 0.02:
+            self.bag.append(Proposal(gid, OpenSession(shard)))
+            return
+        session = self.rng.randint(max(1, model.counter - 1), model.counter)
+        if self.rng.random() < 0.04:
+            last = model.sessions[session].last if session in model.sessions else 0
+            self.bag.append(Proposal(gid, ExpireSessions(shard, ((SessionId(session), last),))))
+            return
+        at = (shard, session)
+        seq = self.seqs[at] = self.seqs.get(at, 0) + 1
+        if self.rng.random() < 0.3:
+            self.floors[at] = max(self.floors.get(at, 1), seq - self.rng.randint(0, 6))
+        op = self.rng.choice((Op.PUT, Op.PUT, Op.APPEND, Op.APPEND, Op.DELETE))
+        value = b"" if op is Op.DELETE else b"%d.%d;" % (session, seq)
+        version = Version(self.rng.randint(0, 4)) if self.rng.random() < 0.2 else None
+        key = self.rng.choice(KEYS)
+        floor = self.floors.get(at, 1)
+        command = Mutation(op, shard, SessionId(session), seq, floor, key, value, version)
+        self.bag.append(Proposal(gid, command))
+
+    def repeat(self) -> None:
+        """What was committed before comes again: a client's at any group, a step at its own."""
+        if self.done:
+            gid, command = self.rng.choice(self.done[-100:])
+            if isinstance(command, Mutation):
+                serving = [g for g in GIDS if self.phase(g, command.shard) is Phase.SERVING]
+                gid = self.rng.choice((*serving, *serving, *serving, *GIDS))
+            self.bag.append(Proposal(gid, command))
+
+    def deliver(self) -> None:
+        """Some of the bag is committed: one to three commands of one group in one entry."""
+        if not self.bag:
+            return
+        gid = self.rng.choice(self.bag).gid
+        mine = [proposal for proposal in self.bag if proposal.gid == gid]
+        chosen = self.rng.sample(mine, min(len(mine), self.rng.randint(1, 3)))
+        for proposal in chosen:
+            if self.rng.random() < 0.8:
+                self.bag.remove(proposal)
+            if self.rng.random() < 0.3:
+                self.done.append(proposal)
+        self.commit(gid, tuple(proposal.command for proposal in chosen))
+
+    def catch_up(self) -> None:
+        self.groups[self.rng.choice(GIDS)].catch_up(self.rng.randint(1, 10))
+
+    def restart(self) -> None:
+        self.replica(self.rng.choice(GIDS)).restart()
+
+    def clean(self) -> None:
+        replica = self.replica(self.rng.choice(GIDS))
+        replica.rows.write(replica.machine.garbage(replica.rows, self.rng.randint(1, 5)))
+
+    def replica(self, gid: GroupId) -> Group:
+        group = self.groups[gid]
+        return self.rng.choice((group.committed, group.lagging))
+
+    # What must hold
+
+    def commit(self, gid: GroupId, commands: tuple[Command, ...]) -> None:
+        group = self.groups[gid]
+        group.log.append(commands)
+        replica = group.committed
+        replica.index += 1
+        overlay = MemoryOverlay(replica.rows)
+        for command in commands:
+            self.check(replica, command, overlay)
+        replica.rows.write(overlay.writes())
+
+    def check(self, replica: Group, command: Command, overlay: MemoryOverlay) -> None:
+        machine = replica.machine
+        before, number = machine.facts.records, machine.number
+        writes = dict(overlay.writes())
+
+        answer = machine.apply(Index(replica.index), encode(command), overlay)
+
+        changed = dict(overlay.writes()) != writes
+        records = machine.facts.records
+        for shard in SHARDS:
+            if records[shard] != before[shard]:
+                self.check_record(replica, shard, before[shard].phase, overlay)
+            serving = [g for g in GIDS if self.phase(g, shard) is Phase.SERVING]
+            assert len(serving) <= 1, ("S1", shard, serving)
+        if machine.number != number:
+            assert isinstance(command, Configure)
+            assert machine.number == number + 1, ("S5", number, machine.number)
+            assert all(record.phase in SETTLED for record in before), ("S5", before)
+        match command:
+            case Mutation() | OpenSession() | ExpireSessions():
+                model = self.models[command.shard]
+                if before[command.shard].phase is not Phase.SERVING:
+                    assert answer.code in ELSEWHERE and not changed, ("S9", command, answer)
+                    self.saw("refused elsewhere")
+                elif isinstance(command, Mutation):
+                    session = model.sessions.get(command.session)
+                    if session is not None and command.seq in session.answers:
+                        self.saw("answered from the table")
+                        if self.homes[command.shard, command.session, command.seq] != replica.gid:
+                            self.saw("answered from the table of a former owner")
+                    self.homes[command.shard, command.session, command.seq] = replica.gid
+                    assert answer == model.mutate(command), ("C3, C5", command)
+                    self.saw(f"{command.op.name} {answer.code.name}")
+                elif isinstance(command, OpenSession):
+                    assert answer == model.open()
+                else:
+                    assert answer == model.expire(command)
+            case _:
+                if answer != DONE:
+                    assert not changed, ("S7", command, answer)
+                self.saw(f"{type(command).__name__} {answer.code.name} {changed}")
+
+    def check_record(
+        self, replica: Group, shard: ShardId, before: Phase, overlay: MemoryOverlay
+    ) -> None:
+        record = replica.machine.record(shard)
+        prefix = prefix_of(shard, record.generation)
+        rows = {k[len(prefix) :]: v for k, v in overlay.range(prefix, prefix + b"\xff")}
+        if before is Phase.SERVING:
+            self.frozen[shard] = rows
+        if record.phase is Phase.SERVING:
+            assert rows == self.frozen.get(shard, {}), ("S3, S4", shard)
+            self.takers[shard].append((record.taken, replica.gid))
+            due = self.owners(shard)[: len(self.takers[shard])]
+            assert self.takers[shard] == due, ("S2", shard)
+            self.saw(f"{before.name} to SERVING")
+        if before is Phase.LEAVING:
+            groups = self.groups.values()
+            taken = any(g.committed.machine.is_in(shard, record.number) for g in groups)
+            assert taken, ("S8", shard, record)
+
+    def owners(self, shard: ShardId) -> list[tuple[int, GroupId]]:
+        """Who takes the shard over, and under which configuration, as the history has it."""
+        owners = [config.shards[shard] for config in self.history.configs]
+        return [
+            (number, owner)
+            for number, owner in enumerate(owners)
+            if owner and owner != owners[number - 1]
+        ]
+
+    def phase(self, gid: GroupId, shard: ShardId) -> Phase:
+        return self.groups[gid].committed.machine.record(shard).phase
+
+    def saw(self, what: str) -> None:
+        self.seen[what] = self.seen.get(what, 0) + 1
+
+    # How it ends
+
+    def settle(self) -> None:
+        """No more configurations and faults: every group gets everything done (L4, L12)."""
+        while self.bag:
+            self.deliver()
+        newest = ConfigNumber(len(self.history.configs) - 1)
+        for _ in range(400):
+            machines = [group.committed.machine for group in self.groups.values()]
+            if all(m.number == newest and not m.unsettled for m in machines):
+                return
+            for group in self.groups.values():
+                group.catch_up(len(group.log))
+                machine = group.committed.machine
+                for step in todo(machine.number, machine.unsettled):
+                    command = self.carry_out(step)
+                    if command is not None:
+                        self.commit(group.gid, (command,))
+        raise AssertionError("the hand-overs do not end")
+
+    def check_end(self) -> None:
+        for group in self.groups.values():
+            group.catch_up(len(group.log))
+            for replica in (group.committed, group.lagging):
+                while deletes := replica.machine.garbage(replica.rows, 7):
+                    replica.rows.write(deletes)
+                named = [
+                    (shard, record.generation)
+                    for shard, record in enumerate(replica.machine.facts.records)
+                    if record.phase in (Phase.SERVING, Phase.PARKED)
+                ]
+                assert all(copy in named for copy in replica.copies()), ("S12", replica.gid)
+                replica.restart()
+            assert group.committed.rows.map == group.lagging.rows.map, "R6"
+        for shard in SHARDS:
+            owner = self.history.configs[-1].shards[shard]
+            if owner:
+                got = {key: self.groups[owner].committed.get(key, shard) for key in KEYS}
+                assert got == {key: self.models[shard].data.get(key, ABSENT) for key in KEYS}
+
+
+def run(seed: str, events: int = 2000) -> World:
+    world = World(seed)
+    happenings: list[Callable[[], None]] = [
+        *[world.ask] * 30,
+        *[world.deliver] * 45,
+        *[world.lead] * 25,
+        *[world.repeat] * 12,
+        *[world.catch_up] * 10,
+        *[world.new_config] * 1,
+        *[world.rush] * 2,
+        *[world.restart] * 3,
+        *[world.clean] * 4,
+    ]
+    for _ in range(events):
+        world.rng.choice(happenings)()
+    world.settle()
+    world.check_end()
+    return world
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_shards_move_under_random_schedules(seed: int) -> None:
+    """S1 to S5, S7 to S9, S12, C3, C5, and mirrors equal to the rows after every crash."""
+    run(f"hand-over {seed}")
+
+
+def test_the_schedules_visit_what_they_are_there_for() -> None:
+    """A model that never sees the hard states proves nothing."""
+    seen: dict[str, int] = {}
+    for seed in range(8):
+        for what, times in run(f"probe {seed}").seen.items():
+            seen[what] = seen.get(what, 0) + times
+
+    for what in (
+        "refused elsewhere",
+        "answered from the table",
+        "answered from the table of a former owner",
+        "PUT OK",
+        "PUT VERSION_MISMATCH",
+        "APPEND OK",
+        "DELETE OK",
+        "PUT SESSION_EXPIRED",
+        "PUT SEQUENCE_STALE",
+        "ABSENT to SERVING",
+        "ARRIVING to SERVING",
+        "PARKED to SERVING",
+        "Configure OK True",
+        "Configure OK False",
+        "Configure OLD False",
+        "Configure UNSETTLED False",
+        "Configure NOT_NEXT False",
+        "Chunk OK True",
+        "Chunk OK False",
+        "Chunk OLD False",
+        "Chunk OUT_OF_STEP False",
+        "Install OK True",
+        "Install OK False",
+        "Install OLD False",
+        "Drop OK True",
+        "Drop OK False",
+        "Drop OLD False",
+    ):
+        assert seen.get(what, 0) >= 5, (what, seen)
