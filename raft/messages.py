@@ -121,7 +121,7 @@ class ReadReply(NamedTuple):
     target: ReplicaId
     term: Term
     context: bytes
-    index: Index
+    index: Index  # type: ignore[assignment]  # hides tuple.index, which nobody calls
 
 
 AnyMessage = (

@@ -5,7 +5,7 @@ The field order is the safety argument; `raft/replica.py` is the only code that 
 
 from typing import NamedTuple
 
-from raft.messages import AnyMessage, AppendEntries
+from raft.messages import AnyMessage, AppendEntries, Heartbeat
 from raft.types import Entry, HardState, Index, ReplicaId, SnapshotMeta
 
 
@@ -13,20 +13,22 @@ class ReadState(NamedTuple):
     """A confirmed read: serve it once `applied >= index`. Index 0: refused, leadership was lost."""
 
     context: bytes
-    index: Index
+    index: Index  # type: ignore[assignment]  # hides tuple.index, which nobody calls
 
 
 class Ready(NamedTuple):
     """Everything that followed from the steps since the last `ready()`. Empty is false.
 
-    `save_order`: 1. `early` may leave while 2 is on its way to the disk (dissertation, 10.2.1).
+    `save_order`: 1. `early` may leave while 2 is on its way to the disk: appends
+    (dissertation, 10.2.1) and a leader's heartbeats, of a term that is durable already.
     2. `hard_state`, `entries` and `snapshot` are one durable batch; entries replace any suffix
-    from `entries[0].index` on. 3. `messages` leave once 2 is durable: each is a promise.
+    from `entries[0].index` on. 3. `messages` leave once 2, and all that earlier
+    values saved, is durable: each is a promise.
     4. `committed` is applied in order, each entry exactly once, and only when it is durable
     *here* too. 5. `reads` are served once applied reaches their index.
     """
 
-    early: tuple[AppendEntries, ...] = ()
+    early: tuple[AppendEntries | Heartbeat, ...] = ()
     hard_state: HardState | None = None  # None: unchanged
     snapshot: SnapshotMeta | None = None  # install the staged snapshot and restart the log there
     entries: tuple[Entry, ...] = ()

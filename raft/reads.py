@@ -1,0 +1,122 @@
+"""Linearizable reads without a log entry: ReadIndex.
+
+A read is served at an index that was committed when the leader was certainly the leader: after the
+read came in, a majority answered a heartbeat that was sent later still, in this term. And only once
+an entry of this term is committed, because until then a leader may not know what is committed
+(dissertation, section 6.4; etcd#7331, TiKV#6340 are what happens otherwise). One round confirms all
+reads that wait when it starts; what comes in meanwhile waits for the next.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from raft.messages import ReadReply, ReadRequest
+from raft.ready import ReadState
+from raft.state import State
+from raft.types import NOBODY, Index, ReplicaId
+
+
+class Read(NamedTuple):
+    """Who asks: this replica itself, or a follower that gets a `ReadReply`."""
+
+    context: bytes
+    origin: ReplicaId
+
+
+class Round(NamedTuple):
+    """Reads that the answers to heartbeats numbered `token` or later confirm."""
+
+    token: int
+    at: Index
+    reads: list[Read]
+
+
+class LeaderReads:
+    """Reads that a leader was asked for: lives and dies with its leadership."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._gathered: list[Read] = []
+        self._rounds: deque[Round] = deque()
+        self._waiting = 0
+
+    @property
+    def wants_round(self) -> bool:
+        """Whether reads wait and no round is under way that would let them gather on."""
+        return bool(self._gathered) and not self._rounds
+
+    @property
+    def confirmed_up_to(self) -> int:
+        """The newest token that a round waits for; 0 when none does."""
+        return self._rounds[-1].token if self._rounds else 0
+
+    def add(self, read: Read) -> None:
+        """Take a read; beyond the bound it is refused at once."""
+        if self._waiting >= self._state.config.reads_waiting_max:
+            answer(self._state, read, Index(0))
+            return
+        self._waiting += 1
+        self._gathered.append(read)
+
+    def start(self, token: int) -> None:
+        """Heartbeats numbered `token` leave now, later than every read gathered so far."""
+        if self._gathered:
+            self._rounds.append(Round(token, self._state.commit, self._gathered))
+            self._gathered = []
+
+    def confirm(self, token: int) -> None:
+        """A majority answered heartbeats numbered `token` or later: we led when they left."""
+        while self._rounds and self._rounds[0].token <= token:
+            round_ = self._rounds.popleft()
+            self._waiting -= len(round_.reads)
+            for read in round_.reads:
+                answer(self._state, read, round_.at)
+
+    def refuse_all(self) -> None:
+        """The leadership ends: nobody can say any more what was committed when they asked."""
+        for round_ in self._rounds:
+            for read in round_.reads:
+                answer(self._state, read, Index(0))
+        for read in self._gathered:
+            answer(self._state, read, Index(0))
+        self._rounds.clear()
+        self._gathered = []
+
+
+class ForwardedReads:
+    """Reads of this replica that its leader was asked for: they end with the leader."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._contexts: dict[bytes, None] = {}  # in order of asking
+
+    def ask(self, context: bytes) -> None:
+        """Ask the leader; refused at once when there is none, or too many wait."""
+        state = self._state
+        full = len(self._contexts) >= state.config.reads_waiting_max
+        if state.leader == NOBODY or full:
+            state.reads.append(ReadState(context, Index(0)))
+            return
+        self._contexts[context] = None
+        state.messages.append(ReadRequest(state.id, state.leader, state.term, context))
+
+    def answered(self, reply: ReadReply) -> None:
+        """The leader's answer; a repeated one, or one not asked for, changes nothing."""
+        if reply.context in self._contexts:
+            del self._contexts[reply.context]
+            self._state.reads.append(ReadState(reply.context, reply.index))
+
+    def refuse_all(self) -> None:
+        """The leader is gone or another: the answers will not come."""
+        for context in self._contexts:
+            self._state.reads.append(ReadState(context, Index(0)))
+        self._contexts = {}
+
+
+def answer(state: State, read: Read, index: Index) -> None:
+    """Tell whoever asked; index 0 refuses."""
+    if read.origin == state.id:
+        state.reads.append(ReadState(read.context, index))
+    else:
+        reply = ReadReply(state.id, read.origin, state.term, read.context, index)
+        state.messages.append(reply)

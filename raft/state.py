@@ -1,0 +1,134 @@
+"""Figure 2's fields, and what the core wants done since the last `ready()`."""
+
+from collections import deque
+from random import Random
+from typing import Final
+
+from raft.config import RaftConfig
+from raft.log import Log, entry_bytes
+from raft.messages import AnyMessage, AppendEntries, Heartbeat
+from raft.quorum import Electorate
+from raft.ready import ReadState
+from raft.types import (
+    NOBODY,
+    Entry,
+    HardState,
+    Index,
+    Membership,
+    ReplicaId,
+    Role,
+    SnapshotMeta,
+)
+
+NEVER: Final = float("inf")
+
+
+class State:
+    """What every part of the core shares. Roles change in `core.py` alone.
+
+    Attributes:
+        term, vote: Figure 2, persistent; they leave through `Ready.hard_state` before any
+            message that shows them.
+        leader: Who leads `term`, NOBODY when unknown. Known leaders make voters refuse others.
+        commit: Entries up to here are committed. Never falls.
+        emitted: Entries up to here were handed out to be applied.
+        applied: Entries up to here were applied. Invariant R7: applied <= emitted <= commit.
+        heard_at: When the leader of `term` was last heard, in loop seconds.
+        election_at: When this replica will campaign unless it hears a leader or votes.
+        installing: A snapshot that is replacing state and log; durable when `persisted` says so.
+    """
+
+    def __init__(
+        self,
+        config: RaftConfig,
+        *,
+        id: ReplicaId,
+        log: Log,
+        hard_state: HardState,
+        applied: Index,
+        rng: Random,
+    ) -> None:
+        assert log.start.last.index <= applied <= log.last.index, (
+            f"applied {applied} lies outside the log [{log.start.last.index}, {log.last.index}]"
+        )
+        self.config, self.id, self.log, self.rng = config, id, log, rng
+        self.term, self.vote = hard_state
+        assert self.term >= log.last.term, "the log is ahead of the term: the promise was lost"
+        self.role = Role.FOLLOWER
+        self.leader = NOBODY
+        self.commit = applied
+        self.emitted = applied
+        self.applied = applied
+        self.heard_at = -NEVER
+        self.election_at = NEVER
+        self.installing: SnapshotMeta | None = None
+
+        self.early: list[AppendEntries | Heartbeat] = []
+        self.messages: list[AnyMessage] = []
+        self.reads: list[ReadState] = []
+        self.send_snapshot: list[ReplicaId] = []
+
+        self._unapplied: deque[tuple[Index, int]] = deque()  # (last index, bytes) a batch
+        self._unapplied_bytes = 0
+        self._counted: Membership | None = None
+        self._electorate = Electorate(())
+
+    @property
+    def electorate(self) -> Electorate:
+        """Who is counted now: the membership in force is the last in the log."""
+        membership = self.log.membership
+        if membership is not self._counted:
+            self._counted = membership
+            self._electorate = Electorate.of(membership)
+        return self._electorate
+
+    @property
+    def promotable(self) -> bool:
+        """Whether this replica may campaign: a voter whose state is whole."""
+        return self.installing is None and self.electorate.includes(self.id)
+
+    def restart_election_timer(self, now: float) -> None:
+        """Drawn anew each time, so that two candidates do not split votes for ever (5.2)."""
+        config = self.config
+        span = config.election_seconds_max - config.election_seconds_min
+        self.election_at = now + config.election_seconds_min + self.rng.random() * span
+
+    def commit_to(self, index: Index) -> None:
+        """Raise the commit index; a lower one is old news."""
+        if index > self.commit:
+            assert index <= self.log.last.index, "only what the log holds is committed (R7)"
+            self.commit = index
+
+    # Applying
+
+    def take_committed(self) -> tuple[Entry, ...]:
+        """The next entries to apply: committed *and durable here*, so that a crash never leaves
+        a state machine ahead of its log (safeguard H10); a bounded page at a time."""
+        hi = min(self.commit, self.log.durable)
+        if self.installing is not None or hi <= self.emitted:
+            return ()
+        if self._unapplied_bytes >= self.config.unapplied_bytes_max:
+            return ()
+        lo = Index(self.emitted + 1)
+        page = self.log.slice(lo, Index(hi + 1), self.config.append_bytes_max)
+        # Only what the page holds was handed out (etcd-io/raft 8ecce32 lost the rest).
+        self.emitted = page[-1].index
+        size = sum(map(entry_bytes, page))
+        self._unapplied.append((self.emitted, size))
+        self._unapplied_bytes += size
+        return page
+
+    def applied_to(self, index: Index) -> None:
+        """The state machine shows everything up to `index`."""
+        assert self.applied <= index <= self.emitted, (
+            "applied in order, and only what was handed out"
+        )
+        self.applied = index
+        while self._unapplied and self._unapplied[0][0] <= index:
+            self._unapplied_bytes -= self._unapplied.popleft()[1]
+
+    def restored_to(self, index: Index) -> None:
+        """A snapshot stands for everything up to `index`: nothing before it is applied again."""
+        self.commit = self.emitted = index
+        self._unapplied.clear()
+        self._unapplied_bytes = 0
