@@ -1,0 +1,517 @@
+"""LevelDB as the ports' `Disk`, plain files as its `Slot`s. The only module that imports plyvel.
+
+What is done against each way in which LevelDB was measured to lose data or crash:
+
+- `paranoid_checks` and `verify_checksums` are always on: without the first a flipped bit drops
+  acknowledged records without a word, without the second a wrong value is read.
+- Nothing is created but by an explicit `create`, and never over something.
+- Any storage exception ends the process (`on_failure`): after a failed append LevelDB goes on with
+  a hole in its log, after a failed fsync the page cache lies. `repair_db` is never called.
+- Two handles on one directory, even in one process, drop the lock that keeps others out. So an
+  flock on a file of ours comes first; it also stops a second handle of this process.
+- `close` waits for the worker thread: closing beside a running call is a segmentation fault.
+- LevelDB syncs only its newest write-ahead log. A database whose rows are written un-synced must
+  therefore not trust any of them: `flush` puts rows into tables, and at the start the logs are set
+  aside (`trust_log=False`). A database trusts its log if and only if every write to it is synced.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Final, NoReturn
+
+import plyvel
+
+from raft.disk.records import START_AGAIN
+from raft.errors import DataInUse, DataUnusable, StorageFailed
+from raft.ports import Write
+
+OWNER: Final = "OWNER"
+"""The file that is locked while a database is open. Its content means nothing."""
+SET_ASIDE: Final = "set-aside"
+EXIT_STATUS: Final = 4
+MIB: Final = 1024 * 1024
+
+OnFailure = Callable[[BaseException], None]
+Job = Callable[[], None]
+Done = Callable[[BaseException | None], None]
+
+
+def end_process(error: BaseException) -> NoReturn:
+    """Say why in one line and end the process at once: nothing may be written after a failure."""
+    with contextlib.suppress(OSError, ValueError):  # a closed stderr must not keep us alive
+        sys.stderr.write(f"storage failed, the process ends: {type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+    os._exit(EXIT_STATUS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelDBOptions:
+    """What LevelDB may use. The write buffer bounds what a start replays or reads again."""
+
+    write_buffer_bytes: int = 16 * MIB
+    cache_bytes: int = 32 * MIB
+    block_bytes: int = 16 * 1024
+    file_bytes: int = 8 * MIB
+    open_files_max: int = 256
+    compression: str | None = "snappy"
+    bloom_filter_bits: int = 10
+
+
+LOG_OPTIONS: Final = LevelDBOptions(cache_bytes=8 * MIB, compression=None, bloom_filter_bits=0)
+"""For the log: written in key order and deleted soon, read by range, seldom twice."""
+DATA_OPTIONS: Final = LevelDBOptions(write_buffer_bytes=32 * MIB, cache_bytes=64 * MIB)
+"""For the state machines: a buffer that seldom fills between two flushes, and a cache for reads."""
+
+
+class Worker:
+    """One thread that does one job after another and tells the loop when each is done."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, Job, Done] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job, done: Done) -> None:
+        """Run `job` in the thread, then `done` with what it raised, or None, on the loop."""
+        self._jobs.put((asyncio.get_running_loop(), job, done))
+
+    def stop(self) -> None:
+        """Let the thread finish what was submitted, and wait for it."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            loop, job, done = item
+            error: BaseException | None = None
+            try:
+                job()
+            except BaseException as raised:  # handed on to whoever waits for the job
+                error = raised
+            with contextlib.suppress(RuntimeError):  # a closed loop has nobody left who waits
+                loop.call_soon_threadsafe(done, error)
+
+
+class LevelDB:
+    """An ordered bytes map on disk; the ports' `Disk`. Made by `open` or `create`.
+
+    Reads run on the loop. Synced batches run in one thread: the calls of one loop turn are one
+    batch and one fsync, and what gathers while it is under way is the next. A database is written
+    either only by `sync` or only by `write`; mixing them would leave their order open.
+    """
+
+    def __init__(
+        self, path: Path, options: LevelDBOptions, owner: int, on_failure: OnFailure, create: bool
+    ) -> None:
+        """Use `open` or `create`, which check the directory and lock it first."""
+        self.path = path
+        self._owner = owner
+        self._on_failure = on_failure
+        self._failed: BaseException | None = None
+        self._db = plyvel.DB(
+            os.fspath(path),
+            create_if_missing=create,
+            error_if_exists=create,
+            paranoid_checks=True,
+            write_buffer_size=options.write_buffer_bytes,
+            max_open_files=options.open_files_max,
+            lru_cache_size=options.cache_bytes,
+            block_size=options.block_bytes,
+            max_file_size=options.file_bytes,
+            compression=options.compression,
+            bloom_filter_bits=options.bloom_filter_bits,
+        )
+        _sync_directory(path)  # LevelDB renames CURRENT without it
+        self._worker = Worker(f"leveldb-{path.name}")
+        self._gathered: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
+        self._under_way: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
+        self._scheduled = False
+        self._flush: asyncio.Future[None] | None = None  # under way
+        self._flush_next: asyncio.Future[None] | None = None  # begins after it
+
+    # Opening
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        options: LevelDBOptions = DATA_OPTIONS,
+        *,
+        on_failure: OnFailure = end_process,
+    ) -> "LevelDB":
+        """Create an empty database in a directory that is new or holds none.
+
+        Raises:
+            DataUnusable: there is data already, or the directory cannot be made.
+            DataInUse: somebody has it open.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _sync_directory(path.parent)
+            held = [file.name for file in sorted(path.iterdir()) if _is_data(file)]
+        except OSError as error:
+            raise DataUnusable(f"{path}: cannot be created: {error}") from error
+        if held:
+            raise DataUnusable(
+                f"{path}: holds a database already ({held[0]}); nothing was changed. Choose an "
+                "empty directory."
+            )
+        return cls._locked(path, options, on_failure, create=True)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        options: LevelDBOptions = DATA_OPTIONS,
+        *,
+        trust_log: bool,
+        on_failure: OnFailure = end_process,
+    ) -> "LevelDB":
+        """Open a database that was created before; never creates one.
+
+        Args:
+            trust_log: Whether all writes were synced. Otherwise only its tables count, and its
+                write-ahead logs are moved to a subdirectory, where the next start drops them.
+
+        Raises:
+            DataUnusable: it is not there, or damaged.
+            DataInUse: somebody has it open.
+        """
+        if not path.is_dir():
+            raise DataUnusable(f"{path}: not initialised; create the node first")
+        if not (path / "CURRENT").is_file():
+            raise DataUnusable(
+                f"{path / 'CURRENT'}: missing, so this is no database, or it has lost its root. "
+                f"If the node was never initialised, do that first. Otherwise: {START_AGAIN}"
+            )
+        return cls._locked(path, options, on_failure, create=False, trust_log=trust_log)
+
+    @classmethod
+    def _locked(
+        cls,
+        path: Path,
+        options: LevelDBOptions,
+        on_failure: OnFailure,
+        *,
+        create: bool,
+        trust_log: bool = True,
+    ) -> "LevelDB":
+        owner = _lock(path / OWNER)
+        try:
+            if not trust_log:
+                _set_logs_aside(path)
+            return cls(path, options, owner, on_failure, create)
+        except (plyvel.Error, OSError) as error:
+            os.close(owner)
+            raise DataUnusable(
+                f"{path}: LevelDB cannot open it: {error}. Is there space, and the right to "
+                f"write? If files are damaged or gone: {START_AGAIN}"
+            ) from error
+        except BaseException:
+            os.close(owner)
+            raise
+
+    # Reading
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._db.get(key, None, verify_checksums=True)
+        except plyvel.Error as error:
+            self._fail(error)
+
+    def range(
+        self, lo: bytes, hi: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with `lo <= key < hi` as they stand now, whatever is written while iterating."""
+        rows = self._db.iterator(start=lo, stop=hi, reverse=reverse, verify_checksums=True)
+        return _checked(rows, self._fail)
+
+    def snapshot(self) -> "LevelDBSnapshot":
+        return LevelDBSnapshot(self._db.snapshot(), self._fail)
+
+    # Writing
+
+    def write(self, batch: Sequence[Write]) -> None:
+        """Apply atomically; visible at once, durable after a `flush` that begins later."""
+        assert not self._under_way and not self._gathered, "either write or sync, not both"
+        self._check()
+        try:
+            self._put((batch,), sync=False)
+        except plyvel.Error as error:
+            self._fail(error)
+
+    def sync(self, batch: Sequence[Write]) -> "asyncio.Future[None]":
+        """Apply atomically and durably, with what else this turn of the loop asks for."""
+        self._check()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._gathered.append((batch, future))
+        if not self._scheduled and not self._under_way:
+            self._scheduled = True
+            loop.call_soon(self._begin)
+        return future
+
+    async def flush(self) -> None:
+        """Return when everything written before the call lies in tables.
+
+        Calls share a flush that has not begun. In the thread: it writes and syncs whole tables.
+        """
+        self._check()
+        if self._flush is None:
+            self._flush = self._begin_flush()
+            shared = self._flush
+        else:
+            if self._flush_next is None:
+                self._flush_next = asyncio.get_running_loop().create_future()
+            shared = self._flush_next
+        await asyncio.shield(shared)
+
+    async def close(self) -> None:
+        """Finish what is under way, then close. No call may follow but another `close`."""
+        if self._db.closed:
+            return
+        while pending := self._pending():
+            await asyncio.shield(pending)
+        self._worker.stop()
+        self._db.close()
+        os.close(self._owner)
+
+    # One batch at a time, in the thread
+
+    def _begin(self) -> None:
+        self._scheduled = False
+        if self._under_way or not self._gathered:
+            return
+        self._under_way, self._gathered = self._gathered, []
+        batches = [batch for batch, _ in self._under_way]
+        self._worker.submit(lambda: self._job(lambda: self._put(batches, sync=True)), self._synced)
+
+    def _put(self, batches: Sequence[Sequence[Write]], sync: bool) -> None:
+        joined = self._db.write_batch(sync=sync)
+        put, delete = joined.put, joined.delete
+        for batch in batches:
+            for key, value in batch:
+                if value is None:
+                    delete(key)
+                else:
+                    put(key, value)
+        joined.write()
+
+    def _synced(self, error: BaseException | None) -> None:
+        done, self._under_way = self._under_way, []
+        for _, future in done:
+            _settle(future, error)
+        if error is not None:
+            gathered, self._gathered = self._gathered, []
+            for _, future in gathered:
+                _settle(future, error)
+        elif self._gathered:
+            self._begin()
+
+    def _begin_flush(self) -> "asyncio.Future[None]":
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._worker.submit(lambda: self._job(self._compact), self._flushed)
+        return future
+
+    def _compact(self) -> None:
+        # Without bounds it flushes the memtable and compacts no tables. It returns nothing, so a
+        # table that could not be written shows in LevelDB's latched error, which any write tells.
+        self._db.compact_range()
+        self._db.write_batch().write()
+
+    def _flushed(self, error: BaseException | None) -> None:
+        done, self._flush = self._flush, None
+        assert done is not None
+        _settle(done, error)
+        following, self._flush_next = self._flush_next, None
+        if following is None:
+            return
+        if error is not None:
+            _settle(following, error)
+            return
+        self._flush = following
+        self._worker.submit(lambda: self._job(self._compact), self._flushed)
+
+    def _pending(self) -> "asyncio.Future[None] | None":
+        for calls in (self._gathered, self._under_way):
+            if calls:
+                return calls[-1][1]
+        return self._flush_next or self._flush
+
+    # Failing
+
+    def _job(self, work: Callable[[], None]) -> None:
+        """Run in the thread. A failure ends the process there and then."""
+        self._check()
+        try:
+            work()
+        except BaseException as error:
+            self._failed = error
+            self._on_failure(error)
+            raise StorageFailed(f"{self.path}: {error}") from error
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise StorageFailed(f"{self.path}: it failed before: {self._failed}")
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        self._failed = error
+        self._on_failure(error)
+        raise StorageFailed(f"{self.path}: {error}") from error
+
+
+class LevelDBSnapshot:
+    """The map as it stood when the snapshot was taken; the ports' `DiskSnapshot`."""
+
+    def __init__(
+        self, snapshot: "plyvel.Snapshot", fail: Callable[[BaseException], NoReturn]
+    ) -> None:
+        self._snapshot, self._fail = snapshot, fail
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._snapshot.get(key, None, verify_checksums=True)
+        except plyvel.Error as error:
+            self._fail(error)
+
+    def range(
+        self, lo: bytes, hi: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        rows = self._snapshot.iterator(
+            start=lo, stop=hi, reverse=reverse, verify_checksums=True, fill_cache=False
+        )
+        return _checked(rows, self._fail)
+
+    def close(self) -> None:
+        self._snapshot.close()
+
+
+def _checked(
+    rows: "plyvel.Iterator", fail: Callable[[BaseException], NoReturn]
+) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        yield from rows
+    except plyvel.Error as error:
+        fail(error)
+    finally:
+        rows.close()
+
+
+class FileSlot:
+    """A small record in a file of its own, replaced in place; the ports' `Slot`.
+
+    A shorter record leaves the end of a longer one behind it: records say how long they are. The
+    file is made by the first write. Slots of one node share a worker.
+    """
+
+    def __init__(self, path: Path, worker: Worker, *, on_failure: OnFailure = end_process) -> None:
+        self.path = path
+        self._worker = worker
+        self._on_failure = on_failure
+        self._file: int | None = None
+        self._failed: BaseException | None = None
+
+    def read(self) -> bytes:
+        """The bytes of the file, b"" if there is none.
+
+        Raises:
+            DataUnusable: it cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise DataUnusable(f"{self.path}: cannot be read: {error}. {START_AGAIN}") from error
+
+    def write(self, record: bytes) -> "asyncio.Future[None]":
+        """Replace the record; writes of one worker are carried out one after the other."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._worker.submit(lambda: self._replace(record), lambda error: _settle(future, error))
+        return future
+
+    def close(self) -> None:
+        """Close the file. The worker must have been stopped."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _replace(self, record: bytes) -> None:
+        if self._failed is not None:
+            raise StorageFailed(f"{self.path}: it failed before: {self._failed}")
+        try:
+            if self._file is None:
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                _sync_directory(self.path.parent)
+            written = os.pwrite(self._file, record, 0)
+            if written != len(record):
+                raise OSError(f"only {written} of {len(record)} bytes were written")
+            os.fdatasync(self._file)
+        except BaseException as error:
+            self._failed = error
+            self._on_failure(error)
+            raise StorageFailed(f"{self.path}: {error}") from error
+
+
+def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:
+    if future.done():  # its waiter may have given up
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _lock(path: Path) -> int:
+    """Lock a file for as long as the descriptor returned is open.
+
+    An flock belongs to this one descriptor: a second attempt of the same process is refused as any
+    other, and closing some other descriptor of the file releases nothing (unlike LevelDB's own).
+    """
+    try:
+        owner = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataUnusable(f"{path}: cannot be opened: {error}") from error
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(owner)
+        raise DataInUse(
+            f"{path.parent}: in use by a running process; stop that one first"
+        ) from error
+    return owner
+
+
+def _set_logs_aside(path: Path) -> None:
+    """Move the write-ahead logs of a database out of LevelDB's sight; drop those moved before."""
+    aside = path / SET_ASIDE
+    aside.mkdir(exist_ok=True)
+    for old in aside.iterdir():
+        old.unlink()
+    for log in sorted(path.glob("*.log")):
+        log.rename(aside / log.name)
+    _sync_directory(aside)
+    _sync_directory(path)
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file is part of a database that somebody wrote to (not of one half created)."""
+    if path.name == "CURRENT" or path.suffix in (".ldb", ".sst"):
+        return True
+    return path.suffix == ".log" and path.stat().st_size > 0
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

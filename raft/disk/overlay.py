@@ -1,0 +1,64 @@
+"""What the entries being applied have written, above the rows that are stored.
+
+Each command sees everything before it, in its own entry too: two appends to one key in one entry
+build on each other (safeguard H07).
+"""
+
+from collections.abc import Iterator
+
+from raft.ports import Reader, Write
+
+
+class Overlay:
+    """A reader with writes of its own above it; they go to the disk as one batch."""
+
+    __slots__ = ("_base", "_rows")
+
+    def __init__(self, base: Reader) -> None:
+        self._base = base
+        self._rows: dict[bytes, bytes | None] = {}  # None: deleted here
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._rows[key]
+        except KeyError:
+            return self._base.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._rows[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self._rows[key] = None
+
+    def range(
+        self, lo: bytes, hi: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with `lo <= key < hi` as they stand now, whatever is written while iterating."""
+        stored = self._base.range(lo, hi, reverse=reverse)
+        keys = [key for key in self._rows if lo <= key < hi]
+        if not keys:
+            return stored
+        keys.sort(reverse=reverse)
+        return _merged(stored, [(key, self._rows[key]) for key in keys], reverse)
+
+    def writes(self) -> list[Write]:
+        """The last write of each key; for one atomic batch, so their order means nothing."""
+        return list(self._rows.items())
+
+
+def _merged(
+    stored: Iterator[tuple[bytes, bytes]], written: list[Write], reverse: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """Both in one order; where both have a key, the written one counts."""
+    row = next(stored, None)
+    for key, value in written:
+        while row is not None and (row[0] > key if reverse else row[0] < key):
+            yield row
+            row = next(stored, None)
+        if row is not None and row[0] == key:
+            row = next(stored, None)
+        if value is not None:
+            yield key, value
+    if row is not None:
+        yield row
+        yield from stored
