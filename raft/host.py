@@ -8,7 +8,7 @@ and one sync, their messages one frame a peer. Heartbeats of all groups fall on 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -25,6 +25,7 @@ from raft.parcel import Parcel
 from raft.ports import Disk, StateMachine
 from raft.replica import Replica
 from raft.types import (
+    Entry,
     GroupId,
     GroupUuid,
     Member,
@@ -164,7 +165,7 @@ class Host:
         self._wake(replica)
         return replica
 
-    def _reader(self, gid: GroupId) -> Callable[..., tuple]:
+    def _reader(self, gid: GroupId) -> Callable[[Index, Index, int], Sequence[Entry]]:
         return lambda lo, hi, bytes_max: self._log_store.read(gid, lo, hi, bytes_max)
 
     # What comes in

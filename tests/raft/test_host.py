@@ -1,4 +1,4 @@
-"""The driver on real storage code, a simulated drive and network: births, crashes, snapshots, reads."""
+"""The driver on a simulated drive and network: births, crashes, snapshots, reads."""
 
 import asyncio
 
@@ -110,7 +110,7 @@ def test_a_follower_far_behind_gets_a_snapshot_and_keeps_it_through_a_crash(seed
         await asyncio.sleep(2)
         start = (await world.leader()).replica.core.log.start.last.index
         await behind.start()
-        assert behind.replica.core.log.last.index < start, "it needs a snapshot, or this tests nothing"
+        assert behind.replica.core.log.last.index < start, "without need of a snapshot: no test"
         expected = [b"%d" % i for i in range(100)]
         await world.until(lambda: ledger(behind.replica) == expected)
         behind.crash()

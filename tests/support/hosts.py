@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from labrpc.sim.chance import Chance
 from labrpc.sim.disk import SimDrive
 from labrpc.sim.network import SimNetwork, SimTransport
-from labrpc.transport import Address
+from labrpc.transport import Address, Channel
 from raft.config import RaftConfig
 from raft.courier import FrameCourier
 from raft.disk.log_store import LogStore
@@ -24,7 +24,7 @@ UUID = GroupUuid(b"u" * 16)
 
 
 class Ledger:
-    """A machine that keeps what it was told, in order: the simplest that shows a double or a gap."""
+    """A machine that keeps what it was told, in order: it shows each double and each gap."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -81,7 +81,7 @@ class Node:
         transport: SimTransport = world.network.transport(self.address)
         codec = FrameCodec(CLUSTER, NodeId(self.name), self.address)
 
-        def dial(to: str, bulk: bool):  # type: ignore[no-untyped-def]
+        def dial(to: str, bulk: bool) -> Channel:
             return transport.channel(Address(to), bulk=bulk)
 
         self.host = Host(
@@ -160,8 +160,7 @@ class World:
     def _is_voter(self, name: str) -> bool:
         memberships = [node.replica.core.membership for node in self._up() if node.replica.leads]
         return any(
-            not m.outgoing and any(member.node == name for member in m.voters)
-            for m in memberships
+            not m.outgoing and any(member.node == name for member in m.voters) for m in memberships
         )
 
     def _up(self) -> list[Node]:
