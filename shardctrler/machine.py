@@ -1,0 +1,334 @@
+"""The controller's state machine: the history of configurations, and where everybody is (pure).
+
+A change that is carried out makes exactly one configuration, numbered one higher, from the newest
+one and nothing else; a page of the history never changes (invariant S6). A refusal is an answer
+and changes nothing but the session that records it. Both are decided here, in log order, so two
+administrators who act at once are put in an order, and each is told what became of its wish.
+
+The rows:
+
+===================  ====================================================
+key                  value
+===================  ====================================================
+m                    format, newest number, directory version, shards
+c, u64 number        a configuration
+g, u64 gid           a `GroupRecord`, of those that left too
+n, node              a `NodeAddresses`
+s...                 the session table
+===================  ====================================================
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from struct import Struct
+from typing import Final
+
+from raft.errors import StopReplica
+from raft.ports import Reader, Rows, Write
+from raft.sessions import Recorded, SessionTable, Verdict
+from raft.types import GroupId, Index, NodeId
+from shardctrler.codec import (
+    BadConfig,
+    decode_addresses,
+    decode_config,
+    decode_group,
+    encode_addresses,
+    encode_config,
+    encode_group,
+)
+from shardctrler.commands import (
+    Answer,
+    Change,
+    CloseSession,
+    Code,
+    Command,
+    ExpireSessions,
+    Join,
+    Leave,
+    Move,
+    OpenSession,
+    RegisterNode,
+    Request,
+    UpdateMembers,
+    decode_answer,
+    decode_command,
+    encode_answer,
+)
+from shardctrler.rebalance import balance, move
+from shardctrler.types import (
+    Directory,
+    GroupInfo,
+    GroupRecord,
+    NodeAddresses,
+    ShardConfig,
+    View,
+    first_config,
+    successor,
+)
+
+GROUPS_MAX: Final = 64
+"""Groups that may take part at once."""
+SHARDS_MAX: Final = 16_384
+
+_FORMAT: Final = 1
+_META: Final = b"m"
+_META_ROW: Final = Struct(">BQQI")
+_SESSIONS: Final = b"s"
+_NUMBER: Final = Struct(">Q")
+
+_SESSION_CODES: Final = {
+    Verdict.STALE: Code.SEQUENCE_STALE,
+    Verdict.EXPIRED: Code.SESSION_EXPIRED,
+    Verdict.REUSED: Code.SEQUENCE_REUSED,
+    Verdict.OVER_WINDOW: Code.SEQUENCE_OVER_WINDOW,
+}
+
+
+class ControllerMachine:
+    """The controller on one replica; a `raft.rsm.Machine`.
+
+    `view` is a mirror of the newest rows and changes with them, in one step of the loop.
+
+    Args:
+        nshards: Fixed when the cluster is created; rows written for another number are refused.
+        last_may_leave: Whether the last group may leave, which parks every shard. The labs want
+            it; a store refuses it.
+    """
+
+    def __init__(
+        self, nshards: int, *, last_may_leave: bool = False, groups_max: int = GROUPS_MAX
+    ) -> None:
+        if not 1 <= nshards <= SHARDS_MAX:
+            raise ValueError(f"shards must be 1 to {SHARDS_MAX}, not {nshards}")
+        self.nshards = nshards
+        self.view = View(first_config(nshards), Directory())
+        self.sessions = SessionTable(_SESSIONS)
+        self.on_change: Callable[[], None] = _nobody_watches
+        self._last_may_leave = last_may_leave
+        self._groups_max = groups_max
+        self._rows: Reader | None = None
+
+    # Reading
+
+    def config(self, number: int | None = None) -> ShardConfig:
+        """A page of the history; the newest for None, a negative number or one beyond the newest
+        (as in the labs: *Query(-1)*)."""
+        newest = self.view.config
+        if number is None or not 0 <= number < newest.number:
+            return newest
+        if number == 0:
+            return first_config(self.nshards)
+        row = self._rows.get(_config_key(number)) if self._rows is not None else None
+        assert row is not None, f"configuration {number} of {newest.number} is not there"
+        return decode_config(row)
+
+    def garbage(self, rows: Reader, rows_max: int) -> Sequence[Write]:
+        """The history is kept for ever: there is none."""
+        return ()
+
+    def reload(self, rows: Reader) -> None:
+        self._rows = rows
+        meta = rows.get(_META)
+        if meta is None:
+            self.view = View(first_config(self.nshards), Directory())
+        else:
+            self.view = self._read_view(rows, meta)
+        self.on_change()
+
+    def _read_view(self, rows: Reader, meta: bytes) -> View:
+        if len(meta) != _META_ROW.size or meta[0] != _FORMAT:
+            raise StopReplica(f"the controller's rows are of format {meta[:1].hex()}, not 01")
+        _, number, version, nshards = _META_ROW.unpack(meta)
+        if nshards != self.nshards:
+            raise StopReplica(f"the controller's rows are for {nshards} shards, not {self.nshards}")
+        row = rows.get(_config_key(number))
+        config = first_config(nshards) if row is None else decode_config(row)
+        assert config.number == number, (config.number, number)
+        groups = {
+            GroupId(_NUMBER.unpack(key[1:])[0]): decode_group(row)
+            for key, row in rows.range(b"g", b"h")
+        }
+        nodes = {
+            NodeId(key[1:].decode()): decode_addresses(row) for key, row in rows.range(b"n", b"o")
+        }
+        return View(config, Directory(version, groups, nodes))
+
+    # Applying
+
+    def apply(self, index: Index, command: bytes, rows: Rows) -> Answer:
+        """Apply one command. Raises StopReplica for one of a newer format, and nothing else."""
+        try:
+            decoded = decode_command(command)
+        except BadConfig:
+            return Answer(Code.BAD_COMMAND)
+        return self._apply(decoded, rows)
+
+    def _apply(self, command: Command, rows: Rows) -> Answer:
+        match command:
+            case Request():
+                return self._apply_once(command, rows)
+            case OpenSession():
+                session = self.sessions.open(rows)
+                if session is None:
+                    return Answer(Code.SESSIONS_FULL, (self.sessions.sessions_max,))
+                return Answer(Code.OK, (session,))
+            case CloseSession(session):
+                self.sessions.drop(rows, session)
+                return Answer(Code.OK)
+            case ExpireSessions(idle):
+                for session, last in idle:
+                    self.sessions.drop(rows, session, idle_since=last)
+                return Answer(Code.OK)
+
+    def _apply_once(self, request: Request, rows: Rows) -> Answer:
+        session, seq, floor, digest = request.session, request.seq, request.floor, request.digest
+        outcome = self.sessions.check(rows, session, seq, floor, digest)
+        if isinstance(outcome, Recorded):
+            self.sessions.acknowledge(rows, session, floor)
+            return decode_answer(outcome.answer)
+        if outcome is not Verdict.FRESH:
+            facts = (self.sessions.window,) if outcome is Verdict.OVER_WINDOW else ()
+            return Answer(_SESSION_CODES[outcome], facts)
+        answer = self._decide(request, rows)
+        self.sessions.record(rows, session, seq, floor, digest, encode_answer(answer))
+        return answer
+
+    def _decide(self, request: Request, rows: Rows) -> Answer:
+        newest = self.view.config.number
+        if request.expect is not None and request.expect != newest:
+            return Answer(Code.CONFIG_CHANGED, (newest,))
+        decided = self._outcome(request.change)
+        if isinstance(decided, Answer):
+            return decided
+        self._store(decided, rows)
+        return Answer(Code.OK, (decided.config.number,))
+
+    # What a change makes of a view: a refusal, or the next view. These change nothing.
+
+    def _outcome(self, change: Change) -> Answer | View:
+        match change:
+            case Join():
+                return self._join(change)
+            case Leave():
+                return self._leave(change)
+            case Move():
+                return self._move(change)
+            case UpdateMembers():
+                return self._update_members(change)
+            case RegisterNode(node, addresses):
+                directory = self.view.directory
+                if directory.nodes.get(node) == addresses:
+                    return self.view
+                return self._with_directory(nodes={**directory.nodes, node: addresses})
+
+    def _join(self, join: Join) -> Answer | View:
+        config, directory = self.view
+        gids = [group.gid for group in join.groups]
+        if not gids or len(set(gids)) != len(gids):
+            return Answer(Code.NOTHING_ASKED)
+        if len(config.groups) + len(gids) > self._groups_max:
+            return Answer(Code.TOO_MANY_GROUPS, (self._groups_max,))
+        records = dict(directory.groups)
+        gid_of = {record.uuid: gid for gid, record in records.items()}
+        for gid, uuid, members, version in join.groups:
+            if gid < 1:
+                return Answer(Code.GROUP_ID_OUT_OF_RANGE, (gid,))
+            if gid in config.groups:
+                return Answer(Code.ALREADY_JOINED, (gid,))
+            if not members:
+                return Answer(Code.NO_MEMBERS, (gid,))
+            known = records.get(gid)
+            if gid_of.get(uuid, gid) != gid or (known is not None and known.uuid != uuid):
+                return Answer(Code.UUID_DIFFERS, (gid,))
+            gid_of[uuid] = gid
+            if known is None or version >= known.version:
+                records[gid] = GroupRecord(uuid, version, members)
+        view = self._with_directory(groups=records)
+        return _next_view(
+            view, balance(config.shards, [*config.groups, *gids]), [*config.groups, *gids]
+        )
+
+    def _leave(self, leave: Leave) -> Answer | View:
+        config = self.view.config
+        if not leave.gids or len(set(leave.gids)) != len(leave.gids):
+            return Answer(Code.NOTHING_ASKED)
+        for gid in leave.gids:
+            if gid not in config.groups:
+                return Answer(Code.UNKNOWN_GROUP, (gid,))
+        staying = [gid for gid in config.groups if gid not in leave.gids]
+        if not staying and not self._last_may_leave:
+            return Answer(Code.LAST_GROUP, (max(leave.gids),))
+        return _next_view(self.view, balance(config.shards, staying), staying)
+
+    def _move(self, wish: Move) -> Answer | View:
+        config = self.view.config
+        if not 0 <= wish.shard < self.nshards:
+            return Answer(Code.SHARD_OUT_OF_RANGE, (wish.shard, self.nshards - 1))
+        if wish.gid not in config.groups:
+            return Answer(Code.UNKNOWN_GROUP, (wish.gid,))
+        if config.owner(wish.shard) == wish.gid:
+            return self.view
+        return _next_view(self.view, move(config.shards, wish.shard, wish.gid), list(config.groups))
+
+    def _update_members(self, update: UpdateMembers) -> Answer | View:
+        groups = self.view.directory.groups
+        known = groups.get(update.gid)
+        if known is None:
+            return Answer(Code.UNKNOWN_GROUP, (update.gid,))
+        if not update.members:
+            return Answer(Code.NO_MEMBERS, (update.gid,))
+        record = GroupRecord(known.uuid, update.version, update.members)
+        if record == known:
+            return self.view
+        if update.version <= known.version:
+            return Answer(Code.OLD_MEMBERSHIP, (update.gid, known.version))
+        return self._with_directory(groups={**groups, update.gid: record})
+
+    def _with_directory(
+        self,
+        groups: Mapping[GroupId, GroupRecord] | None = None,
+        nodes: Mapping[NodeId, NodeAddresses] | None = None,
+    ) -> View:
+        """The same configuration; the directory with other groups or other nodes."""
+        config, directory = self.view
+        groups = directory.groups if groups is None else groups
+        nodes = directory.nodes if nodes is None else nodes
+        return View(config, Directory(directory.version + 1, groups, nodes))
+
+    def _store(self, view: View, rows: Rows) -> None:
+        """Write what differs from the view so far, and make it the view."""
+        config, directory = view
+        before = self.view
+        if view == before:
+            return
+        if config is not before.config:
+            assert config.number == before.config.number + 1, (before.config, config)
+            rows.put(_config_key(config.number), encode_config(config))
+        for gid, record in directory.groups.items():
+            if before.directory.groups.get(gid) != record:
+                rows.put(b"g" + _NUMBER.pack(gid), encode_group(record))
+        for node, addresses in directory.nodes.items():
+            if before.directory.nodes.get(node) != addresses:
+                rows.put(b"n" + node.encode(), encode_addresses(addresses))
+        rows.put(_META, _META_ROW.pack(_FORMAT, config.number, directory.version, self.nshards))
+        self.view = view
+        self.on_change()
+
+
+def _next_view(view: View, shards: tuple[GroupId, ...], taking_part: list[GroupId]) -> View:
+    """The configuration after `view`'s, with every group at the addresses known now."""
+    config, directory = view
+    known = {
+        gid: GroupInfo(record.uuid, directory.members(gid))
+        for gid, record in directory.groups.items()
+    }
+    return View(
+        successor(config, shards, {gid: known[gid] for gid in taking_part}, known), directory
+    )
+
+
+def _config_key(number: int) -> bytes:
+    return b"c" + _NUMBER.pack(number)
+
+
+def _nobody_watches() -> None:
+    """A view may change without anybody waiting for it."""
