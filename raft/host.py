@@ -28,6 +28,7 @@ from raft.types import (
     Entry,
     GroupId,
     GroupUuid,
+    Index,
     Member,
     Membership,
     NodeId,
