@@ -7,8 +7,6 @@ from rows that hold everything acknowledged before it came, with the shard's pha
 questions about copies.
 """
 
-import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -19,19 +17,15 @@ from raft.types import GroupId
 from shardkv import copies
 from shardkv.commands import Chunk, Mutation
 from shardkv.feed import ConfigFeed
-from shardkv.limits import FRAME_BYTES_MAX, GARBAGE_ROWS_MAX
+from shardkv.limits import FRAME_BYTES_MAX
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.protocol import Frame, Get, Leader, Operation, Reply, Result, Status, Trouble
 from shardkv.routing import Routing
 from shardkv.types import Answer, Code, Row
 
-log = logging.getLogger(__name__)
-
 REPLY_BYTES_MAX: Final = FRAME_BYTES_MAX
 """Of the values in one reply; the first one always has room."""
-GARBAGE_SECONDS: Final = 0.5
-_GARBAGE_PAUSE_SECONDS: Final = 0.01
 
 
 class GroupStateMachine(ReplicatedStateMachine):
@@ -73,15 +67,10 @@ class GroupServer:
         self.machine = machine
         self._feed = feed
         self._routing = routing
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
 
     @property
     def gid(self) -> GroupId:
         return self.machine.gid
-
-    async def close(self) -> None:
-        self._sweeper.cancel()
-        await asyncio.gather(self._sweeper, return_exceptions=True)
 
     # Clients
 
@@ -179,20 +168,6 @@ class GroupServer:
             self._feed.look()
         settled = self.machine.is_in(request.shard, request.number)
         return copies.SettledReply(settled, self.machine.number)
-
-    # Rows that no record names
-
-    async def _sweep(self) -> None:
-        """Delete what dropped copies left, in slices, between which clients are served."""
-        store = self.replica.store
-        while True:
-            await asyncio.sleep(GARBAGE_SECONDS)
-            while self.replica.stopped_because is None:
-                deletes = self.machine.garbage(store.reader, GARBAGE_ROWS_MAX)
-                if not deletes:
-                    break
-                store.commit(deletes, store.applied, None)
-                await asyncio.sleep(_GARBAGE_PAUSE_SECONDS)
 
 
 def _result(outcome: object) -> Result:

@@ -1,0 +1,178 @@
+"""The store without asyncio: a blocking face on the clerk, usable from any thread.
+
+    with shardkv.open("./store") as kv:
+        kv.put("greeting", "hello")
+
+A thread of its own runs the event loop; each call hands a coroutine over and waits. An exception
+in the waiting thread, Ctrl-C above all, cancels the operation there and leaves the store usable. A
+write cut off that way may have been done.
+"""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from os import PathLike
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar
+
+from shardkv.errors import Closed
+from shardkv.types import Row, Version
+
+T = TypeVar("T")
+
+CLOSE_SECONDS: Final = 10.0
+"""How long `close` waits for the loop's thread to end."""
+
+
+class AsyncStore(Protocol):
+    """What the clerk offers (`shardkv.clerk.Clerk`)."""
+
+    async def get(self, key: bytes | str, *, timeout: float | None = None) -> bytes | None: ...
+
+    async def get_row(self, key: bytes | str, *, timeout: float | None = None) -> Row: ...
+
+    async def put(
+        self,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        if_version: int | None = None,
+        timeout: float | None = None,
+    ) -> Version: ...
+
+    async def append(
+        self, key: bytes | str, value: bytes | str, *, timeout: float | None = None
+    ) -> Version: ...
+
+    async def delete(self, key: bytes | str, *, timeout: float | None = None) -> None: ...
+
+
+class Store:
+    """A store that is open. Close it, or use it in a `with` statement."""
+
+    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[AsyncStore]]) -> None:
+        """Start the loop's thread and open the store in it; raises what opening raises."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="shardkv", daemon=True)
+        self._thread.start()
+        self._lock = threading.Lock()
+        self._closed = False
+        try:
+            self._manager = self._wait(_call(opening))
+            self._store = self._wait(self._manager.__aenter__())
+        except BaseException:
+            self._end_loop()
+            raise
+
+    def get(self, key: bytes | str, *, timeout: float | None = None) -> bytes | None:
+        """The key's value; None when it is absent. Linearizable."""
+        return self._ask(self._store.get(key, timeout=timeout))
+
+    def get_row(self, key: bytes | str, *, timeout: float | None = None) -> Row:
+        """The key's value and version; (None, 0) when it is absent."""
+        return self._ask(self._store.get_row(key, timeout=timeout))
+
+    def put(
+        self,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        if_version: int | None = None,
+        timeout: float | None = None,
+    ) -> Version:
+        """Write the key; returns its new version. See `Clerk.put` for the errors."""
+        return self._ask(self._store.put(key, value, if_version=if_version, timeout=timeout))
+
+    def append(
+        self, key: bytes | str, value: bytes | str, *, timeout: float | None = None
+    ) -> Version:
+        """Add to the end of the key's value; returns the new version."""
+        return self._ask(self._store.append(key, value, timeout=timeout))
+
+    def delete(self, key: bytes | str, *, timeout: float | None = None) -> None:
+        """Make the key absent; done too if it is absent already."""
+        self._ask(self._store.delete(key, timeout=timeout))
+
+    def close(self) -> None:
+        """Give up what is pending and close the store; the second time does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            self._wait(self._manager.__aexit__(None, None, None))
+        finally:
+            self._end_loop()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, operation: Coroutine[Any, Any, T]) -> T:
+        if self._closed:
+            operation.close()
+            raise Closed()
+        return self._wait(operation)
+
+    def _wait(self, work: Awaitable[T]) -> T:
+        assert threading.current_thread() is not self._thread, "the loop must not wait for itself"
+        future = asyncio.run_coroutine_threadsafe(_coroutine(work), self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise Closed() from None
+        except BaseException:
+            future.cancel()  # Ctrl-C here: the operation is given up there
+            raise
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _end_loop(self) -> None:
+        """Cancel what is left on the loop, and let its thread end."""
+
+        async def cancel_the_rest() -> None:
+            rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+
+        try:
+            asyncio.run_coroutine_threadsafe(cancel_the_rest(), self._loop).result(CLOSE_SECONDS)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(CLOSE_SECONDS)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+
+async def _call(opening: Callable[[], T]) -> T:
+    return opening()
+
+
+async def _coroutine(work: Awaitable[T]) -> T:
+    return await work
+
+
+def open(path: str | PathLike[str], **options: Any) -> Store:  # noqa: A001
+    """The whole store inside this process, on one directory; see `shardkv.aio.open`."""
+    from shardkv import aio  # the store's servers and LevelDB load only where they are needed
+
+    return Store(lambda: aio.open(path, **options))
+
+
+def connect(endpoints: str, **options: Any) -> Store:
+    """A client of a running cluster; see `shardkv.aio.connect`."""
+    from shardkv import aio
+
+    return Store(lambda: aio.connect(endpoints, **options))

@@ -1,0 +1,181 @@
+"""Frames and replies: what goes in comes out, and nothing else is let in."""
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raft.types import GroupId, NodeId
+from shardctrler.types import ConfigNumber, ShardId
+from shardkv import copies
+from shardkv.commands import Configure, Install, Mutation, Op, OpenSession, encode
+from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
+from shardkv.protocol import (
+    FORMAT,
+    BadFrame,
+    Frame,
+    Get,
+    Leader,
+    Proposal,
+    Reply,
+    Status,
+    Trouble,
+    decode_frame,
+    decode_reply,
+    encode_frame,
+    encode_reply,
+)
+from shardkv.types import Answer, Code, CopyId, Row, SessionId, Version
+
+PUT = Mutation(Op.PUT, ShardId(3), SessionId(1), 2, 1, b"key", b"value", Version(0))
+
+
+def frame(*operations: object) -> bytes:
+    packed = msgpack.packb([FORMAT, 1, 2, list(operations)])
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def test_a_frame_is_read_as_it_was_written() -> None:
+    commands = [
+        PUT,
+        OpenSession(ShardId(0)),
+        Mutation(Op.DELETE, ShardId(1), SessionId(9), 1, 1, b"k"),
+    ]
+    operations = [Get(b"\x00\xff"), *map(encode, commands)]
+
+    read = decode_frame(encode_frame(GroupId(7), 12, operations))
+
+    proposals = [Proposal(encode(command), command) for command in commands]
+    assert read == Frame(GroupId(7), 12, (Get(b"\x00\xff"), *proposals))
+
+
+def test_a_reply_is_read_as_it_was_written() -> None:
+    reply = Reply(
+        Status.ANSWERED,
+        12,
+        Leader(NodeId("n1"), "127.0.0.1:7400"),
+        (
+            Row(b"value", Version(3)),
+            Row(None, Version(0)),
+            Row(b"", Version(1)),
+            Answer(Code.OK, (4,)),
+            Answer(Code.NOT_READY, (12, 2)),
+            *Trouble,
+        ),
+    )
+
+    assert decode_reply(encode_reply(reply)) == reply
+
+
+@pytest.mark.parametrize("status", [*Status])
+def test_a_reply_without_results_is_read(status: Status) -> None:
+    assert decode_reply(encode_reply(Reply(status))) == Reply(status, 0, None, ())
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        pytest.param(b"", "not msgpack", id="nothing"),
+        pytest.param(b"\xc1", "not msgpack", id="a byte that msgpack never uses"),
+        pytest.param(msgpack.packb({}), "not an array", id="a map"),
+        pytest.param(
+            msgpack.packb([2, 1, 0, []]), "format 2; this version speaks 1", id="format 2"
+        ),
+        pytest.param(msgpack.packb([1, 1, 0]), "2 fields where 3", id="a field too few"),
+        pytest.param(msgpack.packb([1, -1, 0, [[b"k"]]]), "gid must be", id="a gid below 0"),
+        pytest.param(msgpack.packb([1, True, 0, [[b"k"]]]), "gid must be", id="a gid that is true"),
+        pytest.param(
+            msgpack.packb([1, 1, 2**63, [[b"k"]]]), "config number", id="a number too big"
+        ),
+        pytest.param(frame(), "holds 1 to 1024", id="no operation"),
+        pytest.param(
+            frame(*[[b"k"]] * (FRAME_OPERATIONS_MAX + 1)), "holds 1 to 1024", id="1,025 operations"
+        ),
+        pytest.param(frame([b"k"], b"v" * FRAME_BYTES_MAX), "at most 2097152", id="too many bytes"),
+        pytest.param(frame([b""]), "key must be 1 to 4096 bytes, not 0", id="an empty key"),
+        pytest.param(
+            frame([b"k" * (KEY_BYTES_MAX + 1)]),
+            "key must be 1 to 4096 bytes, not 4097",
+            id="a long key",
+        ),
+        pytest.param(
+            frame(encode(PUT._replace(value=b"v" * (VALUE_BYTES_MAX + 1)))),
+            "value must be at most 1048576 bytes",
+            id="a long value",
+        ),
+        pytest.param(frame(["text"]), "an operation is", id="a key that is text"),
+        pytest.param(frame(b"\x93\x02\x01\x01"), "format 2", id="a command of format 2"),
+        pytest.param(
+            frame(encode(Configure(b""))), "Configure is no command of a client", id="a Configure"
+        ),
+        pytest.param(
+            frame(encode(Install(ShardId(1), ConfigNumber(1), CopyId(1)))),
+            "Install is no command of a client",
+            id="an Install",
+        ),
+    ],
+)
+def test_a_frame_that_breaks_a_rule_is_refused_by_its_name(body: bytes, says: str) -> None:
+    with pytest.raises(BadFrame, match=says):
+        decode_frame(body)
+
+
+def test_the_largest_operation_fits_into_a_frame() -> None:
+    largest = PUT._replace(key=b"k" * KEY_BYTES_MAX, value=b"v" * VALUE_BYTES_MAX)
+
+    read = decode_frame(encode_frame(GroupId(1), 1, [encode(largest)]))
+
+    assert read.operations == (Proposal(encode(largest), largest),)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    for decode in (
+        decode_frame,
+        decode_reply,
+        copies.decode_pull,
+        copies.decode_pull_reply,
+        copies.decode_settled,
+        copies.decode_settled_reply,
+    ):
+        try:
+            decode(body)
+        except BadFrame as error:
+            assert str(error)
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.binary(max_size=8)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(plain, max_size=6))
+def test_any_fields_are_read_or_refused(fields: list[object]) -> None:
+    test_any_bytes_are_read_or_refused.hypothesis.inner_test(msgpack.packb([FORMAT, *fields]))  # type: ignore[attr-defined]
+
+
+def test_questions_about_copies_are_read_as_they_were_written() -> None:
+    pull = copies.PullRequest(GroupId(1), ShardId(2), ConfigNumber(3), b"cursor", 1000)
+    settled = copies.SettledRequest(GroupId(1), ShardId(2), ConfigNumber(3))
+    reply = copies.SettledReply(True, 4)
+
+    assert copies.decode_pull(copies.encode_pull(pull)) == pull
+    assert copies.decode_settled(copies.encode_settled(settled)) == settled
+    assert copies.decode_settled_reply(copies.encode_settled_reply(reply)) == reply
+    assert copies.decode_pull_reply(copies.encode_pull_reply(Code.OUT_OF_STEP)) == copies.PullReply(
+        None, b"", Code.OUT_OF_STEP
+    )
+
+
+def test_a_pull_is_answered_by_a_chunk_and_nothing_else() -> None:
+    body = msgpack.packb([FORMAT, encode(OpenSession(ShardId(1))), 0])
+
+    with pytest.raises(BadFrame, match="OpenSession is no chunk"):
+        copies.decode_pull_reply(body)
