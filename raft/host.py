@@ -25,6 +25,7 @@ from raft.parcel import Parcel
 from raft.ports import Disk, StateMachine
 from raft.replica import Replica
 from raft.types import (
+    NOBODY,
     Entry,
     GroupId,
     GroupUuid,
@@ -104,6 +105,10 @@ class Host:
     def records(self) -> list[ReplicaRecord]:
         """The replicas on this node's disk, started or not."""
         return self._log_store.replicas()
+
+    def log_bytes(self, gid: GroupId) -> int:
+        """What a group's log holds here, in bytes; framing not counted."""
+        return self._log_store.bytes(gid)
 
     async def found_group(self, gid: GroupId, uuid: GroupUuid, incarnation: int) -> ReplicaRecord:
         """Give birth to a group: one voter, this node. The explicit, synced command that draws
@@ -273,7 +278,7 @@ class Host:
         """Ask each group led here to be led by its most advanced other voter."""
         for replica in self.replicas.values():
             to = replica.core.best_successor() if replica.leads else None
-            if to is not None:
+            if to is not None and replica.core.transfer_target == NOBODY:
                 replica.transfer(to)
 
     def stop(self, because: str = "the node stops") -> None:

@@ -1,0 +1,5 @@
+"""`python -m shardkv`."""
+
+from shardkv.cli import main
+
+main()

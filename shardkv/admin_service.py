@@ -1,0 +1,251 @@
+"""A node's answers to operators' tools: how it is, and the explicit commands of growth.
+
+Nothing here is ever done because of a Raft message. Each command names the life of the process that
+it is for (`boot`), so that one that was delayed does nothing to a node that was started again,
+perhaps on an empty disk.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Final, Protocol, TypeVar
+
+from labrpc.errors import Refused
+from labrpc.transport import Transport
+from raft.disk.log_store import ReplicaRecord, ReplicaRefused
+from raft.errors import MembershipRefused, NotLeader
+from raft.host import Host
+from raft.replica import Replica
+from raft.types import GroupId, GroupUuid, Member, NodeId, ReplicaId
+from shardkv import admin
+from shardkv.admin import (
+    AddMembers,
+    BadAdmin,
+    CreateGroup,
+    CreateReplica,
+    Done,
+    GroupCreated,
+    MembersAdded,
+    MemberStatus,
+    NodeStatus,
+    Nothing,
+    RemoveMembers,
+    ReplicaStatus,
+    ShardStatus,
+)
+
+log = logging.getLogger(__name__)
+
+COMMIT_SECONDS: Final = 4.0
+"""How long a change of members may take to be committed before the caller is told to look again."""
+POLL_SECONDS: Final = 0.005
+GID_MAX: Final = 2**31 - 1
+
+Question = TypeVar("Question", bound=tuple[object, ...])
+
+
+class Groups(Protocol):
+    """What the node runs on its replicas, as this service sees it."""
+
+    async def start(self, gid: GroupId) -> None:
+        """Start the replica of a group that was just created on disk."""
+        ...
+
+    def config_number(self, gid: GroupId) -> int:
+        """Of the configuration that a store group has applied; 0 if none."""
+        ...
+
+    def shards(self, gid: GroupId) -> tuple[ShardStatus, ...]:
+        """The shards that a store group holds, awaits or gives away."""
+        ...
+
+
+class AdminService:
+    """Serves the `admin.*` calls of one node.
+
+    Args:
+        facts: What the node says of itself; the replicas are filled in here.
+        rng: For uuids and incarnations: a source that nobody can guess or repeat.
+    """
+
+    def __init__(
+        self, facts: Callable[[], NodeStatus], boot: int, host: Host, groups: Groups, rng: Random
+    ) -> None:
+        self._facts = facts
+        self._boot = boot
+        self._host = host
+        self._groups = groups
+        self._rng = rng
+        self._creating = asyncio.Lock()
+
+    def serve(self, transport: Transport) -> None:
+        """Answer on a transport."""
+        _serve(transport, admin.STATUS, Nothing, self.status)
+        _serve(transport, admin.CREATE_GROUP, CreateGroup, self.create_group)
+        _serve(transport, admin.CREATE_REPLICA, CreateReplica, self.create_replica)
+        _serve(transport, admin.ADD_MEMBERS, AddMembers, self.add_members)
+        _serve(transport, admin.REMOVE_MEMBERS, RemoveMembers, self.remove_members)
+
+    async def status(self, _: Nothing) -> NodeStatus:
+        """How this node is, from what it knows by itself."""
+        replicas = tuple(
+            self._replica_status(replica) for _, replica in sorted(self._host.replicas.items())
+        )
+        return self._facts()._replace(replicas=replicas)
+
+    async def create_group(self, command: CreateGroup) -> GroupCreated:
+        """Give birth to a group with one voter, this node; the uuid is drawn here and synced.
+
+        Asked again for a group that is here, it answers with the uuid that the group has.
+        """
+        self._for_this_life(command.boot)
+        if command.gid > GID_MAX:
+            raise Refused("INVALID_ARGUMENT", f"gid must be from 0 to {GID_MAX}")
+        gid = GroupId(command.gid)
+        async with self._creating:
+            for record in self._host.records():
+                if record.gid == gid:
+                    return GroupCreated(record.uuid)
+            uuid = GroupUuid(self._rng.randbytes(16))
+            await self._host.found_group(gid, uuid, self._rng.getrandbits(63))
+            await self._groups.start(gid)
+        log.info("group born", extra={"gid": gid, "uuid": uuid.hex()})
+        return GroupCreated(uuid)
+
+    async def create_replica(self, command: CreateReplica) -> Done:
+        """Create a blank replica under an id that the group's log has just given."""
+        self._for_this_life(command.boot)
+        gid, uuid = GroupId(command.gid), GroupUuid(command.uuid)
+        record = ReplicaRecord(gid, uuid, ReplicaId(command.replica), self._rng.getrandbits(63))
+        async with self._creating:
+            here = next((held for held in self._host.records() if held.gid == gid), None)
+            if here is not None and (here.uuid, here.replica) == (uuid, record.replica):
+                return Done()
+            if here is not None:
+                await self._drop_blank(here)
+            try:
+                await self._host.create_replica(record)
+            except ReplicaRefused as error:
+                raise Refused("ALREADY_EXISTS", str(error)) from None
+            await self._groups.start(gid)
+        log.info("replica created", extra={"gid": gid, "replica": record.replica})
+        return Done()
+
+    async def _drop_blank(self, here: ReplicaRecord) -> None:
+        """Make room for another id. Only a replica that never took part may go: it has promised
+        nothing to anybody."""
+        replica = self._host.replicas.get(here.gid)
+        blank = (
+            replica is not None
+            and replica.core.term == 0
+            and replica.core.log.last.index == 0
+            and replica.applied == 0
+        )
+        if not blank:
+            raise Refused(
+                "ALREADY_EXISTS",
+                f"this node holds replica {here.replica} of group {here.gid}, which took part",
+            )
+        await self._host.drop_replica(here.gid)
+
+    async def add_members(self, command: AddMembers) -> MembersAdded:
+        """Take nodes in as learners that become voters once they have caught up; the answer comes
+        when that is committed, and names their replica ids."""
+        replica = self._leader(command.gid, command.uuid)
+        first = replica.core.membership.next_id
+        add = [(NodeId(node), address) for node, address in command.nodes]
+        await self._change(replica, add=add)
+        ids = tuple(range(first, first + len(add)))
+        learners = {member.id: member.node for member in _everyone(replica)}
+        if [learners.get(ReplicaId(id)) for id in ids] != [node for node, _ in add]:
+            raise Refused("ABORTED", "another change of members came first; look again")
+        return MembersAdded(ids)
+
+    async def remove_members(self, command: RemoveMembers) -> Done:
+        """Take replicas out; the answer comes when that is committed."""
+        replica = self._leader(command.gid, command.uuid)
+        await self._change(replica, remove=[ReplicaId(id) for id in command.replicas])
+        return Done()
+
+    async def _change(
+        self,
+        replica: Replica,
+        *,
+        add: list[tuple[NodeId, str]] | None = None,
+        remove: list[ReplicaId] | None = None,
+    ) -> None:
+        try:
+            placed = replica.change_members(add=add or (), remove=remove or ())
+        except NotLeader as error:
+            raise Refused("FAILED_PRECONDITION", str(error)) from None
+        except MembershipRefused as error:
+            raise Refused("FAILED_PRECONDITION", str(error)) from None
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                while replica.applied < placed.index:
+                    if replica.core.term != placed.term or not replica.leads:
+                        raise Refused("ABORTED", "the leadership was lost; look again")
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise Refused("ABORTED", "not committed in time; look again") from None
+
+    def _for_this_life(self, boot: int) -> None:
+        if boot != self._boot:
+            raise Refused("ABORTED", "this node was started again since; look again")
+
+    def _leader(self, gid: int, uuid: bytes) -> Replica:
+        replica = self._host.replicas.get(GroupId(gid))
+        if replica is None:
+            raise Refused("NOT_FOUND", f"this node has no replica of group {gid}")
+        if replica.record.uuid != uuid:
+            raise Refused("FAILED_PRECONDITION", f"group {gid} has another uuid")
+        return replica
+
+    def _replica_status(self, replica: Replica) -> ReplicaStatus:
+        core, gid = replica.core, replica.gid
+        membership = core.membership
+        leader = replica.leader
+        return ReplicaStatus(
+            gid=gid,
+            uuid=replica.record.uuid,
+            replica=replica.id,
+            role=core.role.value,
+            stopped=replica.stopped_because or "",
+            term=core.term,
+            leader=leader.node if leader is not None else "",
+            commit=core.commit,
+            applied=replica.applied,
+            last=core.log.last.index,
+            log_bytes=self._host.log_bytes(gid),
+            voters=_members(membership.voters),
+            outgoing=_members(membership.outgoing),
+            learners=_members(membership.learners),
+            config_number=self._groups.config_number(gid),
+            shards=self._groups.shards(gid),
+        )
+
+
+def _everyone(replica: Replica) -> tuple[Member, ...]:
+    membership = replica.core.membership
+    return (*membership.learners, *membership.voters)
+
+
+def _members(members: tuple[Member, ...]) -> tuple[MemberStatus, ...]:
+    return tuple(MemberStatus(member.id, member.node, member.address) for member in members)
+
+
+def _serve(
+    transport: Transport,
+    method: str,
+    kind: type[Question],
+    answer: Callable[[Question], Awaitable[tuple[object, ...]]],
+) -> None:
+    async def handler(body: bytes) -> bytes:
+        try:
+            question = admin.decode(kind, body)
+        except BadAdmin as error:
+            raise Refused("INVALID_ARGUMENT", str(error)) from None
+        return admin.encode(await answer(question))
+
+    transport.serve(method, handler)

@@ -1,0 +1,162 @@
+"""What every command that talks to a cluster shares: its options, finding it, running, Ctrl-C."""
+
+import asyncio
+import json
+import math
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+import click
+
+from shardkv import clusterfile, config
+from shardkv.config import ConfigError
+from shardkv.text import quoted
+
+TIMEOUT_SECONDS: Final = 10.0
+TIMEOUT_SECONDS_MAX: Final = 3600.0
+ENDPOINTS_VARIABLE: Final = "SHARDKV_ENDPOINTS"
+DEFAULT_FILE: Final = Path("data") / clusterfile.NAME
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """How a command asks: whom, for how long, and how it answers."""
+
+    endpoints: str | None
+    timeout: float
+    as_json: bool
+
+    def addresses(self) -> tuple[str, ...]:
+        """Client addresses of nodes: `--endpoints`, else the environment, else ./data.
+
+        Raises:
+            ConfigError: none is given, or one is no address.
+        """
+        source, text = "--endpoints", self.endpoints
+        if text is None:
+            source, text = ENDPOINTS_VARIABLE, config.environment().get(ENDPOINTS_VARIABLE)
+        if text is not None:
+            return parse_endpoints(text, source)
+        if not DEFAULT_FILE.exists():
+            raise ConfigError(
+                f"no cluster: give --endpoints or {ENDPOINTS_VARIABLE}, or run where "
+                f"{DEFAULT_FILE} is (`shardkv up` writes it)"
+            )
+        return clusterfile.read(DEFAULT_FILE).endpoints
+
+
+def parse_endpoints(text: str, source: str) -> tuple[str, ...]:
+    """`host:port,host:port`; one named twice counts once."""
+    found: dict[str, None] = {}
+    for item in text.split(","):
+        try:
+            found[config.address(item.strip())] = None
+        except ValueError as error:
+            raise ConfigError(f"{source}: {quoted(item)} {error}") from error
+    return tuple(found)
+
+
+class Seconds(click.ParamType[float]):
+    """A time-out: a plain number of seconds."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value)
+        plain = text.replace(".", "", 1)
+        seconds = float(text) if plain.isascii() and plain.isdigit() else math.nan
+        if not 0 < seconds <= TIMEOUT_SECONDS_MAX:
+            self.fail(
+                f"{quoted(text)} must be a number of seconds above 0, at most "
+                f"{TIMEOUT_SECONDS_MAX:g}, such as 2.5",
+                param,
+                ctx,
+            )
+        return seconds
+
+
+class Whole(click.ParamType[int]):
+    """A whole number in a range, in digits and nothing else."""
+
+    name = "number"
+
+    def __init__(self, low: int, high: int) -> None:
+        self._low, self._high = low, high
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            number = config.whole_number(str(value))
+        except ValueError as error:
+            self.fail(f"{quoted(str(value))} {error}", param, ctx)
+        if not self._low <= number <= self._high:
+            self.fail(f"{number} must be from {self._low} to {self._high}", param, ctx)
+        return number
+
+
+def talks(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command `--endpoints`, `--timeout` and `--json`, and hand it a `Request` first."""
+
+    @click.option(
+        "--endpoints", metavar="HOST:PORT,...", help=f"Nodes to ask (else {ENDPOINTS_VARIABLE})."
+    )
+    @click.option(
+        "--timeout",
+        type=Seconds(),
+        default=TIMEOUT_SECONDS,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for an answer.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+    @wraps(command)
+    def asking(
+        *args: Any, endpoints: str | None, timeout: float, as_json: bool, **kwargs: Any
+    ) -> R:
+        return command(Request(endpoints, timeout, as_json), *args, **kwargs)
+
+    return asking
+
+
+def run(work: Coroutine[Any, Any, R], *, write: bool = False) -> R:
+    """Run a command's coroutine. Ctrl-C ends it at once; of a write the outcome is then unknown."""
+    from shardkv.cli.failures import Exit, Failure
+
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        message = (
+            "interrupted; the outcome is unknown: the write may have been done, or may yet be"
+            if write
+            else "interrupted"
+        )
+        raise Failure(Exit.UNKNOWN, message, "Interrupted") from None
+
+
+def print_json(value: object) -> None:
+    """One JSON value on one line of standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
+
+
+def text_fields(name: str, data: bytes) -> dict[str, str]:
+    """Bytes for JSON: as text where they are UTF-8, else in base64, and said so."""
+    import base64
+
+    try:
+        return {name: data.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(data).decode("ascii")}

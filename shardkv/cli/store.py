@@ -1,0 +1,146 @@
+"""`put`, `get`, `append` and `delete`: one operation each."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import click
+
+from shardkv.cli.finding import Request, Whole, print_json, run, talks, text_fields
+from shardkv.limits import INTEGER_MAX, VALUE_BYTES_MAX
+
+T = TypeVar("T")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  shardkv put greeting hello
+  shardkv put image - < picture.png
+  shardkv put config "$new" --if-version 3
+  shardkv put -- -key -value
+"""
+)
+@click.argument("key", type=click.UNPROCESSED)
+@click.argument("value", type=click.UNPROCESSED)
+@click.option(
+    "--if-version",
+    type=Whole(0, INTEGER_MAX),
+    metavar="N",
+    help="Write only if the key is at this version; 0: only if it is absent.",
+)
+@talks
+def put(request: Request, key: str, value: str, if_version: int | None) -> None:
+    """Write VALUE under KEY; `-` reads the value from standard input.
+
+    Prints the key's new version. An empty value is a value; it is not the same as no value.
+    """
+    data = _value(value)
+
+    async def work() -> int:
+        return await _with_store(request, lambda kv: kv.put(_key(key), data, if_version=if_version))
+
+    _print_version(request, run(work(), write=True))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  shardkv append log 'one more line'
+  date | shardkv append log -
+"""
+)
+@click.argument("key", type=click.UNPROCESSED)
+@click.argument("value", type=click.UNPROCESSED)
+@talks
+def append(request: Request, key: str, value: str) -> None:
+    """Add VALUE to the end of KEY's value; an absent key counts as empty.
+
+    Prints the key's new version. `-` reads the value from standard input.
+    """
+    data = _value(value)
+
+    async def work() -> int:
+        return await _with_store(request, lambda kv: kv.append(_key(key), data))
+
+    _print_version(request, run(work(), write=True))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  shardkv get greeting
+  shardkv get image > picture.png
+  shardkv get greeting --json
+"""
+)
+@click.argument("key", type=click.UNPROCESSED)
+@talks
+def get(request: Request, key: str) -> None:
+    """Write KEY's value to standard output, exactly its bytes.
+
+    On a terminal a newline follows. An absent key: exit status 1.
+    """
+    from shardkv.cli.failures import not_found
+    from shardkv.types import Row
+
+    async def work() -> Row:
+        return await _with_store(request, lambda kv: kv.get_row(_key(key)))
+
+    row = run(work())
+    if row.value is None:
+        raise not_found(_key(key))
+    if request.as_json:
+        fields = text_fields("key", _key(key)) | text_fields("value", row.value)
+        print_json({**fields, "version": row.version})
+        return
+    sys.stdout.buffer.write(row.value)
+    if sys.stdout.isatty():
+        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+@click.command(epilog="Example: shardkv delete greeting")
+@click.argument("key", type=click.UNPROCESSED)
+@talks
+def delete(request: Request, key: str) -> None:
+    """Make KEY absent; done as well if it is absent already."""
+
+    async def work() -> None:
+        await _with_store(request, lambda kv: kv.delete(_key(key)))
+
+    run(work(), write=True)
+    if request.as_json:
+        print_json({"deleted": True})
+
+
+async def _with_store(request: Request, act: Callable[["aio.Store"], Awaitable[T]]) -> T:
+    """Connect, act once, and disconnect, all within the request's time."""
+    from shardkv import aio
+
+    async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+        return await act(store)
+
+
+def _key(text: str) -> bytes:
+    """The very bytes of the argument, whether they are UTF-8 or not (PEP 383)."""
+    return os.fsencode(text)
+
+
+def _value(text: str) -> bytes:
+    from shardkv.errors import ValueTooLong
+
+    if text != "-":
+        return os.fsencode(text)
+    data = sys.stdin.buffer.read(VALUE_BYTES_MAX + 1)
+    if len(data) > VALUE_BYTES_MAX:
+        raise ValueTooLong(len(data))
+    return data
+
+
+def _print_version(request: Request, version: int) -> None:
+    if request.as_json:
+        print_json({"version": version})
+    else:
+        sys.stdout.write(f"version {version}\n")

@@ -1,0 +1,169 @@
+"""A node's directory: how it is made, found and opened.
+
+    node.yaml             settings (`shardkv init` wrote them; yours to edit)
+    node.log              what the node has to say, rotated
+    LOCK                  held while the node runs
+    log/                  the log database: every group's Raft log, every write synced
+    data/                 the data database: state machines; raft logs replay what it lacks
+    promise-a, promise-b  what the node must never forget, written in turn
+
+It is made aside and renamed: a directory that exists is whole.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from raft.disk.leveldb import DATA_OPTIONS, LOG_OPTIONS, FileSlot, LevelDB, Worker
+from raft.disk.log_store import LogStore
+from raft.disk.promise import find_promise
+from raft.disk.records import NodeIdentity
+from raft.errors import DataInUse, DataUnusable
+from raft.types import NodeId
+from shardkv import config
+from shardkv.clusterfile import replace_file, sync_directory
+
+SETTINGS_FILE: Final = "node.yaml"
+LOG_FILE: Final = "node.log"
+LOCK_FILE: Final = "LOCK"
+LOG_DATABASE: Final = "log"
+DATA_DATABASE: Final = "data"
+PROMISES: Final = ("promise-a", "promise-b")
+
+
+def exists(directory: Path) -> bool:
+    """Whether a node's directory is there, whole or damaged."""
+    return (directory / SETTINGS_FILE).exists() or (directory / LOG_DATABASE).exists()
+
+
+def create(directory: Path, *, cluster: bytes, settings: Mapping[str, object]) -> None:
+    """Make a node's directory, wholly or not at all.
+
+    Args:
+        directory: Does not exist, or is empty.
+        cluster: The cluster's id, 16 bytes.
+        settings: What `node.yaml` says; at least `node`.
+
+    Raises:
+        DataUnusable: something is there already; it is not touched.
+    """
+    if exists(directory):
+        raise DataUnusable(f"{directory}: a node is there already; nothing was changed")
+    if directory.exists() and any(directory.iterdir()):
+        raise DataUnusable(f"{directory}: not empty, and no node; nothing was changed")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    aside = directory.with_name(directory.name + ".new")
+    if aside.exists():  # an earlier attempt died
+        shutil.rmtree(aside)
+    aside.mkdir(mode=0o700)
+    asyncio.run(_fill(aside, NodeIdentity(cluster, NodeId(str(settings["node"])))))
+    heading = "Settings of this node; config.example.yaml has every key."
+    replace_file(aside / SETTINGS_FILE, config.render(settings, heading))
+    aside.rename(directory)
+    sync_directory(directory.parent)
+
+
+async def _fill(directory: Path, identity: NodeIdentity) -> None:
+    data = LevelDB.create(directory / DATA_DATABASE, DATA_OPTIONS)
+    await data.close()
+    log = LevelDB.create(directory / LOG_DATABASE, LOG_OPTIONS)
+    promises = Worker("promise")
+    store = await LogStore.create(log, _slots(directory, promises), identity)
+    await store.close()
+    promises.stop()
+    await log.close()
+
+
+def _slots(directory: Path, worker: Worker) -> tuple[FileSlot, FileSlot]:
+    return FileSlot(directory / PROMISES[0], worker), FileSlot(directory / PROMISES[1], worker)
+
+
+class NodeLock:
+    """Held while a node runs on its directory; the system lets go of it when the process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        """
+        Raises:
+            DataUnusable: no node was made there. Nothing is created.
+            DataInUse: another process runs on it.
+        """
+        if not exists(directory):
+            raise DataUnusable(
+                f"{directory}: not initialised; run `shardkv init --data {directory}` or "
+                "`shardkv up` first"
+            )
+        self._handle = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._handle)
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            raise DataInUse(f"{directory}: in use by another process") from error
+
+    def release(self) -> None:
+        os.close(self._handle)
+
+
+def identity(directory: Path) -> NodeIdentity:
+    """Whose directory it is, by its promise; read only, and before any database is opened.
+
+    Raises:
+        DataUnusable: both copies of the promise are damaged or gone.
+    """
+    worker = Worker("promise")
+    try:
+        found = find_promise(_slots(directory, worker))
+    finally:
+        worker.stop()
+    if found.promise is None:
+        names = " and ".join(str(directory / name) for name in PROMISES)
+        raise DataUnusable(
+            f"{names}: missing or damaged: what this node has promised is not known. Put both "
+            "files back, or remove the directory and give the cluster a new node"
+        )
+    return found.promise.identity
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A node's databases, checked and open."""
+
+    log_disk: LevelDB
+    data_disk: LevelDB
+    log_store: LogStore
+    promises: Worker
+
+    async def close(self) -> None:
+        """Write the last promise and close both; nothing may be under way."""
+        await self.log_store.close()
+        self.promises.stop()
+        await self.data_disk.close()
+        await self.log_disk.close()
+
+
+async def open_databases(directory: Path, expected: NodeIdentity) -> Opened:
+    """Open both databases and check them against the promise.
+
+    Raises:
+        DataUnusable: damaged, cut, missing, another node's or newer; says which and what to do.
+    """
+    promises = Worker("promise")
+    log_disk = LevelDB.open(directory / LOG_DATABASE, LOG_OPTIONS, trust_log=True)
+    data_disk: LevelDB | None = None
+    try:
+        log_store = await LogStore.open(log_disk, _slots(directory, promises), expected)
+        data_disk = LevelDB.open(directory / DATA_DATABASE, DATA_OPTIONS, trust_log=False)
+    except BaseException:
+        if data_disk is not None:
+            await data_disk.close()
+        await log_disk.close()
+        promises.stop()
+        raise
+    return Opened(log_disk, data_disk, log_store, promises)
