@@ -98,6 +98,10 @@ class Raft:
     # Facts
 
     @property
+    def config(self) -> RaftConfig:
+        return self._state.config
+
+    @property
     def id(self) -> ReplicaId:
         return self._state.id
 

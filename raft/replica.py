@@ -27,7 +27,7 @@ from raft.codec import decode_membership
 from raft.core import Raft
 from raft.courier import Courier
 from raft.disk.log_store import LogStore, ReplicaRecord
-from raft.errors import BadChunk, NotLeader, ReplicaStopped
+from raft.errors import BadChunk, NotLeader, ReplicaStopped, Unavailable
 from raft.messages import AnyMessage, Heartbeat, HeartbeatReply, InstallSnapshot
 from raft.parcel import Parcel
 from raft.ports import StateMachine, StateStore
@@ -101,6 +101,7 @@ class Replica:
         self._read_number = 0
         self._reads_waiting: list[asyncio.Future[None]] = []  # for the next round
         self._reads_asked: dict[bytes, list[asyncio.Future[None]]] = {}  # round under way
+        self._reads_asked_at = 0.0
         self._reads_ready: list[tuple[Index, list[asyncio.Future[None]]]] = []  # for apply
         machine.reload(store.reader)
 
@@ -373,13 +374,29 @@ class Replica:
     # Reading
 
     def _ask_for_reads(self) -> None:
-        if not self._reads_waiting or self._reads_asked:
+        if self._reads_asked and not self._round_was_lost():
             return  # one round at a time; what gathers meanwhile is the next round
+        if not self._reads_waiting:
+            return
         self._read_number += 1
         context = self._read_context_prefix + self._read_number.to_bytes(8, "big")
         self._reads_asked[context] = self._reads_waiting
+        self._reads_asked_at = self._loop.time()
         self._reads_waiting = []
         self.core.read_index(context)
+
+    def _round_was_lost(self) -> bool:
+        """Whether a follower's question to its leader, or the answer, must have been lost: then
+        those who asked are told so. A leader's own rounds end with its leadership at the latest."""
+        waited = self._loop.time() - self._reads_asked_at
+        if self.leads or waited < self.core.config.election_seconds_max:
+            return False
+        lost, self._reads_asked = self._reads_asked, {}
+        for futures in lost.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(Unavailable("the leader did not confirm in time"))
+        return True
 
     def _read_confirmed(self, read: ReadState) -> None:
         futures = self._reads_asked.pop(read.context, None)
