@@ -1,5 +1,7 @@
 """How shards go from group to group: each step where it fits, and nowhere else."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from raft.types import GroupId
@@ -31,7 +33,7 @@ N1, N2, N3, N4 = (ConfigNumber(n) for n in (1, 2, 3, 4))
 class Cluster:
     """Groups A, B and C and a history; each takes the next configuration when told to."""
 
-    def __init__(self, *rows: list[GroupId]) -> None:
+    def __init__(self, *rows: Sequence[int]) -> None:
         self.history: list[Configure] = configures(*rows)
         self.groups = {gid: Group(gid) for gid in (A, B, C)}
 

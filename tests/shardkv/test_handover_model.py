@@ -178,8 +178,12 @@ class World:
                         self.bag.append(Proposal(group.gid, ahead))
 
     def rush(self) -> None:
-        """Somebody proposes a configuration without looking whether it is due."""
+        """Somebody proposes a configuration or an install without looking whether it is due."""
         gid = self.rng.choice(GIDS)
+        for shard, record in self.replica(gid).machine.unsettled:
+            if record.copy_id:
+                install = Install(shard, record.number, record.copy_id)
+                self.bag.append(Proposal(gid, install))
         number = self.replica(gid).machine.number + self.rng.randint(1, 2)
         if number < len(self.history.configs):
             self.bag.append(Proposal(gid, configure(self.history.configs[number])))
@@ -213,7 +217,7 @@ class World:
             self.bag.append(Proposal(gid, OpenSession(shard)))
             return
         session = self.rng.randint(max(1, model.counter - 1), model.counter)
-        if self.rng.random() < 0.04:
+        if self.rng.random() < 0.01:
             last = model.sessions[session].last if session in model.sessions else 0
             self.bag.append(Proposal(gid, ExpireSessions(shard, ((SessionId(session), last),))))
             return
@@ -424,7 +428,7 @@ def test_shards_move_under_random_schedules(seed: int) -> None:
 def test_the_schedules_visit_what_they_are_there_for() -> None:
     """A model that never sees the hard states proves nothing."""
     seen: dict[str, int] = {}
-    for seed in range(8):
+    for seed in range(16):
         for what, times in run(f"probe {seed}").seen.items():
             seen[what] = seen.get(what, 0) + times
 
@@ -453,6 +457,7 @@ def test_the_schedules_visit_what_they_are_there_for() -> None:
         "Install OK True",
         "Install OK False",
         "Install OLD False",
+        "Install OUT_OF_STEP False",
         "Drop OK True",
         "Drop OK False",
         "Drop OLD False",
