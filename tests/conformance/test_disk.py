@@ -14,6 +14,7 @@ import pytest
 
 from labrpc.sim.disk import SimDrive
 from labrpc.sim.loop import run
+from raft.disk.leveldb import FileSlot, LevelDB, Worker
 from raft.ports import Disk, Slot
 
 
@@ -52,8 +53,38 @@ class SimBench:
         pass
 
 
+class LevelDBBench:
+    """Real files. The map trusts its write-ahead log, as one whose writes are all synced may."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._worker = Worker("slots")
+        self._slots: list[FileSlot] = []
+        self._created = False
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        asyncio.run(main)
+
+    def open(self) -> Disk:
+        path = self._directory / "map"
+        if self._created:
+            return LevelDB.open(path, trust_log=True)
+        self._created = True
+        return LevelDB.create(path)
+
+    def slot(self) -> Slot:
+        self._slots.append(FileSlot(self._directory / "record", self._worker))
+        return self._slots[-1]
+
+    def dispose(self) -> None:
+        self._worker.stop()
+        for slot in self._slots:
+            slot.close()
+
+
 BENCHES: dict[str, Callable[[Path], Bench]] = {
     "sim": SimBench,
+    "leveldb": LevelDBBench,
 }
 
 
