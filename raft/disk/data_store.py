@@ -152,10 +152,13 @@ class ReplicaData:
         """Rows, applied index and membership in one batch; visible at once, durable after a flush.
 
         Args:
-            applied: The last entry whose effects `rows` hold.
+            applied: The last entry whose effects `rows` hold; the present one for rows that
+                change no answer, such as deletes of garbage.
             membership: The new one, None if it has not changed.
         """
-        assert applied.index > self.applied.index, f"{applied} is applied already (R7)"
+        assert applied.index > self.applied.index or applied == self.applied, (
+            f"{applied} is applied already (R7)"
+        )
         if membership is not None:
             self._membership_bytes = encode_membership(membership)
             self._progress = self._progress._replace(applied=applied, membership=membership)
