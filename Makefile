@@ -59,8 +59,11 @@ config: $(STAMP)  ## write config.example.yaml anew from the table of keys
 	$(BIN)/python -m shardkv.config > config.example.yaml.new
 	mv config.example.yaml.new config.example.yaml
 
+# The generator is the oldest that we support, and pins an old protobuf: so it has a venv of its own.
 proto: $(STAMP)  ## generate the Python of labrpc/grpc/*.proto anew
-	$(BIN)/python -m labrpc.grpc.generate
+	test -x $(VENV)/proto/bin/python || $(PYTHON) -m venv $(VENV)/proto
+	$(VENV)/proto/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.75.0 setuptools
+	$(VENV)/proto/bin/python -m labrpc.grpc.generate
 
 bench: $(STAMP)  ## measure; one question a file of bench/
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
