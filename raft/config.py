@@ -52,17 +52,13 @@ class RaftConfig:
     """Recent entries kept in memory; what is not durable yet is kept in any case."""
     reads_waiting_max: int = 4096
     """Read requests that wait for a confirmation; more are refused at once."""
-    snapshot_install_seconds_max: float = 30.0
-    """How long a follower may take from having a snapshot staged to having it installed; then
-    the leader probes again."""
     mode: Mode = Mode.PRODUCTION
     empty_entry_at_start: bool = True
     """Whether a new leader appends an empty entry, without which nothing of an earlier term is
     committed until a client writes. False for the raft lab alone, whose tests count from 1."""
 
     def __post_init__(self) -> None:
-        for name in ("heartbeat_seconds", "election_seconds_min", "election_seconds_max",
-                     "snapshot_install_seconds_max"):  # fmt: skip
+        for name in ("heartbeat_seconds", "election_seconds_min", "election_seconds_max"):
             seconds = getattr(self, name)
             if not (isfinite(seconds) and seconds > 0):
                 raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")

@@ -306,6 +306,8 @@ class Raft:
     def _on_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:
         self._hear(heartbeat.source, now)
         state = self._state
+        if state.installing is not None:
+            return  # silent: an answer would speak of a log that is being replaced
         if heartbeat.commit <= state.log.last.index:  # else this log lost entries: believe none
             state.commit_to(heartbeat.commit)
         durable = state.log.durable

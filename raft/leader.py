@@ -185,7 +185,7 @@ class Leader:
         if progress is None or reply.token > self.replication.round:
             return
         self._now = progress.heard = now
-        self.replication.take_heartbeat_reply(progress, reply, now)
+        self.replication.take_heartbeat_reply(progress, reply)
         self._confirm_reads()
 
     def _confirm_reads(self) -> None:
@@ -205,9 +205,7 @@ class Leader:
     def on_snapshot_sent(self, replica: ReplicaId, ok: bool) -> None:
         progress = self.replication.followers.get(replica)
         if progress is not None:
-            stream_ended(
-                progress, complete=ok, heartbeat_round=self.replication.round, now=self._now
-            )  # fmt: skip
+            stream_ended(progress, complete=ok, heartbeat_round=self.replication.round)
 
     # Members
 

@@ -4,7 +4,7 @@
                answer comes, or the answer to a heartbeat that was sent after it.
     REPLICATE  It knows: `next` runs ahead of `match`, as far as the window allows.
     SNAPSHOT   What the follower needs next is compacted: nothing is sent until the driver's stream
-               has ended and the follower has installed it.
+               has ended and the follower has installed it. It is silent while it installs.
 
 Source: etcd-io/raft `tracker/progress.go`; Raft (extended), section 5.3.
 """
@@ -61,7 +61,7 @@ class Progress:
         self.bare = False  # PROBE: the next one repeats another; it carries no entries
         self.recheck = False  # REPLICATE: ask with a bare message whether something was lost
         self.recheck_prev = Index(0)
-        self.staged_at: float | None = None  # SNAPSHOT: when the stream ended well
+        self.staged_round: int | None = None  # SNAPSHOT: the round when the stream ended well
         self.sampled_round = 0  # `lost` is judged by an answer to this round or a later one:
         self.sampled_match = Index(0)  # this much was acknowledged before it was sent
         self.round_target = Index(0)  # catching up, dissertation, section 4.2.1
@@ -77,20 +77,20 @@ class Progress:
         self._forget_flights()
         self.waiting = False
         self.bare = False
-        self.staged_at = None
+        self.staged_round = None
 
     def become_replicate(self) -> None:
         self.sending = Sending.REPLICATE
         self.next = Index(self.match + 1)
         self._forget_flights()
         self.waiting = False
-        self.staged_at = None
+        self.staged_round = None
 
     def become_snapshot(self) -> None:
         self.sending = Sending.SNAPSHOT
         self._forget_flights()
         self.waiting = False
-        self.staged_at = None
+        self.staged_round = None
 
     def _forget_flights(self) -> None:
         self.flights.clear()

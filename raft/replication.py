@@ -205,7 +205,7 @@ class Replication:
         # Each rejection moves `next` strictly down and never below what is acknowledged.
         progress.become_probe(Index(max(progress.match + 1, min(reply.rejected, agrees + 1))))
 
-    def take_heartbeat_reply(self, progress: Progress, reply: HeartbeatReply, now: float) -> None:
+    def take_heartbeat_reply(self, progress: Progress, reply: HeartbeatReply) -> None:
         """Learn that the follower lives, what it holds, and whether a message may be lost."""
         progress.token = max(progress.token, reply.token)
         progress.answered_heartbeat(reply.token)
@@ -216,7 +216,9 @@ class Replication:
             if reply.last < progress.sampled_match:
                 progress.lost = True
             progress.sampled_round, progress.sampled_match = self.round + 1, progress.match
-        if progress.sending is Sending.SNAPSHOT and progress.staged_at is not None:
-            waited = now - progress.staged_at
-            if waited > self._state.config.snapshot_install_seconds_max:
-                progress.become_probe(Index(progress.match + 1))
+        staged = progress.staged_round
+        if progress.sending is Sending.SNAPSHOT and staged is not None and reply.token > staged:
+            # It was staged before that heartbeat left, and a replica that installs is silent: so
+            # it is done and its acknowledgement was lost, or it died and forgot. Look there.
+            reaches = min(reply.last, self._state.log.last.index)
+            progress.become_probe(Index(max(progress.match, reaches) + 1))

@@ -34,13 +34,13 @@ def take_snapshot(state: State, install: InstallSnapshot) -> bool:
     return installs
 
 
-def stream_ended(progress: Progress, *, complete: bool, heartbeat_round: int, now: float) -> None:
+def stream_ended(progress: Progress, *, complete: bool, heartbeat_round: int) -> None:
     """The driver's stream to a follower ended. An incomplete one is tried again after the next
     sign of life, not at once: a follower that cannot take it must not be flooded."""
     if progress.sending is not Sending.SNAPSHOT:
         return
     if complete:
-        progress.staged_at = now
+        progress.staged_round = heartbeat_round
     else:
         progress.become_probe(Index(progress.match + 1))
         progress.pause(heartbeat_round)
