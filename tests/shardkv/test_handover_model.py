@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from raft.disk.overlay import Overlay
 from raft.types import GroupId, Index
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv.commands import (
@@ -31,7 +32,6 @@ from shardkv.migration import Advance, Ask, Pull, answers, owners_since, todo
 from shardkv.phases import SETTLED, Phase
 from shardkv.rows import prefix_of
 from shardkv.types import ABSENT, DONE, Answer, Code, Row, SessionId, Version
-from tests.support.memory_rows import MemoryOverlay
 from tests.support.stores import A, B, C, Group, History, configure
 
 NSHARDS = 4
@@ -277,12 +277,12 @@ class World:
         group.log.append(commands)
         replica = group.committed
         replica.index += 1
-        overlay = MemoryOverlay(replica.rows)
+        overlay = Overlay(replica.rows)
         for command in commands:
             self.check(replica, command, overlay)
         replica.rows.write(overlay.writes())
 
-    def check(self, replica: Group, command: Command, overlay: MemoryOverlay) -> None:
+    def check(self, replica: Group, command: Command, overlay: Overlay) -> None:
         machine = replica.machine
         before, number = machine.facts.records, machine.number
         writes = dict(overlay.writes())
@@ -324,9 +324,7 @@ class World:
                     assert not changed, ("S7", command, answer)
                 self.saw(f"{type(command).__name__} {answer.code.name} {changed}")
 
-    def check_record(
-        self, replica: Group, shard: ShardId, before: Phase, overlay: MemoryOverlay
-    ) -> None:
+    def check_record(self, replica: Group, shard: ShardId, before: Phase, overlay: Overlay) -> None:
         record = replica.machine.record(shard)
         prefix = prefix_of(shard, record.generation)
         rows = {k[len(prefix) :]: v for k, v in overlay.range(prefix, prefix + b"\xff")}

@@ -1,6 +1,7 @@
 """A shard's life is the table, and nothing beside it."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,9 @@ def test_the_diagram_has_a_line_for_each_row_of_the_table() -> None:
     assert sorted(lines[2:]) == sorted(
         f"    {before.name} --> {after.name}: {event.value}" for before, event, after in LEGAL
     )
+
+
+def test_the_document_shows_the_diagram_as_it_is_drawn() -> None:
+    document = Path(__file__).parents[2] / "docs" / "architecture.md"
+
+    assert f"```mermaid\n{diagram()}```\n" in document.read_text(encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Rows in memory, for tests of state machines: an ordered map, and an entry's overlay above it."""
+"""Rows in memory, for tests of state machines."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
-from raft.ports import Reader, Write
+from raft.ports import Write
 
 
 class MemoryRows:
@@ -40,31 +40,3 @@ class MemoryRows:
 
     def writes(self) -> Sequence[Write]:
         return list(self.map.items())
-
-
-class MemoryOverlay:
-    """The rows of one entry above those below it; satisfies `raft.ports.Rows`."""
-
-    def __init__(self, below: Reader) -> None:
-        self._below = below
-        self._mine: dict[bytes, bytes | None] = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._mine[key] if key in self._mine else self._below.get(key)
-
-    def range(
-        self, lo: bytes, hi: bytes, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        seen: dict[bytes, bytes | None] = dict(self._below.range(lo, hi))
-        seen |= {key: value for key, value in self._mine.items() if lo <= key < hi}
-        rows = [(key, value) for key, value in sorted(seen.items()) if value is not None]
-        return iter(rows[::-1] if reverse else rows)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._mine[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self._mine[key] = None
-
-    def writes(self) -> Sequence[Write]:
-        return list(self._mine.items())

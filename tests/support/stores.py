@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from raft.disk.overlay import Overlay
 from raft.types import GroupId, GroupUuid, Index
 from shardctrler.codec import encode_config
 from shardctrler.types import (
@@ -16,7 +17,7 @@ from shardkv.commands import Chunk, Command, Configure, Mutation, Op, OpenSessio
 from shardkv.machine import Facts, StoreMachine
 from shardkv.rows import prefix_of
 from shardkv.types import NO_GENERATION, Answer, Code, Generation, Row, SessionId, Version
-from tests.support.memory_rows import MemoryOverlay, MemoryRows
+from tests.support.memory_rows import MemoryRows
 
 A, B, C = GroupId(1), GroupId(2), GroupId(3)
 S0, S1, S2, S3 = (ShardId(s) for s in range(4))
@@ -79,7 +80,7 @@ class Group:
     def entry(self, *commands: Command | bytes) -> list[Answer]:
         """Apply all commands as one entry, in one batch."""
         self.index += 1
-        overlay = MemoryOverlay(self.rows)
+        overlay = Overlay(self.rows)
         answers = [
             self.machine.apply(
                 Index(self.index),
