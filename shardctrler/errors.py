@@ -3,8 +3,8 @@
 ShardCtrlerError
 ├── ChangeRefused       the change is against the rules: nothing was changed, and repeating is vain
 │   └── ConfigChanged   the configuration is no longer the expected one: look again, then decide
+├── NoSuchConfig        the history is not that long yet
 ├── SessionRefused      the controller will not take this request of this session
-├── NotLeader           another replica leads: ask there; nothing was done
 ├── Unavailable         nobody could take the request in time: it certainly was not done
 └── OutcomeUnknown      it was sent, and whether it was done cannot be known
 """
@@ -35,6 +35,16 @@ class ConfigChanged(ChangeRefused):
         self.number = number
 
 
+class NoSuchConfig(ShardCtrlerError):
+    """The history is not that long yet: `newest` is its last page's number."""
+
+    retriable = True
+
+    def __init__(self, number: ConfigNumber, newest: ConfigNumber) -> None:
+        super().__init__(f"there is no configuration {number} yet; the newest is {newest}")
+        self.number, self.newest = number, newest
+
+
 class SessionRefused(ShardCtrlerError):
     """The session is forgotten, or the request's number is not one it takes: not done by this
     attempt. `code` says which."""
@@ -42,16 +52,6 @@ class SessionRefused(ShardCtrlerError):
     def __init__(self, code: Code, facts: tuple[int, ...] = ()) -> None:
         super().__init__(_MESSAGES[code].format(*facts))
         self.code, self.facts = code, facts
-
-
-class NotLeader(ShardCtrlerError):
-    """Only the leader can do this. `leader` is its address for clients, None if unknown."""
-
-    retriable = True
-
-    def __init__(self, leader: str | None = None) -> None:
-        super().__init__("not the controller's leader" + (f"; try {leader}" if leader else ""))
-        self.leader = leader
 
 
 class Unavailable(ShardCtrlerError):

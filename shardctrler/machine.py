@@ -134,6 +134,10 @@ class ControllerMachine:
             self.view = self._read_view(rows, meta)
         self.on_change()
 
+    def survey_sessions(self) -> dict[int, int]:
+        """Each session and the highest sequence that it has used."""
+        return dict(self.sessions.survey(self._rows)) if self._rows is not None else {}
+
     def _read_view(self, rows: Reader, meta: bytes) -> View:
         if len(meta) != _META_ROW.size or meta[0] != _FORMAT:
             raise StopReplica(f"the controller's rows are of format {meta[:1].hex()}, not 01")
