@@ -6,7 +6,6 @@ handed over in the next turn of the loop. Nothing is lost, reordered or delayed.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from typing import Any
 
 from labrpc.errors import Refused, Unknown, Unreachable

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 CONFIGS_MAX: Final = 256
 """Past configurations that are kept, so that a group which lags asks for each only once."""
+_AT_ONCE_SECONDS: Final = 0.1
 
 
 class Controller(Protocol):
@@ -105,7 +106,9 @@ class ConfigFeed:
         return next((member.address for member in members if member.node == node), "")
 
     async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            asked = loop.time()
             try:
                 seen = self.view
                 view = await (
@@ -115,8 +118,10 @@ class ConfigFeed:
                 log.debug("the controller does not answer: %s", error)
                 await asyncio.sleep(self._backoff.next())
             else:
-                self._backoff.reset()
-                self._adopt(view)
+                if self._adopt(view) or loop.time() - asked > _AT_ONCE_SECONDS:
+                    self._backoff.reset()
+                else:  # an overloaded controller does not hold watches: poll
+                    await asyncio.sleep(self._backoff.next())
 
     async def _look(self) -> None:
         try:
@@ -124,18 +129,20 @@ class ConfigFeed:
         except Exception as error:  # who asked will ask again
             log.debug("the controller does not answer: %s", error)
 
-    def _adopt(self, view: View) -> None:
+    def _adopt(self, view: View) -> bool:
+        """Whether it is news."""
         before = self.view
         if before is not None and (
             view.config.number < before.config.number
             or view.directory.version < before.directory.version
             or view == before
         ):
-            return  # overtaken on its way, or no news
+            return False  # overtaken on its way, or known
         self.view = view
         self._remember(view.config)
         for listener in list(self._listeners):
             listener()
+        return True
 
     def _remember(self, config: ShardConfig) -> None:
         self._configs[config.number] = config

@@ -164,7 +164,7 @@ async def _coroutine(work: Awaitable[T]) -> T:
     return await work
 
 
-def open(path: str | PathLike[str], **options: Any) -> Store:  # noqa: A001
+def open(path: str | PathLike[str], **options: Any) -> Store:
     """The whole store inside this process, on one directory; see `shardkv.aio.open`."""
     from shardkv import aio  # the store's servers and LevelDB load only where they are needed
 

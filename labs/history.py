@@ -1,0 +1,67 @@
+"""What clients asked, what they were told, and when: the material that checkers judge.
+
+A history holds no opinion. Times are loop seconds; an operation whose outcome nobody knows has no
+end, because it may take effect at any later time.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+
+
+class Kind(Enum):
+    """What an operation asked for."""
+
+    GET = "get"
+    PUT = "put"
+    APPEND = "append"
+    DELETE = "delete"
+
+
+@dataclass(slots=True)
+class Operation:
+    """One operation of one client; its client has no other open at the same time."""
+
+    client: int
+    kind: Kind
+    key: bytes
+    value: bytes | None
+    """What was written; of a get, what was read (None: absent)."""
+    began: float
+    ended: float = inf
+    version: int = 0
+    """Of the key after a write; of what a get read."""
+    happened: bool | None = None
+    """True: it was answered. False: it certainly was not done. None: nobody knows."""
+
+    @property
+    def writes(self) -> bool:
+        return self.kind is not Kind.GET
+
+    def __str__(self) -> str:
+        end = f"{self.ended:.6f}" if self.ended < inf else "never"
+        shown = "absent" if self.value is None else repr(self.value[:40])
+        return (
+            f"client {self.client} {self.kind.value} {self.key!r} {shown}"
+            f" v{self.version} [{self.began:.6f}, {end}] happened={self.happened}"
+        )
+
+
+class History:
+    """Operations in the order in which they began."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+
+    def begin(
+        self, client: int, kind: Kind, key: bytes, value: bytes | None, now: float
+    ) -> Operation:
+        operation = Operation(client, kind, key, value, now)
+        self.operations.append(operation)
+        return operation
+
+    def keys(self) -> list[bytes]:
+        return sorted({operation.key for operation in self.operations})
+
+    def of(self, key: bytes) -> list[Operation]:
+        return [operation for operation in self.operations if operation.key == key]

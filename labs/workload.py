@@ -1,0 +1,112 @@
+"""What simulated clients ask: appends to lists, and registers that are put, read and deleted.
+
+Every written value is unique in its run, so that a read names its write.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from labs.history import History, Kind, Operation
+from shardkv.clerk import Clerk
+from shardkv.errors import OutcomeUnknown, Unavailable
+
+SEPARATOR: Final = b" "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadConfig:
+    """How much is asked. Times in seconds."""
+
+    clients: int = 6
+    lists: int = 12
+    registers: int = 12
+    timeout: float = 3.0
+    pause_max: float = 0.08
+    """A client waits so long at most between two operations."""
+    writes: float = 0.6
+    """The share of operations that write."""
+    deletes: float = 0.15
+    """The share of a register's writes that delete it."""
+
+
+class Workload:
+    """Clients that ask until they are told to stop, and what they were told.
+
+    Args:
+        clerks: One a client.
+        rng: What is asked; nothing else draws from it.
+    """
+
+    def __init__(
+        self,
+        clerks: list[Clerk],
+        rng: Random,
+        config: WorkloadConfig,
+        history: History,
+    ) -> None:
+        self._clerks = clerks
+        self._rngs = [Random(f"{rng.random()}/{client}") for client in range(len(clerks))]
+        self._config = config
+        self._history = history
+        self._stopping = False
+        self.lists = [b"list %d" % number for number in range(config.lists)]
+        self.registers = [b"register %d" % number for number in range(config.registers)]
+
+    async def run(self) -> None:
+        """Ask until `stop`; each client ends its last operation first."""
+        await asyncio.gather(*[self._client(client) for client in range(len(self._clerks))])
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def _client(self, client: int) -> None:
+        rng = self._rngs[client]
+        written = 0
+        while not self._stopping:
+            kind, key = self._draw(rng)
+            value: bytes | None = None
+            if kind in (Kind.PUT, Kind.APPEND):
+                written += 1
+                value = b"%d.%d" % (client, written)
+                value += SEPARATOR if kind is Kind.APPEND else b""
+            await self.ask(client, kind, key, value)
+            await asyncio.sleep(rng.uniform(0, self._config.pause_max))
+
+    def _draw(self, rng: Random) -> tuple[Kind, bytes]:
+        config = self._config
+        writes = rng.random() < config.writes
+        if rng.random() * (config.lists + config.registers) < config.lists:
+            return (Kind.APPEND if writes else Kind.GET), rng.choice(self.lists)
+        if not writes:
+            return Kind.GET, rng.choice(self.registers)
+        deletes = rng.random() < config.deletes
+        return (Kind.DELETE if deletes else Kind.PUT), rng.choice(self.registers)
+
+    async def ask(
+        self, client: int, kind: Kind, key: bytes, value: bytes | None, timeout: float | None = None
+    ) -> Operation:
+        """One operation, recorded with what became of it."""
+        loop = asyncio.get_running_loop()
+        clerk = self._clerks[client]
+        seconds = self._config.timeout if timeout is None else timeout
+        operation = self._history.begin(client, kind, key, value, loop.time())
+        try:
+            match kind:
+                case Kind.GET:
+                    operation.value, operation.version = await clerk.get_row(key, timeout=seconds)
+                case Kind.PUT:
+                    operation.version = await clerk.put(key, value or b"", timeout=seconds)
+                case Kind.APPEND:
+                    operation.version = await clerk.append(key, value or b"", timeout=seconds)
+                case Kind.DELETE:
+                    await clerk.delete(key, timeout=seconds)
+        except OutcomeUnknown:
+            return operation  # it has no end
+        except Unavailable:
+            operation.happened = False
+        else:
+            operation.happened = True
+        operation.ended = loop.time()
+        return operation

@@ -1,0 +1,144 @@
+"""What a node runs on its replicas: the controller's and the groups' servers, put together.
+
+The same parts in the same order in a production process (`node.py`), in an embedded store
+(`embedded.py`) and in the simulator (`labs/cluster.py`); what differs is handed in.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from labrpc.transport import Address, Transport
+from raft.host import Host
+from raft.rsm import ReplicatedStateMachine
+from raft.types import GroupId
+from shardctrler.client import ControllerClient
+from shardctrler.machine import ControllerMachine
+from shardctrler.server import ControllerServer
+from shardctrler.types import NodeAddresses
+from shardkv.admin import ShardStatus
+from shardkv.feed import ConfigFeed
+from shardkv.handover import Handover, RateLimit
+from shardkv.machine import StoreMachine
+from shardkv.phases import Phase
+from shardkv.reporter import Reporter
+from shardkv.routing import Routing, SlotRouting
+from shardkv.server import GroupServer, GroupStateMachine
+from shardkv.service import StoreService
+
+log = logging.getLogger(__name__)
+
+CONTROLLER: GroupId = GroupId(0)
+
+
+class _Group(NamedTuple):
+    """A group of the store, as it runs here."""
+
+    server: GroupServer
+    handover: Handover
+
+
+class Assembly:
+    """Everything that one node runs above its replicas.
+
+    Args:
+        host: Holds the replicas; stays its owner's to stop.
+        transport: The clients' end of the node: calls come in and go out by it. Nothing may be
+            served on it yet by the methods of the store and the controller.
+        addresses: Where this node listens, as it is registered with the controller.
+        nshards: Of the cluster.
+        endpoints: Addresses for clients of nodes that may host the controller, or know who does.
+        rng: Chance for jitter.
+        routing: Key to shard; None: the store's own.
+        new_machine: Makes a group's state machine; the simulator watches it that way.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        transport: Transport,
+        *,
+        addresses: NodeAddresses,
+        nshards: int,
+        endpoints: Sequence[Address],
+        rng: Random,
+        routing: Routing | None = None,
+        new_machine: Callable[[GroupId, int], StoreMachine] = StoreMachine,
+    ) -> None:
+        self.host = host
+        self.transport = transport
+        self.nshards = nshards
+        self.client = ControllerClient(transport, endpoints, rng)
+        self.feed = ConfigFeed(self.client, rng)
+        self.service = StoreService(transport)
+        self.controller: ControllerServer | None = None
+        self.groups: dict[GroupId, _Group] = {}
+        self._rng = rng
+        self._routing = routing or SlotRouting(nshards)
+        self._new_machine = new_machine
+        self._rate = RateLimit()
+        self._reporter = Reporter(host, self.feed, self.client, addresses)
+
+    async def open(self) -> None:
+        """Start every replica that is on this node's disk, and follow configurations.
+
+        Raises:
+            DataUnusable: a replica's log or data cannot be used; the text says which.
+        """
+        for record in self.host.records():
+            await self.start(record.gid)
+        self.feed.start()
+        self._reporter.start()
+
+    async def start(self, gid: GroupId) -> None:
+        """Start one replica that is on disk."""
+        if gid == CONTROLLER:
+            await self._start_controller()
+            return
+        machine = self._new_machine(gid, self.nshards)
+        rsm = GroupStateMachine(machine)
+        replica = await self.host.start_replica(gid, rsm)
+        rsm.attach(replica)
+        server = GroupServer(replica, rsm, machine, self.feed, self._routing)
+        handover = Handover(server, self.feed, self.transport, self._rng, self._rate)
+        self.groups[gid] = _Group(server, handover)
+        self.service.groups[gid] = server
+
+    async def _start_controller(self) -> None:
+        rsm = ReplicatedStateMachine(ControllerMachine(self.nshards))
+        replica = await self.host.start_replica(CONTROLLER, rsm)
+        rsm.attach(replica)
+        self.controller = ControllerServer(rsm, self.transport)
+        self.controller.start()
+
+    async def close(self) -> None:
+        """Stop what runs above the replicas; the replicas themselves stay the host's."""
+        await asyncio.gather(
+            self._reporter.close(),
+            self.feed.close(),
+            *[group.handover.close() for group in self.groups.values()],
+        )
+        if self.controller is not None:
+            await self.controller.close()
+        await self.client.close()
+
+    # Facts
+
+    def config_number(self, gid: GroupId) -> int:
+        """Of the configuration that a group has applied here; 0 if none."""
+        group = self.groups.get(gid)
+        return 0 if group is None else group.server.machine.number
+
+    def shards(self, gid: GroupId) -> tuple[ShardStatus, ...]:
+        """The shards that a group holds here, awaits or gives away."""
+        group = self.groups.get(gid)
+        if group is None:
+            return ()
+        records = enumerate(group.server.machine.facts.records)
+        return tuple(
+            ShardStatus(shard, record.phase.name.lower(), record.peer, 0)
+            for shard, record in records
+            if record.phase is not Phase.ABSENT
+        )
