@@ -84,6 +84,8 @@ class NodeStatus(NamedTuple):
     http: str
     nshards: int
     state: str  # "starting", "running" or "stopping"
+    config_number: int  # of the newest configuration that it has heard of
+    known: tuple[tuple[str, str], ...]  # registered nodes: name, where each takes clients' calls
     replicas: tuple[ReplicaStatus, ...]
 
     def replica(self, gid: int) -> ReplicaStatus | None:

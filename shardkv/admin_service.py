@@ -89,6 +89,10 @@ class AdminService:
 
     async def status(self, _: Nothing) -> NodeStatus:
         """How this node is, from what it knows by itself."""
+        return self.full_status()
+
+    def full_status(self) -> NodeStatus:
+        """The node's facts with its replicas'."""
         replicas = tuple(
             self._replica_status(replica) for _, replica in sorted(self._host.replicas.items())
         )

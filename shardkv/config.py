@@ -177,10 +177,9 @@ class NodeConfig:
     http: str = _key(
         Key(ADDRESS, "reserved for HTTP: status and metrics", default="127.0.0.1:7402")
     )
-    peers: tuple[str, ...] = _key(
-        Key(ADDRESSES, "peer addresses of nodes by which this node finds the controller",
-            default=())
-    )  # fmt: skip
+    seeds: tuple[str, ...] = _key(
+        Key(ADDRESSES, "client addresses of nodes by which this one finds the cluster", default=())
+    )
     insecure_listen: bool = _key(
         Key(TRUTH, "allow addresses that other machines reach, although there is no TLS and no "
             "authentication yet", default=False)

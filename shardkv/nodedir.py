@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raft.disk.leveldb import DATA_OPTIONS, LOG_OPTIONS, FileSlot, LevelDB, Worker
+from raft.disk.leveldb import (
+    DATA_OPTIONS,
+    LOG_OPTIONS,
+    FileSlot,
+    LevelDB,
+    OnFailure,
+    Worker,
+    end_process,
+)
 from raft.disk.log_store import LogStore
 from raft.disk.promise import find_promise
 from raft.disk.records import NodeIdentity
@@ -80,8 +88,11 @@ async def _fill(directory: Path, identity: NodeIdentity) -> None:
     await log.close()
 
 
-def _slots(directory: Path, worker: Worker) -> tuple[FileSlot, FileSlot]:
-    return FileSlot(directory / PROMISES[0], worker), FileSlot(directory / PROMISES[1], worker)
+def _slots(
+    directory: Path, worker: Worker, on_failure: OnFailure = end_process
+) -> tuple[FileSlot, FileSlot]:
+    first, second = (FileSlot(directory / name, worker, on_failure=on_failure) for name in PROMISES)
+    return first, second
 
 
 class NodeLock:
@@ -148,18 +159,28 @@ class Opened:
         await self.log_disk.close()
 
 
-async def open_databases(directory: Path, expected: NodeIdentity) -> Opened:
+async def open_databases(
+    directory: Path, expected: NodeIdentity, *, on_failure: OnFailure = end_process
+) -> Opened:
     """Open both databases and check them against the promise.
+
+    Args:
+        on_failure: Called at the first write or sync that fails; it does not return.
 
     Raises:
         DataUnusable: damaged, cut, missing, another node's or newer; says which and what to do.
     """
     promises = Worker("promise")
-    log_disk = LevelDB.open(directory / LOG_DATABASE, LOG_OPTIONS, trust_log=True)
+    log_disk = LevelDB.open(
+        directory / LOG_DATABASE, LOG_OPTIONS, trust_log=True, on_failure=on_failure
+    )
     data_disk: LevelDB | None = None
     try:
-        log_store = await LogStore.open(log_disk, _slots(directory, promises), expected)
-        data_disk = LevelDB.open(directory / DATA_DATABASE, DATA_OPTIONS, trust_log=False)
+        slots = _slots(directory, promises, on_failure)
+        log_store = await LogStore.open(log_disk, slots, expected)
+        data_disk = LevelDB.open(
+            directory / DATA_DATABASE, DATA_OPTIONS, trust_log=False, on_failure=on_failure
+        )
     except BaseException:
         if data_disk is not None:
             await data_disk.close()

@@ -54,6 +54,7 @@ EDGE: Final = (
     "shardkv/nodedir.py",
     "shardkv/launcher.py",
     "shardkv/demo.py",
+    "shardkv/discovery.py",
     "shardkv/embedded.py",
     "shardkv/sync.py",
     "shardkv/loops.py",

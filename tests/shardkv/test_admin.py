@@ -12,6 +12,7 @@ from shardkv.admin import BadAdmin, MemberStatus, NodeStatus, ReplicaStatus, Sha
 STATUS = NodeStatus(
     node="n1", cluster=b"c" * 16, version="0.1.0", pid=7, boot=2**60, uptime_ms=5, client="h:1",
     peer="h:2", http="h:3", nshards=64, state="running",
+    config_number=2, known=(("n1", "h:1"), ("n2", "h:4")),
     replicas=(
         ReplicaStatus(
             gid=1, uuid=b"u" * 16, replica=3, role="leader", stopped="", term=4, leader="n1",

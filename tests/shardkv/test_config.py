@@ -66,8 +66,8 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_defau
         pytest.param("insecure_listen: yes", "must be true or false", id="yes"),
         pytest.param("client: 127.0.0.1:7401", "three different addresses", id="peer's port"),
         pytest.param("client: 0.0.0.0:7400", "no TLS", id="public without TLS"),
-        pytest.param("peers: ['a:1', 'a:1']", "must not name one twice", id="a peer twice"),
-        pytest.param("peers: [[a]]", "a list of plain values", id="a list of lists"),
+        pytest.param("seeds: ['a:1', 'a:1']", "must not name one twice", id="a seed twice"),
+        pytest.param("seeds: [[a]]", "a list of plain values", id="a list of lists"),
         pytest.param("a: [", "line 3: no YAML", id="cut short"),
         pytest.param("\x1b[31mred: 1", "no YAML", id="an escape in the file"),
     ],
@@ -155,7 +155,7 @@ def test_the_example_is_current_and_loads(tmp_path: Path) -> None:
 
 
 def test_what_init_renders_is_read_back(tmp_path: Path) -> None:
-    values = {"node": "n4", "client": "127.0.0.1:9000", "peers": ("h:1", "[::1]:2"), "shards": 12,
+    values = {"node": "n4", "client": "127.0.0.1:9000", "seeds": ("h:1", "[::1]:2"), "shards": 12,
               "insecure_listen": True}  # fmt: skip
     settings = load(file=written(tmp_path, config.render(values, "for a test")))
 

@@ -47,7 +47,7 @@ def replica(
 def node(name: str, *replicas: ReplicaStatus) -> NodeStatus:
     return NodeStatus(
         node=name, cluster=b"c", version="0", pid=1, boot=1, uptime_ms=0, client="", peer="",
-        http="", nshards=1, state="running", replicas=replicas,
+        http="", nshards=1, state="running", config_number=0, known=(), replicas=replicas,
     )  # fmt: skip
 
 

@@ -1,0 +1,55 @@
+"""Reaching the nodes of a cluster for what is not the store itself: status and administration."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from labrpc.errors import RpcError
+from labrpc.grpc.transport import GrpcTransport
+from labrpc.transport import Address
+from shardkv import admin
+from shardkv.admin import NodeStatus, Nothing
+from shardkv.cli.finding import Request
+from shardkv.discovery import find_cluster
+
+STATUS_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A cluster within reach."""
+
+    transport: GrpcTransport
+    addresses: tuple[str, ...]
+
+
+@asynccontextmanager
+async def reach(request: Request, name: str) -> AsyncIterator[Reached]:
+    """Learn the cluster's id from its endpoints, and be connected to it for a while."""
+    addresses = request.addresses()
+    cluster = await find_cluster(addresses, timeout=request.timeout)
+    transport = GrpcTransport(cluster, name)
+    try:
+        yield Reached(transport, addresses)
+    finally:
+        await transport.close()
+
+
+async def statuses(
+    transport: GrpcTransport, addresses: Sequence[str]
+) -> dict[str, NodeStatus | RpcError]:
+    """Ask each address how it is, all at once; a dead one costs a second at most."""
+
+    async def ask(address: str) -> NodeStatus | RpcError:
+        try:
+            body = await transport.call(
+                Address(address), admin.STATUS, admin.encode(Nothing()), timeout=STATUS_SECONDS
+            )
+            return admin.decode(NodeStatus, body)
+        except RpcError as error:
+            return error
+
+    found = await asyncio.gather(*(ask(address) for address in addresses))
+    return dict(zip(addresses, found, strict=True))

@@ -1,0 +1,363 @@
+"""The production process: one node's ports, databases and replicas, from start to stop.
+
+The order of the start, so that whatever is wrong is said before more is touched:
+
+1. the lock on the directory (exit status 4: no node there; 5: another process runs on it);
+2. settings (2), and whose directory it is, by its promise, read only (4);
+3. the ports (5). From here on `admin.status` answers "starting", everything else "later";
+4. the databases, checked against the promise; each replica's log, link by link (4);
+5. the replicas, then what runs above them.
+
+The stop goes the other way round: leaderships are handed on, ports stop taking calls, replicas fall
+silent, the last promise is written. A failed write or sync ends the process at once (4), wherever
+it is: every group shares the handle, and after one the page cache lies.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from random import SystemRandom
+from typing import Final
+
+from labrpc.errors import Refused
+from labrpc.grpc.transport import GrpcTransport
+from labrpc.transport import Address
+from raft.config import RaftConfig
+from raft.courier import FrameCourier
+from raft.disk.leveldb import EXIT_STATUS, end_process
+from raft.disk.records import NodeIdentity
+from raft.errors import DataUnusable
+from raft.frames import FrameCodec
+from raft.host import CompactionConfig, Host
+from raft.types import NodeId
+from shardctrler import protocol as ctrl
+from shardctrler.types import NodeAddresses
+from shardkv import __version__, admin, config, copies, logs, nodedir
+from shardkv.admin import NodeStatus
+from shardkv.admin_service import AdminService
+from shardkv.assembly import Assembly
+from shardkv.clerk import Clerk
+from shardkv.config import ConfigError, NodeConfig, Settings
+from shardkv.protocol import KV
+from shardkv.typed import TypedService
+
+log = logging.getLogger(__name__)
+
+HAND_OVER_SECONDS: Final = 1.0
+"""How long a stopping node waits for its leaderships to be taken over."""
+CLOSE_SECONDS: Final = 4.0
+"""A stop that takes longer is cut off: nothing of it is needed to be safe."""
+LATER: Final = "UNAVAILABLE"
+
+
+class Node:
+    """One running node.
+
+    Args:
+        directory: Made by `nodedir.create`, and locked.
+        settings: Checked.
+        identity: Whose directory it is.
+    """
+
+    def __init__(self, directory: Path, settings: NodeConfig, identity: NodeIdentity) -> None:
+        self._directory = directory
+        self._config = settings
+        self._identity = identity
+        self._rng = SystemRandom()
+        self._boot = secrets.randbits(63)
+        self._started = time.monotonic()
+        self._state = "starting"
+        self._clients = GrpcTransport(
+            identity.cluster, settings.node, address=Address(settings.client)
+        )
+        self._peers = GrpcTransport(identity.cluster, settings.node, address=Address(settings.peer))
+        self._databases: nodedir.Opened | None = None
+        self._host: Host | None = None
+        self._assembly: Assembly | None = None
+        self._admin: AdminService | None = None
+        self._clerk: Clerk | None = None
+
+    async def start(self) -> None:
+        """Open the ports, then the data, then take part.
+
+        Raises:
+            CannotListen: a port is in use or cannot be had; no data was touched.
+            DataUnusable: the data is damaged, cut, missing or another's.
+        """
+        self._answer_later()
+        self._clients.serve_kv(TypedService(lambda: self._clerk, self._full_status))
+        await self._clients.start()
+        await self._peers.start()
+        self._databases = await nodedir.open_databases(
+            self._directory, self._identity, on_failure=_storage_failed
+        )
+        self._host = self._make_host(self._databases)
+        self._peers.listen(self._host.receive)
+        self._assembly = Assembly(
+            self._host,
+            self._clients,
+            addresses=NodeAddresses(self._config.client, self._config.peer, self._config.http),
+            nshards=self._config.shards,
+            endpoints=[Address(seed) for seed in self._seeds()],
+            rng=self._rng,
+        )
+        self._admin = AdminService(self._facts, self._boot, self._host, self._assembly, self._rng)
+        await self._assembly.open()
+        self._admin.serve(self._clients)
+        self._clerk = Clerk(self._peers, self._assembly.client, rng=self._rng)
+        await self._clients.server.set_serving(True)
+        await self._peers.server.set_serving(True)
+        self._state = "running"
+
+    def _make_host(self, databases: nodedir.Opened) -> Host:
+        settings = self._config
+        codec = FrameCodec(self._identity.cluster, NodeId(settings.node), settings.peer)
+        return Host(
+            node=NodeId(settings.node),
+            address=settings.peer,
+            log_store=databases.log_store,
+            data_disk=databases.data_disk,
+            courier=FrameCourier(
+                lambda address, bulk: self._peers.channel(Address(address), bulk=bulk), codec
+            ),
+            codec=codec,
+            config=raft_config(settings),
+            rng=self._rng,
+            boot=databases.log_store.boot,
+            compaction=CompactionConfig(
+                log_bytes_max=settings.raft_log_bytes_max,
+                keep_entries=settings.raft_log_keep_entries,
+            ),
+        )
+
+    def _seeds(self) -> list[str]:
+        return list(dict.fromkeys((*self._config.seeds, self._config.client)))
+
+    def _answer_later(self) -> None:
+        """Until the replicas run: how this node is, and for all else "not yet, not done"."""
+
+        async def later(_: bytes) -> bytes:
+            raise Refused(LATER, "the node is starting")
+
+        async def status(_: bytes) -> bytes:
+            return admin.encode(self._facts())
+
+        methods = (KV, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH)
+        commands = (
+            admin.CREATE_GROUP, admin.CREATE_REPLICA, admin.ADD_MEMBERS, admin.REMOVE_MEMBERS
+        )  # fmt: skip
+        for method in (*methods, *commands):
+            self._clients.serve(method, later)
+        self._clients.serve(admin.STATUS, status)
+
+    def _facts(self) -> NodeStatus:
+        view = self._assembly.feed.view if self._assembly is not None else None
+        settings = self._config
+        return NodeStatus(
+            node=settings.node,
+            cluster=self._identity.cluster,
+            version=__version__,
+            pid=os.getpid(),
+            boot=self._boot,
+            uptime_ms=int((time.monotonic() - self._started) * 1000),
+            client=settings.client,
+            peer=settings.peer,
+            http=settings.http,
+            nshards=settings.shards,
+            state=self._state,
+            config_number=view.config.number if view is not None else 0,
+            known=tuple(
+                (str(node), addresses.client) for node, addresses in view.directory.nodes.items()
+            )
+            if view is not None
+            else (),
+            replicas=(),
+        )
+
+    def _full_status(self) -> NodeStatus:
+        return self._admin.full_status() if self._admin is not None else self._facts()
+
+    async def stop(self, *, hand_over: bool) -> None:
+        """Stop in order; what is already durable stays so whatever is cut off here."""
+        self._state = "stopping"
+        if self._host is not None and hand_over:
+            await self._hand_over(self._host)
+        if self._clerk is not None:
+            await self._clerk.close()
+        if self._assembly is not None:
+            await self._assembly.close()
+        await asyncio.gather(self._clients.close(), self._peers.close())
+        if self._host is not None:
+            self._host.stop()
+        if self._databases is not None:
+            await self._databases.close()
+
+    async def _hand_over(self, host: Host) -> None:
+        await host.hand_over()
+        deadline = asyncio.get_running_loop().time() + HAND_OVER_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            led = [r for r in host.replicas.values() if r.leads and r.core.transfer_target]
+            if not led:
+                return
+            await asyncio.sleep(0.01)
+
+
+def raft_config(settings: NodeConfig) -> RaftConfig:
+    """The groups' part of a node's settings, in seconds."""
+    return RaftConfig(
+        heartbeat_seconds=settings.heartbeat_ms / 1000,
+        election_seconds_min=settings.election_min_ms / 1000,
+        election_seconds_max=settings.election_max_ms / 1000,
+    )
+
+
+def _storage_failed(error: BaseException) -> None:
+    """Say it where an operator looks, then end: nothing may be written after a failed write."""
+    log.critical("storage failed, the process ends with status %d: %s", EXIT_STATUS, error)
+    end_process(error)
+
+
+def run(
+    directory: Path,
+    *,
+    flags: Mapping[str, str],
+    file: Path | None = None,
+    lifeline: int | None = None,
+) -> int:
+    """Run the node of a directory until SIGINT or SIGTERM; returns the exit status.
+
+    Args:
+        flags: Settings given on the command line.
+        file: Settings instead of the directory's `node.yaml`.
+        lifeline: A pipe whose other end the parent holds: the node stops when it ends.
+
+    Raises:
+        DataUnusable, DataInUse, ConfigError, CannotListen: it did not start.
+    """
+    lock = nodedir.NodeLock(directory)
+    try:
+        identity = nodedir.identity(directory)
+        settings = config.load(
+            flags=flags,
+            environment=config.environment(),
+            file=file if file is not None else directory / nodedir.SETTINGS_FILE,
+        )
+        check_identity(directory, settings.config, identity)
+        _log_to_file(directory, settings)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(_live(directory, settings, identity, lifeline))
+    except BaseException as error:
+        log.error("the node ends: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        lock.release()
+
+
+def check_identity(directory: Path, settings: NodeConfig, identity: NodeIdentity) -> None:
+    """Refuse a directory of another node than the settings speak of.
+
+    Raises:
+        DataUnusable: names both.
+    """
+    if settings.node != identity.node:
+        raise DataUnusable(
+            f"{directory}: belongs to node {identity.node} of cluster {identity.cluster.hex()}, "
+            f"and the settings say {settings.node}"
+        )
+
+
+def _log_to_file(directory: Path, settings: Settings) -> None:
+    chosen = settings.config
+    try:
+        logs.to_file(
+            directory / nodedir.LOG_FILE,
+            level=chosen.log_level,
+            form=chosen.log_format,
+            bytes_max=chosen.log_bytes_max,
+            files=chosen.log_files,
+        )
+    except OSError as error:
+        raise ConfigError(f"{directory / nodedir.LOG_FILE}: {error.strerror}") from error
+    given = {key: origin for key, origin in settings.origins.items() if origin != "default"}
+    won = ", ".join(f"{key} from {origin}" for key, origin in given.items())
+    log.info("starting", extra={"version": __version__, "settings": won})
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+
+
+async def _live(
+    directory: Path, settings: Settings, identity: NodeIdentity, lifeline: int | None
+) -> int:
+    """From the start to the stop, whatever asks for it."""
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[str] = loop.create_future()
+
+    def stop(why: str) -> None:
+        if stopping.done():
+            log.warning("stopped at once", extra={"by": why})
+            os._exit(0)  # the second request; what is durable is durable
+        stopping.set_result(why)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, signal.Signals(number).name)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    if lifeline is not None:
+        _watch(loop, lifeline, stop)
+    node = Node(directory, settings.config, identity)
+    try:
+        await _unless(stopping, node.start())
+        if not stopping.done():
+            log.info("running", extra={"client": settings.config.client})
+            gc.collect()
+            gc.freeze()  # what lives as long as the process is not walked again and again
+            await stopping
+            log.info("stopping", extra={"by": stopping.result()})
+    except BaseException:
+        await asyncio.wait_for(node.stop(hand_over=False), CLOSE_SECONDS)
+        raise
+    try:
+        by_operator = stopping.result() == signal.SIGTERM.name
+        await asyncio.wait_for(node.stop(hand_over=by_operator), CLOSE_SECONDS)
+    except TimeoutError:
+        log.warning("the stop took longer than %g s and was cut off", CLOSE_SECONDS)
+        os._exit(0)
+    log.info("stopped")
+    return 0
+
+
+async def _unless(stopping: "asyncio.Future[str]", work: Awaitable[None]) -> None:
+    """Await `work`, or give it up when the process shall stop."""
+    task = asyncio.ensure_future(work)
+    stopping.add_done_callback(lambda _: task.cancel())
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopping.done():
+            raise
+
+
+def _watch(loop: asyncio.AbstractEventLoop, lifeline: int, stop: Callable[[str], None]) -> None:
+    """Stop when the parent's end of the pipe is closed: by its end, whatever ended it."""
+
+    def readable() -> None:
+        if not os.read(lifeline, 1):
+            loop.remove_reader(lifeline)
+            stop("the end of the parent")
+
+    os.set_blocking(lifeline, False)
+    loop.add_reader(lifeline, readable)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop where it is installed: about twice as many messages a second."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
