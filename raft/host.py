@@ -97,6 +97,7 @@ class Host:
         self._due: dict[Replica, None] = {}  # an ordered set: who gets a turn
         self._turn_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")  # uvloop gives a due timer no `when`
         self._closed = False
         self._housekeeper = self._loop.create_task(self._keep_house())
 
@@ -209,7 +210,7 @@ class Host:
         if self._closed:
             return
         due, self._due = self._due, {}
-        deadline = self._timer.when() if self._timer is not None else float("inf")
+        deadline = self._timer_at
         for replica in due:
             replica.turn()
             if replica.stopped_because is None:
@@ -222,13 +223,14 @@ class Host:
         if deadline == float("inf"):
             return
         if self._timer is not None:
-            if self._timer.when() <= deadline:
+            if self._timer_at <= deadline:
                 return
             self._timer.cancel()
+        self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, float("inf")
         if self._closed:
             return
         now = self._loop.time()
