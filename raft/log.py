@@ -48,6 +48,7 @@ class Log:
         start: The snapshot that the log continues. Invariant R7: start <= applied <= commit.
         last: The last entry's id; `start.last` when the log is empty.
         durable: Entries up to here survive a crash. Invariant: durable <= last.index.
+        memberships: Where each was appended, from the one in force at `start` on; ascending.
     """
 
     def __init__(self, start: SnapshotMeta, read: ReadEntries, cache_bytes_max: int) -> None:
@@ -65,7 +66,7 @@ class Log:
         self._cache_bytes = 0
         self._run_firsts: list[int] = [start.last.index]  # run k: [firsts[k], firsts[k + 1])
         self._run_terms: list[Term] = [start.last.term]
-        self._memberships: list[tuple[Index, Membership]] = [(start.last.index, start.membership)]
+        self.memberships: list[tuple[Index, Membership]] = [(start.last.index, start.membership)]
         self._unsaved = Index(start.last.index + 1)
 
     def restore(self, entries: Iterable[Entry]) -> None:
@@ -85,12 +86,12 @@ class Log:
     @property
     def membership(self) -> Membership:
         """The last one in the log, committed or not (Raft (extended), section 6)."""
-        return self._memberships[-1][1]
+        return self.memberships[-1][1]
 
     @property
     def membership_index(self) -> Index:
         """Where the membership in force was appended."""
-        return self._memberships[-1][0]
+        return self.memberships[-1][0]
 
     def term(self, index: Index) -> Term:
         """The term of the entry at `index`, which must not be past the end.
@@ -162,8 +163,8 @@ class Log:
 
     def membership_at(self, index: Index) -> Membership:
         """The membership in force once everything up to `index` was appended."""
-        place = bisect_right(self._memberships, index, key=lambda item: item[0])
-        return self._memberships[place - 1][1]
+        place = bisect_right(self.memberships, index, key=lambda item: item[0])
+        return self.memberships[place - 1][1]
 
     # Changing
 
@@ -181,7 +182,7 @@ class Log:
                 self._run_firsts.append(index)
                 self._run_terms.append(term)
             if kind is EntryKind.MEMBERSHIP:
-                self._memberships.append((index, decode_membership(data)))
+                self.memberships.append((index, decode_membership(data)))
             size += len(data) + ENTRY_OVERHEAD_BYTES
         self._cache.extend(entries)
         self._cache_bytes += size
@@ -200,8 +201,8 @@ class Log:
         while self._run_firsts[-1] >= lo:
             self._run_firsts.pop()
             self._run_terms.pop()
-        while self._memberships[-1][0] >= lo:
-            self._memberships.pop()
+        while self.memberships[-1][0] >= lo:
+            self.memberships.pop()
         self.last = before
         self.durable = min(self.durable, before.index)
         self._unsaved = min(self._unsaved, lo)
@@ -218,8 +219,8 @@ class Log:
         run = bisect_right(self._run_firsts, index) - 1
         del self._run_firsts[:run], self._run_terms[:run]
         self._run_firsts[0] = index
-        place = bisect_right(self._memberships, index, key=lambda item: item[0])
-        del self._memberships[: place - 1]
+        place = bisect_right(self.memberships, index, key=lambda item: item[0])
+        del self.memberships[: place - 1]
         self._drop_cached(max(0, index + 1 - self._cache_first))
         self.start = start
         return start

@@ -84,8 +84,23 @@ class State:
 
     @property
     def promotable(self) -> bool:
-        """Whether this replica may campaign: a voter whose state is whole."""
-        return self.installing is None and self.electorate.includes(self.id)
+        """Whether this replica may campaign: a voter whose state is whole.
+
+        Or one whose removal is not known to be committed: it may be the only one that holds the
+        entry, and a voter of the electorate before that must agree to any other candidate
+        (dissertation, section 4.2.2). It then asks for votes without counting its own.
+        """
+        if self.installing is not None:
+            return False
+        return self.electorate.includes(self.id) or self._may_not_be_removed
+
+    @property
+    def _may_not_be_removed(self) -> bool:
+        at = self.log.membership_index
+        if at <= self.commit:
+            return False
+        before = self.log.membership_at(Index(at - 1))
+        return Electorate.of(before).includes(self.id)
 
     def restart_election_timer(self, now: float) -> None:
         """Drawn anew each time, so that two candidates do not split votes for ever (5.2)."""
