@@ -1,0 +1,467 @@
+"""LevelDB below the port: who may open it, what a flush means, and how it fails."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from raft.disk.leveldb import (
+    DATA_OPTIONS,
+    LOG_OPTIONS,
+    OWNER,
+    SET_ASIDE,
+    FileSlot,
+    LevelDB,
+    LevelDBOptions,
+    Worker,
+)
+from raft.errors import DataInUse, DataUnusable, StorageFailed
+from raft.ports import Write
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def keys(disk: LevelDB) -> list[bytes]:
+    return [key for key, _ in disk.range(b"", b"\xff")]
+
+
+def files(path: Path) -> list[str]:
+    return sorted(os.listdir(path)) if path.exists() else []
+
+
+# Opening
+
+
+def test_opening_creates_nothing(tmp_path: Path) -> None:
+    """Safeguard G01, bad inputs 31."""
+    with pytest.raises(DataUnusable, match="not initialised"):
+        LevelDB.open(tmp_path / "new", trust_log=True)
+    assert files(tmp_path) == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataUnusable, match="CURRENT: missing"):
+        LevelDB.open(tmp_path / "empty", trust_log=True)
+    assert files(tmp_path / "empty") == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataUnusable, match="not initialised"):
+        LevelDB.open(tmp_path / "file", trust_log=True)
+
+
+def test_creating_overwrites_nothing(tmp_path: Path) -> None:
+    """Bad inputs 32, also when CURRENT was deleted and the tables are still there."""
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        disk.write([(b"k", b"v")])
+        await disk.flush()
+        await disk.close()
+
+    asyncio.run(main())
+    with pytest.raises(DataUnusable, match="holds a database already"):
+        LevelDB.create(tmp_path / "db")
+    (tmp_path / "db" / "CURRENT").unlink()
+    before = files(tmp_path / "db")
+    with pytest.raises(DataUnusable, match="holds a database already"):
+        LevelDB.create(tmp_path / "db")
+    assert files(tmp_path / "db") == before
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataUnusable, match="cannot be created"):
+        LevelDB.create(tmp_path / "file")
+
+
+def test_what_a_creation_cut_short_left_is_no_obstacle(tmp_path: Path) -> None:
+    """Bad inputs 41."""
+
+    async def main() -> None:
+        path = tmp_path / "db"
+        await LevelDB.create(path).close()
+        (path / "CURRENT").unlink()
+        for log in path.glob("*.log"):
+            log.write_bytes(b"")
+        await LevelDB.create(path).close()
+        await LevelDB.open(path, trust_log=True).close()
+
+    asyncio.run(main())
+
+
+def test_one_handle_at_a_time_and_a_refused_one_does_no_harm(tmp_path: Path) -> None:
+    """Bad inputs 40: a second open in the owning process drops LevelDB's own lock (measured)."""
+    other = (
+        "import sys; from pathlib import Path; from raft.disk.leveldb import LevelDB\n"
+        "from raft.errors import DataInUse\n"
+        "try: LevelDB.open(Path(sys.argv[1]), trust_log=True)\n"
+        "except DataInUse: print('in use')\n"
+    )
+
+    def another_process() -> str:
+        ran = subprocess.run(
+            [sys.executable, "-c", other, tmp_path / "db"],
+            cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        return ran.stdout.strip()
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        for again in (lambda: LevelDB.open(tmp_path / "db", trust_log=True),) * 2:
+            with pytest.raises(DataInUse, match="in use by a running process"):
+                again()
+        (tmp_path / "link").symlink_to(tmp_path / "db")
+        with pytest.raises(DataInUse):
+            LevelDB.open(tmp_path / "link", trust_log=False)
+        assert another_process() == "in use"
+
+        await disk.sync([(b"k", b"v")])
+        await disk.close()
+        await disk.close()
+        disk = LevelDB.open(tmp_path / "db", trust_log=True)
+        assert disk.get(b"k") == b"v"
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_a_refused_start_lets_go_of_the_lock(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "db"
+        await LevelDB.create(path).close()
+        current = (path / "CURRENT").read_bytes()
+        (path / "CURRENT").write_bytes(b"MANIFEST-999999\n")
+        with pytest.raises(DataUnusable, match="LevelDB cannot open it"):
+            LevelDB.open(path, trust_log=True)
+        (path / "CURRENT").write_bytes(current)
+        await LevelDB.open(path, trust_log=True).close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["LOCK", "LOG", "LOG.old", OWNER])
+def test_files_that_hold_nothing_may_go(tmp_path: Path, name: str) -> None:
+    """Bad inputs 37; strays and a `lost` directory do no harm either."""
+
+    async def main() -> None:
+        path = tmp_path / "db"
+        disk = LevelDB.create(path)
+        await disk.sync([(b"k", b"v")])
+        await disk.close()
+        (path / name).unlink(missing_ok=True)
+        (path / "stray.txt").write_bytes(b"?")
+        (path / "lost").mkdir()
+        disk = LevelDB.open(path, trust_log=True)
+        assert keys(disk) == [b"k"]
+        await disk.close()
+
+    asyncio.run(main())
+
+
+# What is durable
+
+
+def image(source: Path, target: Path) -> Path:
+    """What a copy of the directory holds while the database is open: a crash, as files see it."""
+    shutil.copytree(source, target)
+    return target
+
+
+def test_flushed_rows_lie_in_tables(tmp_path: Path) -> None:
+    """A crash image without any write-ahead log holds every row that was flushed (H04)."""
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        disk.write([(b"k%04d" % number, os.urandom(100)) for number in range(1000)])
+        disk.write([(b"k0000", None), (b"k0001", b"anew")])
+        expected = dict(disk.range(b"", b"\xff"))
+        await disk.flush()
+        disk.write([(b"later", b"lost")])
+        copied = image(tmp_path / "db", tmp_path / "copy")
+        for log in copied.glob("*.log"):
+            log.unlink()
+
+        found = LevelDB.open(copied, trust_log=False)
+        assert dict(found.range(b"", b"\xff")) == expected
+        await found.close()
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_logs_of_unsynced_rows_are_set_aside(tmp_path: Path) -> None:
+    """Safeguard H04: what no flush covered is gone at the next start, even if the file has it."""
+
+    async def main() -> None:
+        path = tmp_path / "db"
+        disk = LevelDB.create(path)
+        for life in range(3):
+            disk.write([(b"flushed%d" % life, b"")])
+            await disk.flush()
+            disk.write([(b"loose%d" % life, b"")])
+            await disk.close()
+            (log,) = path.glob("*.log")
+            assert b"loose%d" % life in log.read_bytes()
+
+            disk = LevelDB.open(path, trust_log=False)
+            assert keys(disk) == [b"flushed%d" % number for number in range(life + 1)]
+            assert files(path / SET_ASIDE) == [log.name], "and the ones from before are dropped"
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_synced_rows_are_in_the_log_that_is_trusted(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db", LOG_OPTIONS)
+        await disk.sync([(b"k", b"v"), (b"l", b"v")])
+        await disk.sync([(b"l", None)])
+        copied = image(tmp_path / "db", tmp_path / "copy")
+        found = LevelDB.open(copied, LOG_OPTIONS, trust_log=True)
+        assert keys(found) == [b"k"]
+        await found.close()
+        await disk.close()
+
+    asyncio.run(main())
+
+
+# One batch, one sync
+
+
+class Counted(LevelDB):
+    """Counts the batches that are written."""
+
+    batches: list[tuple[int, bool]]
+
+    def _put(self, batches: Sequence[Sequence[Write]], sync: bool) -> None:
+        self.batches.append((len(batches), sync))
+        super()._put(batches, sync)
+
+
+def test_the_syncs_of_a_turn_are_one_batch_and_what_gathers_is_the_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = Counted.create(tmp_path / "db", LOG_OPTIONS)
+        assert isinstance(disk, Counted)
+        disk.batches = []
+
+        futures = [disk.sync([(b"%d" % number, b"")]) for number in range(5)]
+        await asyncio.sleep(0)
+        futures += [disk.sync([(b"%d" % number, b"")]) for number in range(5, 8)]
+        await asyncio.gather(*futures)
+
+        assert disk.batches == [(5, True), (3, True)]
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_flushes_that_have_not_begun_are_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        compactions = 0
+        compact = disk._compact
+
+        def counted() -> None:
+            nonlocal compactions
+            compactions += 1
+            compact()
+
+        disk._compact = counted  # type: ignore[method-assign]
+        disk.write([(b"k", b"v")])
+        await asyncio.gather(*(disk.flush() for _ in range(10)))
+        assert compactions == 2, "the one that had begun may not cover the others"
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_closing_waits_for_a_flush_whose_caller_gave_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        disk.write([(b"k%d" % number, os.urandom(1000)) for number in range(2000)])
+        flush = asyncio.ensure_future(disk.flush())
+        await asyncio.sleep(0)
+        flush.cancel()
+        await disk.close()
+        disk = LevelDB.open(tmp_path / "db", trust_log=False)
+        assert len(keys(disk)) == 2000
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_rows_are_either_written_or_synced(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        syncing = disk.sync([(b"k", b"1")])
+        with pytest.raises(AssertionError):
+            disk.write([(b"k", b"2")])
+        await syncing
+        await disk.close()
+
+    asyncio.run(main())
+
+
+# Failing
+
+
+class Report:
+    """Stands where the process would end."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+
+    def __call__(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+
+def test_a_failed_sync_is_the_end_of_the_handle(tmp_path: Path) -> None:
+    """Safeguard B28: nothing is retried, and nothing after it is acknowledged."""
+
+    async def main() -> None:
+        report = Report()
+        disk = LevelDB.create(tmp_path / "db", on_failure=report)
+        put = disk._put
+
+        def fail(batches: Sequence[Sequence[Write]], sync: bool) -> None:
+            disk._put = put  # type: ignore[method-assign]
+            raise OSError(28, "no space left on device")
+
+        disk._put = fail  # type: ignore[method-assign]
+        first = disk.sync([(b"a", b"")])
+        await asyncio.sleep(0)
+        second = disk.sync([(b"b", b"")])
+        for future in (first, second):
+            with pytest.raises(StorageFailed, match="no space left"):
+                await future
+        assert [str(error) for error in report.errors] == ["[Errno 28] no space left on device"]
+        for call in (lambda: disk.sync([(b"c", b"")]), lambda: disk.write([(b"c", b"")])):
+            with pytest.raises(StorageFailed, match="failed before"):
+                call()
+        with pytest.raises(StorageFailed, match="failed before"):
+            await disk.flush()
+        await disk.close()
+        disk = LevelDB.open(tmp_path / "db", trust_log=True)
+        assert keys(disk) == []
+        await disk.close()
+
+    asyncio.run(main())
+
+
+FAILING = """
+import asyncio, os, resource, sys
+from pathlib import Path
+from raft.disk.leveldb import LevelDB, LevelDBOptions, FileSlot, Worker
+
+async def main():
+    path, what = Path(sys.argv[1]), sys.argv[2]
+    if what == "slot":
+        slot = FileSlot(path / "slot", Worker("slots"))
+        await slot.write(b"x" * 10)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        await slot.write(b"x" * 10_000)
+        return
+    disk = LevelDB.create(path / "db", LevelDBOptions(compression=None))
+    if what == "flush":
+        disk.write([(b"k%d" % n, os.urandom(1000)) for n in range(1000)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        await disk.flush()
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        batch = [(b"k%d" % n, os.urandom(1000)) for n in range(1000)]
+        disk.write(batch) if what == "write" else await disk.sync(batch)
+
+asyncio.run(main())
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("what", ["sync", "write", "flush", "slot"])
+def test_a_failed_write_ends_the_process(tmp_path: Path, what: str) -> None:
+    """A file size limit makes the real write fail. LevelDB reports none for a flush: we ask it."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FAILING, tmp_path, what],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert (ran.returncode, ran.stdout) == (4, "")
+    assert ran.stderr.startswith("storage failed, the process ends: ")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_damaged_table_is_found_when_it_is_read(tmp_path: Path) -> None:
+    """Safeguard G03: without checksums a wrong value is read."""
+
+    async def main() -> None:
+        path = tmp_path / "db"
+        disk = LevelDB.create(path, LevelDBOptions(compression=None))
+        disk.write([(b"k%04d" % number, b"v" * 100) for number in range(1000)])
+        await disk.flush()
+        await disk.close()
+        (table,) = path.glob("*.ldb")
+        raw = bytearray(table.read_bytes())
+        raw[raw.index(b"v" * 100) + 50] ^= 1
+        table.write_bytes(bytes(raw))
+
+        report = Report()
+        disk = LevelDB.open(path, trust_log=False, on_failure=report)
+        snapshot = disk.snapshot()
+        for read in (
+            lambda: disk.get(b"k0000"),
+            lambda: list(disk.range(b"", b"\xff")),
+            lambda: snapshot.get(b"k0000"),
+            lambda: list(snapshot.range(b"", b"\xff")),
+        ):
+            report.errors.clear()
+            with pytest.raises(StorageFailed):
+                read()
+            assert len(report.errors) == 1
+        snapshot.close()
+        await disk.close()
+
+    asyncio.run(main())
+
+
+# Slots
+
+
+def test_a_slot_reads_what_an_earlier_life_wrote(tmp_path: Path) -> None:
+    async def main() -> None:
+        worker = Worker("slots")
+        slot = FileSlot(tmp_path / "slot", worker)
+        assert (slot.read(), files(tmp_path)) == (b"", [])
+        await slot.write(b"a long record")
+        await slot.write(b"short")
+        worker.stop()
+        slot.close()
+        assert FileSlot(tmp_path / "slot", worker).read() == b"shortg record"
+
+    asyncio.run(main())
+
+
+def test_a_slot_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "slot").mkdir()
+    worker = Worker("slots")
+    with pytest.raises(DataUnusable, match="cannot be read"):
+        FileSlot(tmp_path / "slot", worker).read()
+    worker.stop()
+
+
+def test_files_and_threads_go_with_the_handles(tmp_path: Path) -> None:
+    """Bound B8."""
+
+    async def main() -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for life in range(5):
+            made = LevelDB.create if life == 0 else None
+            path = tmp_path / "db"
+            disk = made(path) if made else LevelDB.open(path, trust_log=True)
+            await disk.sync([(b"%d" % life, b"")])
+            await disk.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    asyncio.run(main())
+
+
+def test_the_options_fit_the_file_limit() -> None:
+    """Both databases and their sockets must fit a process's usual 1,024 files."""
+    assert LOG_OPTIONS.open_files_max + DATA_OPTIONS.open_files_max <= 512
