@@ -53,7 +53,7 @@ def test_every_bit_and_every_length_is_covered() -> None:
     raw = packed()
     for length in range(len(raw)):
         assert decode_promise(raw[:length]) is None
-        assert decode_promise(raw[:length] + bytes(len(raw) - length)) is None
+        assert decode_promise(raw[:length] + b"\xff" * (len(raw) - length)) is None
     for bit in range(len(raw) * 8):
         flipped = bytearray(raw)
         flipped[bit // 8] ^= 1 << bit % 8
