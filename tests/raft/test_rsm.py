@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
+from labrpc.sim.loop import run
 from raft.errors import NotLeader, OutcomeUnknown, Overloaded, ReplicaStopped, StopReplica
 from raft.ports import Reader, Rows, Write
 from raft.rsm import ReplicatedStateMachine, decode_entry, encode_entry
@@ -84,10 +85,10 @@ def in_loop(test: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
         await test((rsm, FakeReplica(rsm, MemoryRows())))
         assert rsm.pending == 0
 
-    def run() -> None:
-        asyncio.run(scene())
+    def in_virtual_time() -> None:
+        run(scene())  # who waits for ever is found at once
 
-    return run
+    return in_virtual_time
 
 
 async def turn() -> None:

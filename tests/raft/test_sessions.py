@@ -1,7 +1,5 @@
 """Session tables: the rules one by one, then random histories against a model."""
 
-from collections.abc import Iterator, Sequence
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,7 +12,6 @@ from hypothesis.stateful import (
     rule,
 )
 
-from raft.ports import Write
 from raft.sessions import (
     ANSWER_BYTES_MAX,
     Outcome,
@@ -24,41 +21,16 @@ from raft.sessions import (
     Verdict,
     digest,
 )
+from tests.support.memory_rows import MemoryRows
 
 PREFIX = b"shard 7/"
 PUT = digest(b"put", b"k", b"v")
 OTHER = digest(b"put", b"k", b"w")
 
 
-class DictRows:
-    """Rows in a dict."""
-
-    def __init__(self) -> None:
-        self.rows: dict[bytes, bytes] = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        return self.rows.get(key)
-
-    def range(
-        self, lo: bytes, hi: bytes, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        for key in sorted(self.rows, reverse=reverse):
-            if lo <= key < hi:
-                yield key, self.rows[key]
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self.rows[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self.rows.pop(key, None)
-
-    def writes(self) -> Sequence[Write]:
-        raise NotImplementedError
-
-
 @pytest.fixture
-def rows() -> DictRows:
-    return DictRows()
+def rows() -> MemoryRows:
+    return MemoryRows()
 
 
 @pytest.fixture
@@ -67,7 +39,7 @@ def table() -> SessionTable:
 
 
 def test_sessions_are_numbered_from_one_and_a_number_never_comes_twice(
-    rows: DictRows, table: SessionTable
+    rows: MemoryRows, table: SessionTable
 ) -> None:
     assert [table.open(rows), table.open(rows)] == [1, 2]
 
@@ -77,14 +49,14 @@ def test_sessions_are_numbered_from_one_and_a_number_never_comes_twice(
 
 
 def test_a_full_table_opens_nothing_and_draws_no_number(
-    rows: DictRows, table: SessionTable
+    rows: MemoryRows, table: SessionTable
 ) -> None:
     for _ in range(3):
         table.open(rows)
-    before = dict(rows.rows)
+    before = dict(rows.map)
 
     assert table.open(rows) is None
-    assert rows.rows == before
+    assert rows.map == before
 
     table.drop(rows, 1)
     assert table.open(rows) == 4
@@ -92,7 +64,7 @@ def test_a_full_table_opens_nothing_and_draws_no_number(
 
 
 def test_a_command_is_fresh_once_and_then_has_its_first_answer(
-    rows: DictRows, table: SessionTable
+    rows: MemoryRows, table: SessionTable
 ) -> None:
     """RIFL, section 3: a retry returns the result of the first execution."""
     session = table.open(rows)
@@ -105,7 +77,7 @@ def test_a_command_is_fresh_once_and_then_has_its_first_answer(
     assert table.check(rows, session, 1, 1, OTHER) is Verdict.REUSED
 
 
-def opened(rows: DictRows, table: SessionTable, *seqs: int, floor: int = 1) -> int:
+def opened(rows: MemoryRows, table: SessionTable, *seqs: int, floor: int = 1) -> int:
     session = table.open(rows)
     assert session is not None
     for seq in seqs:
@@ -129,16 +101,16 @@ def opened(rows: DictRows, table: SessionTable, *seqs: int, floor: int = 1) -> i
     ],
 )
 def test_the_floor_and_the_window_decide(
-    rows: DictRows, table: SessionTable, seq: int, floor: int, outcome: Outcome
+    rows: MemoryRows, table: SessionTable, seq: int, floor: int, outcome: Outcome
 ) -> None:
     session = opened(rows, table, 3, 5, floor=3)
-    before = dict(rows.rows)
+    before = dict(rows.map)
 
     assert table.check(rows, session, seq, floor, PUT) == outcome
-    assert rows.rows == before, "a check changes nothing"
+    assert rows.map == before, "a check changes nothing"
 
 
-def test_the_floor_never_falls(rows: DictRows, table: SessionTable) -> None:
+def test_the_floor_never_falls(rows: MemoryRows, table: SessionTable) -> None:
     """Scorecard H06: a late request with an old floor must not open what was closed."""
     session = opened(rows, table, 5, floor=5)
 
@@ -148,7 +120,7 @@ def test_the_floor_never_falls(rows: DictRows, table: SessionTable) -> None:
     assert table.check(rows, session, 4, 1, PUT) is Verdict.STALE
 
 
-def test_a_repeated_command_may_raise_the_floor(rows: DictRows, table: SessionTable) -> None:
+def test_a_repeated_command_may_raise_the_floor(rows: MemoryRows, table: SessionTable) -> None:
     session = opened(rows, table, 1, 2, 3)
 
     table.acknowledge(rows, session, 3)
@@ -158,7 +130,7 @@ def test_a_repeated_command_may_raise_the_floor(rows: DictRows, table: SessionTa
 
 
 def test_a_floor_that_leaps_costs_no_more_than_the_window(
-    rows: DictRows, table: SessionTable
+    rows: MemoryRows, table: SessionTable
 ) -> None:
     """A client may claim any floor up to 2**64 - 1; one command must not loop over the gap."""
     session = opened(rows, table, 1, 2, 3)
@@ -178,7 +150,7 @@ def test_a_floor_that_leaps_costs_no_more_than_the_window(
         pytest.param(2**64 - 1, id="never opened, the greatest number"),
     ],
 )
-def test_what_has_no_row_is_expired(rows: DictRows, table: SessionTable, session: int) -> None:
+def test_what_has_no_row_is_expired(rows: MemoryRows, table: SessionTable, session: int) -> None:
     opened(rows, table, 1)
     opened(rows, table, 1)
     table.drop(rows, 1)
@@ -187,7 +159,7 @@ def test_what_has_no_row_is_expired(rows: DictRows, table: SessionTable, session
     assert not table.drop(rows, session)
 
 
-def test_only_a_session_that_stayed_idle_is_dropped(rows: DictRows, table: SessionTable) -> None:
+def test_only_a_session_that_stayed_idle_is_dropped(rows: MemoryRows, table: SessionTable) -> None:
     idle, busy = opened(rows, table, 1, 2), opened(rows, table, 1)
     seen = dict(table.survey(rows))
     assert seen == {idle: 2, busy: 1}
@@ -199,7 +171,9 @@ def test_only_a_session_that_stayed_idle_is_dropped(rows: DictRows, table: Sessi
     assert dict(table.survey(rows)) == {busy: 2}
 
 
-def test_acknowledging_everything_still_counts_as_use(rows: DictRows, table: SessionTable) -> None:
+def test_acknowledging_everything_still_counts_as_use(
+    rows: MemoryRows, table: SessionTable
+) -> None:
     session = opened(rows, table, 1, 2)
 
     table.acknowledge(rows, session, 3)
@@ -207,16 +181,16 @@ def test_acknowledging_everything_still_counts_as_use(rows: DictRows, table: Ses
     assert dict(table.survey(rows)) == {session: 2}
 
 
-def test_the_table_is_its_rows(rows: DictRows, table: SessionTable) -> None:
+def test_the_table_is_its_rows(rows: MemoryRows, table: SessionTable) -> None:
     """A table that moved, or came by a snapshot, goes on where it was (invariant S4), and one
     replaced behind the back of its reader is read as it now is."""
     session = opened(rows, table, 3, floor=2)
-    moved = DictRows()
-    moved.rows = dict(rows.rows)
+    moved = MemoryRows(rows.map)
     there = SessionTable(PREFIX, window=4, sessions_max=3)
 
     there.record(moved, session, 5, 4, PUT, b"there")
-    rows.rows = dict(moved.rows)
+    for key, row in moved.map.items():
+        rows.put(key, row)
 
     assert table.check(rows, session, 5, 4, PUT) == Recorded(b"there")
     assert table.check(rows, session, 3, 1, PUT) is Verdict.STALE
@@ -224,19 +198,18 @@ def test_the_table_is_its_rows(rows: DictRows, table: SessionTable) -> None:
 
 
 def test_a_record_that_was_never_stored_leaves_no_trace(
-    rows: DictRows, table: SessionTable
+    rows: MemoryRows, table: SessionTable
 ) -> None:
     """The decoded form is used only while it is what the row says."""
     session = opened(rows, table, 1)
-    thrown_away = DictRows()
-    thrown_away.rows = dict(rows.rows)
+    thrown_away = MemoryRows(rows.map)
 
     table.record(thrown_away, session, 2, 1, PUT, b"lost")
 
     assert table.check(rows, session, 2, 1, PUT) is Verdict.FRESH
 
 
-def test_tables_under_other_prefixes_are_strangers(rows: DictRows) -> None:
+def test_tables_under_other_prefixes_are_strangers(rows: MemoryRows) -> None:
     ours, theirs = SessionTable(b"a"), SessionTable(b"b")
     session = opened(rows, ours, 1)
 
@@ -245,7 +218,7 @@ def test_tables_under_other_prefixes_are_strangers(rows: DictRows) -> None:
     assert list(theirs.survey(rows)) == []
 
 
-def test_an_answer_is_small(rows: DictRows, table: SessionTable) -> None:
+def test_an_answer_is_small(rows: MemoryRows, table: SessionTable) -> None:
     session = opened(rows, table)
     table.record(rows, session, 1, 1, PUT, b"x" * ANSWER_BYTES_MAX)
     assert table.check(rows, session, 1, 1, PUT) == Recorded(b"x" * ANSWER_BYTES_MAX)
@@ -269,7 +242,7 @@ def test_an_answer_is_small(rows: DictRows, table: SessionTable) -> None:
     ],
 )
 def test_a_damaged_row_is_never_guessed_at(
-    rows: DictRows, table: SessionTable, at: int, row: bytes
+    rows: MemoryRows, table: SessionTable, at: int, row: bytes
 ) -> None:
     rows.put(PREFIX + at.to_bytes(8, "big"), row)
 
@@ -294,7 +267,7 @@ class Histories(RuleBasedStateMachine):
     @initialize(window=st.integers(1, 5))
     def start(self, window: int) -> None:
         self.window = window
-        self.rows, self.twin_rows = DictRows(), DictRows()
+        self.rows, self.twin_rows = MemoryRows(), MemoryRows()
         self.table = SessionTable(PREFIX, window=window, sessions_max=4)
         self.twin = SessionTable(PREFIX, window=window, sessions_max=4)
         self.opened = 0
@@ -362,9 +335,9 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def replicas_are_equal_and_rows_bounded(self) -> None:
-        assert self.rows.rows == self.twin_rows.rows
+        assert self.rows.map == self.twin_rows.map
         assert self.table.count(self.rows) == len(self.floors)
-        for key, row in self.rows.rows.items():
+        for key, row in self.rows.map.items():
             assert len(row) <= 13 + self.window * (17 + ANSWER_BYTES_MAX), key
 
 

@@ -54,7 +54,7 @@ class Node:
         self.drive = SimDrive(world.chance.rng(f"drive/{name}"))
         self.host: Host | None = None
         self.machine: ReplicatedStateMachine | None = None
-        self._world = world
+        self.world = world
         self._boot = 0
 
     @property
@@ -72,7 +72,7 @@ class Node:
         return self.machine
 
     async def start(self, *, create: bool = False) -> Host:
-        world = self._world
+        world = self.world
         self._boot += 1
         disk, data = self.drive.disk("log"), self.drive.disk("data")
         slots = (self.drive.slot("promise.0"), self.drive.slot("promise.1"))
@@ -112,7 +112,7 @@ class Node:
         assert self.host is not None
         self.host.stop("crashed")
         self.host = None
-        self._world.network.crash(self.address)
+        self.world.network.crash(self.address)
         self.drive.crash()
 
 
@@ -132,8 +132,12 @@ class World:
         self.compaction = compaction
         self.nodes: dict[str, Node] = {}
 
+    def make_node(self, name: str) -> Node:
+        """Of which kind the nodes are; another world may have others."""
+        return Node(name, self)
+
     async def add_node(self, name: str) -> Node:
-        node = self.nodes[name] = Node(name, self)
+        node = self.nodes[name] = self.make_node(name)
         await node.start(create=True)
         return node
 
