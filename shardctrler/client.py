@@ -17,6 +17,7 @@ from labrpc.transport import Address, Transport
 from raft.types import GroupId, NodeId
 from shardctrler.codec import BadConfig, decode_view
 from shardctrler.commands import (
+    Answer,
     Change,
     CloseSession,
     Code,
@@ -237,7 +238,7 @@ class ControllerClient:
             request = Request(self._session, self._seq, self._seq, change, expect)
             attempts = _Attempts()
             payload = await self._ask(CHANGE, encode_command(request), deadline, attempts=attempts)
-            answer = decode_answer(payload)
+            answer = _decoded_answer(payload)
             error = error_of(answer)
             if error is None:
                 return ConfigNumber(answer.facts[0])
@@ -251,7 +252,8 @@ class ControllerClient:
 
     async def _open_session(self, deadline: float) -> int:
         """A lost answer leaves a session that nobody uses, until it expires."""
-        answer = decode_answer(await self._ask(CHANGE, encode_command(OpenSession()), deadline))
+        payload = await self._ask(CHANGE, encode_command(OpenSession()), deadline)
+        answer = _decoded_answer(payload)
         error = error_of(answer)
         if error is not None:
             raise Unavailable(str(error)) from error
@@ -357,3 +359,10 @@ def _decoded_view(payload: bytes) -> View:
         return decode_view(payload)
     except BadConfig as error:
         raise Unavailable(f"the controller's answer cannot be read: {error}") from error
+
+
+def _decoded_answer(payload: bytes) -> Answer:
+    try:
+        return decode_answer(payload)
+    except BadConfig as error:
+        raise OutcomeUnknown(f"the controller's answer cannot be read: {error}") from error
