@@ -52,19 +52,24 @@ class RaftConfig:
     """Recent entries kept in memory; what is not durable yet is kept in any case."""
     reads_waiting_max: int = 4096
     """Read requests that wait for a confirmation; more are refused at once."""
+    snapshot_chunk_bytes_max: int = 256 * KIB
+    """A snapshot travels in chunks of about this many bytes, each acknowledged by itself."""
+    snapshot_reply_seconds: float = 5.0
+    """How long a chunk waits for its acknowledgement before it is sent again."""
     mode: Mode = Mode.PRODUCTION
     empty_entry_at_start: bool = True
     """Whether a new leader appends an empty entry, without which nothing of an earlier term is
     committed until a client writes. False for the raft lab alone, whose tests count from 1."""
 
     def __post_init__(self) -> None:
-        for name in ("heartbeat_seconds", "election_seconds_min", "election_seconds_max"):
+        for name in ("heartbeat_seconds", "election_seconds_min", "election_seconds_max",
+                     "snapshot_reply_seconds"):  # fmt: skip
             seconds = getattr(self, name)
             if not (isfinite(seconds) and seconds > 0):
                 raise ValueError(f"{name} must be a positive number of seconds, not {seconds!r}")
         for name in ("append_bytes_max", "inflight_messages_max", "inflight_bytes_max",
                      "uncommitted_bytes_max", "unapplied_bytes_max", "cache_bytes_max",
-                     "reads_waiting_max"):  # fmt: skip
+                     "reads_waiting_max", "snapshot_chunk_bytes_max"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
         if self.election_seconds_max <= self.election_seconds_min:

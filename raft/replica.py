@@ -52,7 +52,6 @@ log = logging.getLogger(__name__)
 
 APPLY_ENTRIES_MAX: Final = 512  # entries applied in one turn, so that heartbeats are not held up
 APPLY_BYTES_MAX: Final = 2 * 1024 * 1024
-SNAPSHOT_REPLY_SECONDS: Final = 5.0
 
 
 class Replica:
@@ -441,7 +440,9 @@ class Replica:
     async def _stream_snapshot(self, follower: ReplicaId) -> None:
         capture = self.store.capture()
         self._streams += 1
-        sender = self._senders[follower] = SnapshotSender(SNAPSHOT_REPLY_SECONDS)
+        sender = self._senders[follower] = SnapshotSender(
+            self.core.config.snapshot_reply_seconds, self.core.config.snapshot_chunk_bytes_max
+        )
         self._floors[follower] = capture.meta.last.index
         meta, term = capture.meta, self.core.term
         try:
