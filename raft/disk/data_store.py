@@ -53,6 +53,8 @@ __all__ = ["ReplicaData", "Capture", "Staging", "Overlay", "reconcile"]
 
 PROGRESS, ROWS = b"a", b"d"
 CHUNK_FORMAT: Final = 1
+GARBAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What is read at most to find the keys of a slice of garbage, but for one row."""
 
 _PROGRESS: Final = Struct(">B7Q")
 _ROWS_KEY: Final = Struct(">cQQ")
@@ -208,7 +210,7 @@ class ReplicaData:
         return staging
 
     def collect_garbage(self, rows_max: int) -> bool:
-        """Delete up to `rows_max` rows of installs that nothing needs.
+        """Delete up to `rows_max` rows, or 4 MiB, of installs that nothing needs.
 
         Returns:
             Whether there may be more.
@@ -220,7 +222,12 @@ class ReplicaData:
             lo = max(lo, self._garbage_from)
             if lo >= hi:
                 continue
-            keys = [key for key, _ in islice(self._disk.range(lo, hi), rows_max)]
+            keys, size = [], 0
+            for key, value in islice(self._disk.range(lo, hi), rows_max):
+                keys.append(key)
+                size += len(value)
+                if size >= GARBAGE_BYTES_MAX:
+                    break
             if keys:
                 self._disk.write([(key, None) for key in keys])
                 self._garbage_from = keys[-1]

@@ -136,6 +136,7 @@ class LevelDB:
         self._scheduled = False
         self._flush: asyncio.Future[None] | None = None  # under way
         self._flush_next: asyncio.Future[None] | None = None  # begins after it
+        self._idle: asyncio.Future[None] | None = None  # `close` waits for it
 
     # Opening
 
@@ -278,8 +279,9 @@ class LevelDB:
         """Finish what is under way, then close. No call may follow but another `close`."""
         if self._db.closed:
             return
-        while pending := self._pending():
-            await asyncio.shield(pending)
+        if self._busy:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
         self._worker.stop()
         self._db.close()
         os.close(self._owner)
@@ -315,6 +317,7 @@ class LevelDB:
                 _settle(future, error)
         elif self._gathered:
             self._begin()
+        self._tell_closer()
 
     def _begin_flush(self) -> "asyncio.Future[None]":
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -332,19 +335,20 @@ class LevelDB:
         assert done is not None
         _settle(done, error)
         following, self._flush_next = self._flush_next, None
-        if following is None:
-            return
-        if error is not None:
+        if following is not None and error is not None:
             _settle(following, error)
-            return
-        self._flush = following
-        self._worker.submit(lambda: self._job(self._compact), self._flushed)
+        elif following is not None:
+            self._flush = following
+            self._worker.submit(lambda: self._job(self._compact), self._flushed)
+        self._tell_closer()
 
-    def _pending(self) -> "asyncio.Future[None] | None":
-        for calls in (self._gathered, self._under_way):
-            if calls:
-                return calls[-1][1]
-        return self._flush_next or self._flush
+    @property
+    def _busy(self) -> bool:
+        return bool(self._gathered or self._under_way or self._flush is not None)
+
+    def _tell_closer(self) -> None:
+        if self._idle is not None and not self._busy:
+            _settle(self._idle, None)
 
     # Failing
 
@@ -482,8 +486,10 @@ def _lock(path: Path) -> int:
         raise DataUnusable(f"{path}: cannot be opened: {error}") from error
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except OSError as error:
         os.close(owner)
+        if not isinstance(error, BlockingIOError):
+            raise DataUnusable(f"{path}: cannot be locked: {error}") from error
         raise DataInUse(
             f"{path.parent}: in use by a running process; stop that one first"
         ) from error

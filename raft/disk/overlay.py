@@ -5,8 +5,11 @@ build on each other (safeguard H07).
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from raft.ports import Reader, Write
+
+_ABSENT: Final = b"absent"  # told by identity
 
 
 class Overlay:
@@ -19,10 +22,8 @@ class Overlay:
         self._rows: dict[bytes, bytes | None] = {}  # None: deleted here
 
     def get(self, key: bytes) -> bytes | None:
-        try:
-            return self._rows[key]
-        except KeyError:
-            return self._base.get(key)
+        value = self._rows.get(key, _ABSENT)
+        return self._base.get(key) if value is _ABSENT else value
 
     def put(self, key: bytes, value: bytes) -> None:
         self._rows[key] = value

@@ -173,6 +173,7 @@ def unseal_fields(what: str, key: bytes, raw: bytes | None, types: Sequence[type
 
 
 def encode_identity(identity: NodeIdentity) -> bytes:
+    assert len(identity.cluster) == CLUSTER_BYTES and identity.node, f"{identity} names nobody"
     return seal_fields(IDENTITY_KEY, identity)
 
 
@@ -202,6 +203,7 @@ def decode_number(what: str, key: bytes, raw: bytes | None) -> int:
 
 
 def encode_replica(record: ReplicaRecord) -> bytes:
+    assert len(record.uuid) == UUID_BYTES and record.replica > 0, f"{record} is no replica"
     return seal_fields(group_key(REPLICA, record.gid), record)
 
 

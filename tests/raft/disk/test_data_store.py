@@ -380,6 +380,21 @@ def test_garbage_is_deleted_in_bounded_slices_and_nothing_else() -> None:
     run(main())
 
 
+def test_a_slice_of_garbage_is_bounded_in_bytes_too() -> None:
+    async def main() -> None:
+        ours, theirs = drives()
+        target = ReplicaData(theirs.disk("data"), G1)
+        target.adopt(7, ONE_VOTER)
+        target.commit(filled(9, 1 << 20), entry_id(1, 1), None)
+        await staged(target, state(ours)).install()
+        slices = 0
+        while target.collect_garbage(1000):
+            slices += 1
+        assert slices == 3
+
+    run(main())
+
+
 def test_garbage_left_by_an_earlier_life_is_found() -> None:
     async def main() -> None:
         ours, theirs = drives()

@@ -289,6 +289,20 @@ def test_closing_waits_for_a_flush_whose_caller_gave_up(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_closing_waits_for_a_sync_whose_caller_gave_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        for number in range(3):
+            disk.sync([(b"%d" % number, b"")]).cancel()
+            await asyncio.sleep(0)
+        await disk.close()
+        disk = LevelDB.open(tmp_path / "db", trust_log=True)
+        assert keys(disk) == [b"0", b"1", b"2"]
+        await disk.close()
+
+    asyncio.run(main())
+
+
 def test_rows_are_either_written_or_synced(tmp_path: Path) -> None:
     async def main() -> None:
         disk = LevelDB.create(tmp_path / "db")
