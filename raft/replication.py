@@ -24,6 +24,9 @@ def take_append(state: State, append: AppendEntries) -> None:
     if prev.index < state.commit:
         # Whatever is committed here is in the leader's log too (Leader Completeness): a late or
         # repeated message must not touch it, and its place may be compacted already.
+        if reaches >= state.commit:
+            claimed = entries[state.commit - prev.index - 1].term
+            assert claimed == log.term(state.commit), "a committed entry is never replaced (R8)"
         entries = entries[state.commit - prev.index :]
         prev = log.id_at(state.commit)
         reaches = max(reaches, prev.index)
