@@ -2,15 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from shardctrler.types import ShardId
 from shardkv.commands import Mutation, Op, OpenSession, encode
 from shardkv.protocol import OPERATION_OVERHEAD_BYTES, Get
+from shardkv.session import Session
 from shardkv.types import Version
-
-if TYPE_CHECKING:
-    from shardkv.client_sessions import Session
 
 NO_SHARD: Final = ShardId(-1)
 """Before the first configuration is known, which says how many shards there are."""

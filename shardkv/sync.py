@@ -11,12 +11,14 @@ write cut off that way may have been done.
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
+from shardkv import aio
+from shardkv.clerk import TIMEOUT_SECONDS
 from shardkv.errors import Closed
 from shardkv.types import Row, Version
 
@@ -164,15 +166,34 @@ async def _coroutine(work: Awaitable[T]) -> T:
     return await work
 
 
-def open(path: str | PathLike[str], **options: Any) -> Store:
-    """The whole store inside this process, on one directory; see `shardkv.aio.open`."""
-    from shardkv import aio  # the store's servers and LevelDB load only where they are needed
+def open(
+    path: str | PathLike[str], *, shards: int | None = None, timeout: float = TIMEOUT_SECONDS
+) -> Store:
+    """The whole store inside this process, on one directory, which is made when it is missing.
 
-    return Store(lambda: aio.open(path, **options))
+    Args:
+        path: The store's directory.
+        shards: How many shards a new store has; 64 where not given.
+        timeout: Seconds that an operation may take where its caller names none.
+
+    Raises:
+        StoreInUse: it is open already, in this process or another one.
+        DataUnusable: something else is there, or the data is damaged; nothing was changed.
+        InvalidArgument: the number of shards is out of range, or not the store's.
+    """
+    return Store(lambda: aio.open(path, shards=shards, timeout=timeout))
 
 
-def connect(endpoints: str, **options: Any) -> Store:
-    """A client of a running cluster; see `shardkv.aio.connect`."""
-    from shardkv import aio
+def connect(endpoints: str | Sequence[str], *, timeout: float = TIMEOUT_SECONDS) -> Store:
+    """A client of a running cluster.
 
-    return Store(lambda: aio.connect(endpoints, **options))
+    Args:
+        endpoints: Addresses of some of its nodes for clients, `host:port`, in a text with commas
+            between or as a sequence; the other nodes are learned from them.
+        timeout: Seconds that an operation may take where its caller names none.
+
+    Raises:
+        InvalidArgument: no address.
+        Unavailable: no node answered in time.
+    """
+    return Store(lambda: aio.connect(endpoints, timeout=timeout))

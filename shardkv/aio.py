@@ -1,0 +1,64 @@
+"""The store for asyncio.
+
+async with shardkv.aio.open("./store") as kv: ...
+async with shardkv.aio.connect("host:7400,host:7410") as kv: ...
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from os import PathLike
+from random import Random
+from typing import Final
+
+from labrpc.transport import Address
+from shardctrler.client import ControllerClient
+from shardkv.clerk import TIMEOUT_SECONDS, Clerk
+from shardkv.errors import InvalidArgument
+
+NAME: Final = "clerk"
+
+
+def open(  # as the builtin: it opens a store
+    path: str | PathLike[str], *, shards: int | None = None, timeout: float = TIMEOUT_SECONDS
+) -> AbstractAsyncContextManager[Clerk]:
+    """The whole store inside this process, on one directory; see `embedded.open_store`."""
+    from shardkv.embedded import open_store  # the servers and LevelDB: only where they are needed
+
+    return open_store(path, shards=shards, timeout=timeout)
+
+
+@asynccontextmanager
+async def connect(
+    endpoints: str | Sequence[str], *, timeout: float = TIMEOUT_SECONDS
+) -> AsyncIterator[Clerk]:
+    """A clerk of a running cluster.
+
+    Args:
+        endpoints: Addresses of some of its nodes for clients, `host:port`, in a text with commas
+            between or as a sequence; the other nodes are learned from them.
+        timeout: Seconds that an operation may take where its caller names none; the first answer
+            of the cluster is awaited for as long.
+
+    Raises:
+        InvalidArgument: no address.
+        Unavailable: no node answered in time.
+        ClusterMismatch: the addresses belong to different clusters.
+    """
+    addresses = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
+    addresses = list(dict.fromkeys(address.strip() for address in addresses if address.strip()))
+    if not addresses:
+        raise InvalidArgument("endpoints must name at least one HOST:PORT")
+    from labrpc.grpc.transport import GrpcTransport  # not where only `open` is used
+    from shardkv.discovery import find_cluster
+
+    cluster = await find_cluster(addresses, timeout=timeout)
+    transport = GrpcTransport(cluster, NAME)
+    rng = Random()  # a real client: seeded by the system
+    controller = ControllerClient(transport, [Address(address) for address in addresses], rng)
+    clerk = Clerk(transport, controller, rng=rng, timeout=timeout)
+    try:
+        yield clerk
+    finally:
+        await clerk.close()
+        await controller.close()
+        await transport.close()
