@@ -323,6 +323,12 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
+def disable_grpc_fork_handlers() -> None:
+    """For a process that starts others while it uses gRPC, and never forks itself. Before gRPC is
+    imported: it reads its settings from the environment, then."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
 def variable(key: str) -> str:
     """The environment's name of a key."""
     return PREFIX + key.upper()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from shardkv import config
 from shardkv.cli.finding import Whole
 
 
@@ -16,6 +17,7 @@ def demo(base_port: int, keep: Path | None) -> int:
     Imports every source file of the running Python's standard library, pass after pass, while
     several clerks append to one counter log. Exit status 0 only if nothing was lost or doubled.
     """
+    config.disable_grpc_fork_handlers()
     from shardkv.demo import run
 
     return run(base_port=base_port, keep=keep, say=click.echo)

@@ -14,7 +14,7 @@ INIT_ONLY = ("node", "shards")
 
 def _with_settings(command: Any) -> Any:
     """A flag for each key of the table that may still change."""
-    for key, row in reversed(config.TABLE.items()):
+    for key, row in reversed(list(config.TABLE.items())):
         if key not in INIT_ONLY:
             text = f"{row.help[0].upper()}{row.help[1:]}."
             command = click.option(config.flag(key), key, metavar=_metavar(row), help=text)(command)

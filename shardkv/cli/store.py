@@ -3,12 +3,15 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from shardkv.cli.finding import Request, Whole, print_json, run, talks, text_fields
 from shardkv.limits import INTEGER_MAX, VALUE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from shardkv.clerk import Clerk
 
 T = TypeVar("T")
 
@@ -115,7 +118,7 @@ def delete(request: Request, key: str) -> None:
         print_json({"deleted": True})
 
 
-async def _with_store(request: Request, act: Callable[["aio.Store"], Awaitable[T]]) -> T:
+async def _with_store(request: Request, act: Callable[["Clerk"], Awaitable[T]]) -> T:
     """Connect, act once, and disconnect, all within the request's time."""
     from shardkv import aio
 
