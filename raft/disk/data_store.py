@@ -38,11 +38,9 @@ from raft.disk.records import (
 from raft.errors import BadChunk, DataUnusable
 from raft.ports import Disk, DiskSnapshot, Reader, Write
 from raft.types import (
-    NOBODY,
     ZERO,
     EntryId,
     GroupId,
-    HardState,
     Index,
     Membership,
     SnapshotMeta,
@@ -425,11 +423,7 @@ async def reconcile(log_store: LogStore, data: ReplicaData, gid: GroupId) -> Non
             f"it ends at {last.index} of term {last.term} or differs below, and entry "
             f"{applied.index} of term {applied.term} had been applied from it",
         )
-    saved = log_store.reset(gid, SnapshotMeta(applied, data.membership))
-    if log_store.hard_state(gid).term < applied.term:
-        # It never voted in that term: a vote there would have been saved.
-        saved = log_store.save(gid, HardState(applied.term, NOBODY), ())
-    await saved
+    await log_store.reset(gid, SnapshotMeta(applied, data.membership))
 
 
 def rows_prefix(gid: GroupId, install: int) -> bytes:

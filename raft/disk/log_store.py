@@ -371,6 +371,9 @@ class LogStore:
             keep_suffix: The log holds `start.last`, term and all, and keeps what follows it.
                 Otherwise it is dropped whole (hashicorp/raft#697 is the loss that a kept, differing
                 suffix causes).
+
+        A term below the snapshot's is raised to it in the same batch, without a vote: a vote in
+        that term would have been saved. So no crash leaves a log ahead of its replica's term.
         """
         group = self._groups[gid]
         if keep_suffix:
@@ -381,8 +384,12 @@ class LogStore:
         group.drop_all(Start(start, first_link(group.record.uuid, start.last)))
         rows.append((group_key(START, gid), encode_start(gid, group.start)))
         rows.append((group_key(TAIL, gid), encode_tail(gid, group.tail)))
+        raised = None
+        if group.hard_state.term < start.last.term:
+            raised = group.hard_state = HardState(start.last.term, NOBODY)
+            rows.append((group_key(HARD_STATE, gid), encode_hard_state(gid, raised)))
         self._sweep(group, rows)
-        return self._sync(group, rows, None)
+        return self._sync(group, rows, raised)
 
     def cut(self, gid: GroupId, start: SnapshotMeta) -> "asyncio.Future[None]":
         """Drop the prefix up to `start.last`, which lies in the log; what follows it stays.

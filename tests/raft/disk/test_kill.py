@@ -44,10 +44,10 @@ def test_what_a_killed_process_acknowledged_is_there(tmp_path: Path) -> None:
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
-            if int(line) >= 100:
+            if int(line) >= 40:
                 break
         process.kill()
-        acknowledged = [100, *map(int, process.stdout.read().split())][-1]
+        acknowledged = [40, *map(int, process.stdout.read().split())][-1]
 
     async def main() -> None:
         worker = Worker("slots")

@@ -238,6 +238,21 @@ def test_a_reset_drops_the_whole_log(start: SnapshotMeta) -> None:
     run(main())
 
 
+def test_a_reset_raises_a_term_below_the_snapshot_s() -> None:
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, "1 1", term=2)
+        await store.reset(G1, meta(9, 5))
+        store = await storage.crash(store)
+        assert store.hard_state(G1) == vote(5)
+        await store.reset(G1, meta(12, 5))
+        await store.save(G1, vote(5, 2), [])
+        await store.reset(G1, meta(15, 5))
+        assert store.hard_state(G1) == vote(5, 2), "a vote in that very term stands"
+
+    run(main())
+
+
 def test_a_reset_may_keep_a_suffix_whose_term_matches() -> None:
     async def main() -> None:
         storage = Storage()

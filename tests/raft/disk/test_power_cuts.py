@@ -13,7 +13,9 @@ from random import Random
 
 import pytest
 
+from labrpc.sim.disk import SimDrive
 from labrpc.sim.loop import run
+from raft.disk.data_store import ReplicaData, reconcile
 from raft.disk.log_store import LogStore
 from raft.disk.promise import PromiseKeeper
 from raft.disk.records import ReplicaRecord
@@ -29,7 +31,18 @@ from raft.types import (
     SnapshotMeta,
     Term,
 )
-from tests.support.storage import ONE_VOTER, TWO_VOTERS, Storage, record
+from tests.support.storage import (
+    G1,
+    ONE_VOTER,
+    TWO_VOTERS,
+    Storage,
+    entries,
+    entry_id,
+    loaded,
+    one_group,
+    record,
+    vote,
+)
 
 GIDS = [GroupId(gid) for gid in (0, 1, 2)]
 
@@ -185,6 +198,64 @@ def test_what_was_acknowledged_survives_power_cuts(block: int) -> None:
             calls += (await live(seed, crashes=6)).calls
         assert min(calls.values()) >= 3, "every kind of call was made"
         assert len(calls) == 7
+
+    run(main())
+
+
+# A snapshot comes in, and the power fails somewhere on the way
+
+
+async def install_and_cut(seed: int) -> str:
+    """The driver's order: rows, flip, flush, restart of the log. Cut anywhere, then start."""
+    rng, storage = Random(f"install/{seed}"), Storage(seed)
+    source = ReplicaData(SimDrive(Random(0)).disk("data"), G1)
+    source.adopt(1, ONE_VOTER)
+    source.commit([(b"k%d" % number, b"new") for number in range(50)], entry_id(9, 4), TWO_VOTERS)
+    capture = source.capture()
+    store = await one_group(storage, "1 1 2 2")
+    data = storage.data()
+    await reconcile(store, data, G1)
+    data.commit([(b"old", b"")], entry_id(2, 1), None)
+    await data.flush()
+
+    async def install() -> None:
+        staging = data.stage(capture.meta)
+        for chunk in capture.chunks(100):
+            staging.add(chunk)
+            await asyncio.sleep(0.0001)
+        await staging.install()
+        store.reset(G1, capture.meta)
+        await store.save(G1, vote(4, 0), ())
+        installed.append(True)
+        data.collect_garbage(1000)
+
+    installed: list[bool] = []
+    installing = asyncio.ensure_future(install())
+    await asyncio.sleep(rng.uniform(0, 0.004))
+    installing.cancel()
+    storage.cut(store)
+
+    store, data = await storage.open(), storage.data()
+    await reconcile(store, data, G1)
+    rows = dict(data.range(b"", b"\xff"))
+    if data.applied == (2, 1):
+        assert not installed
+        assert (rows, data.membership) == ({b"old": b""}, ONE_VOTER)
+        assert loaded(store) == entries(1, "1 1 2 2")
+        return "before"
+    assert (data.applied, data.membership) == (entry_id(9, 4), TWO_VOTERS)
+    assert rows == {b"k%d" % number: b"new" for number in range(50)}
+    assert (store.start(G1), loaded(store)) == (capture.meta, [])
+    assert store.hard_state(G1).term == 4
+    return "acknowledged" if installed else "finished at the start"
+
+
+def test_an_install_is_whole_or_not_at_all_wherever_the_power_fails() -> None:
+    """Safeguards C09 and C08: rows and applied index flip together, the log follows."""
+
+    async def main() -> None:
+        outcomes = Counter([await install_and_cut(seed) for seed in range(150)])
+        assert set(outcomes) == {"before", "finished at the start", "acknowledged"}
 
     run(main())
 
