@@ -4,6 +4,7 @@ async with shardkv.aio.open("./store") as kv: ...
 async with shardkv.aio.connect("host:7400,host:7410") as kv: ...
 """
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from os import PathLike
@@ -53,7 +54,7 @@ async def connect(
 
     cluster = await find_cluster(addresses, timeout=timeout)
     transport = GrpcTransport(cluster, NAME)
-    rng = Random()  # a real client: seeded by the system
+    rng = Random(secrets.randbits(128))
     controller = ControllerClient(transport, [Address(address) for address in addresses], rng)
     clerk = Clerk(transport, controller, rng=rng, timeout=timeout)
     try:
