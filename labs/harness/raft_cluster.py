@@ -53,13 +53,13 @@ class RaftCluster:
         self._network = LabNetwork(self._chance.rng("network"))
         self._network.reliable = reliable
         self._network.long_delays = True
-        self._drives = [SimDrive(self._chance.rng(f"drive/{i}")) for i in range(count)]
+        self.drives = [SimDrive(self._chance.rng(f"drive/{i}")) for i in range(count)]
         self._readers: list[_Reader] = []
         self._reading: list[asyncio.Task[None] | None] = [None] * count
         self._lives = [0] * count
         self._ends: list[list[str]] = [[] for _ in range(count)]
         self.invariants = RaftInvariants(GID)
-        for i, drive in enumerate(self._drives):
+        for i, drive in enumerate(self.drives):
             self.invariants.watch_drive(f"s{i}", drive, LOG)
             self._readers.append(self._new_reader(i))
         self.logs: list[dict[int, Command]] = [reader.log for reader in self._readers]
@@ -89,7 +89,7 @@ class RaftCluster:
         if server is None:
             return
         self._network.delete_server(i)
-        self._drives[i].crash()
+        self.drives[i].crash()
         server.kill()
         self.servers[i] = None
         reading = self._reading[i]
@@ -111,7 +111,7 @@ class RaftCluster:
         server = await Raft.make(
             ends,
             i,
-            self._drives[i],
+            self.drives[i],
             queue,
             self._chance.rng(f"raft/{i}/{self._lives[i]}"),
             watcher=self.invariants,
