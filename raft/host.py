@@ -139,6 +139,7 @@ class Host:
         """
         data = ReplicaData(self._data_disk, gid)
         await reconcile(self._log_store, data, gid)
+        assert gid not in self.replicas, f"the replica of group {gid} runs already"
         saved = self._log_store.load(gid)
         log_ = Log(saved.start, self._reader(gid), self._config.cache_bytes_max)
         log_.restore(saved.entries)

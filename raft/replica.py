@@ -20,6 +20,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -46,12 +47,24 @@ from raft.types import (
     ReplicaId,
     Role,
     SnapshotMeta,
+    Term,
 )
 
 log = logging.getLogger(__name__)
 
 APPLY_ENTRIES_MAX: Final = 512  # entries applied in one turn, so that heartbeats are not held up
 APPLY_BYTES_MAX: Final = 2 * 1024 * 1024
+READS_LATE_SECONDS: Final = 0.01  # a loop's timer may ring early by its clock's resolution
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A snapshot on its way out. It lives and dies with the leadership that began it."""
+
+    sender: SnapshotSender
+    term: Term
+    floor: Index  # what its follower will need the log from
+    task: "asyncio.Task[None] | None" = None
 
 
 class Replica:
@@ -91,16 +104,16 @@ class Replica:
         self._addresses: dict[ReplicaId, str] = {}  # addresses that the membership names
         self._addresses_of: Membership | None = None
         self._receiver = SnapshotReceiver(store)
-        self._senders: dict[ReplicaId, SnapshotSender] = {}
-        self._floors: dict[ReplicaId, Index] = {}  # what each of them still needs the log from
-        self._streams = 0
+        self._streams: dict[ReplicaId, _Stream] = {}  # by follower
+        self._stream_number = boot << 32  # of the last one; no earlier life used a higher one
         self._installing: asyncio.Task[None] | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}  # kept alive, in order of their birth
         self._read_context_prefix = boot.to_bytes(8, "big")
         self._read_number = 0
         self._reads_waiting: list[asyncio.Future[None]] = []  # for the next round
         self._reads_asked: dict[bytes, list[asyncio.Future[None]]] = {}  # round under way
-        self._reads_asked_at = 0.0
+        self._reads_expire_at = 0.0
+        self._reads_timer: asyncio.TimerHandle | None = None
         self._reads_ready: list[tuple[Index, list[asyncio.Future[None]]]] = []  # for apply
         machine.reload(store.reader)
 
@@ -131,7 +144,7 @@ class Replica:
     @property
     def snapshot_floor(self) -> Index | None:
         """The lowest index that a snapshot on its way out still needs the log from."""
-        return min(self._floors.values()) if self._floors else None
+        return min((stream.floor for stream in self._streams.values()), default=None)
 
     def member(self, replica: ReplicaId) -> Member | None:
         """The member with this id, in the membership in force."""
@@ -203,9 +216,9 @@ class Replica:
         if isinstance(content, SnapshotChunk):
             self._take_chunk(content)
         elif isinstance(content, ChunkReply):
-            sender = self._senders.get(content.source)
-            if sender is not None:
-                sender.answered(content)
+            stream = self._streams.get(content.source)
+            if stream is not None:
+                stream.sender.answered(content)
         elif not isinstance(content, InstallSnapshot):  # that one only its own driver may say
             self._guarded(partial(self.core.step, content, self._loop.time()))
         self._wake(self)
@@ -225,10 +238,13 @@ class Replica:
         snapshot under way still needs is kept (DESIGN note: a raft log is cut only up to a
         durable index; redisraft#43 is the loss that follows otherwise).
         """
+        self._guarded(partial(self._compact, durable, keep_entries))
+
+    def _compact(self, durable: Index, keep_entries: int) -> None:
         index = min(durable, self.core.log.last.index - keep_entries)
         if self.snapshot_floor is not None:
             index = min(index, self.snapshot_floor)
-        if self.stopped_because is None and index > self.core.log.start.last.index:
+        if index > self.core.log.start.last.index:
             start = self.core.compact(Index(index))
             self._log_store.cut(self.gid, start)
 
@@ -249,6 +265,8 @@ class Replica:
         self.stopped_because = because
         for task in list(self._tasks):
             task.cancel()
+        if self._reads_timer is not None:
+            self._reads_timer.cancel()
         self._fail_reads(ReplicaStopped(because))
         self._machine.stopped()
 
@@ -270,6 +288,7 @@ class Replica:
         if self._installing is None and self._receiver.staged is not None:
             self._receiver.abort()  # the core had no use for it: older than what is committed
         self._apply_some()
+        self._end_stale_streams()
         self._note_leadership()
 
     def _carry_out(self, ready: Ready) -> None:
@@ -380,15 +399,21 @@ class Replica:
         self._read_number += 1
         context = self._read_context_prefix + self._read_number.to_bytes(8, "big")
         self._reads_asked[context] = self._reads_waiting
-        self._reads_asked_at = self._loop.time()
         self._reads_waiting = []
         self.core.read_index(context)
+        if not self.leads:
+            # Nothing else may ever wake a replica that is cut off and no voter: it has no timer.
+            seconds = self.core.config.election_seconds_max
+            self._reads_expire_at = self._loop.time() + seconds
+            if self._reads_timer is not None:
+                self._reads_timer.cancel()
+            late = self._reads_expire_at + READS_LATE_SECONDS
+            self._reads_timer = self._loop.call_at(late, self._wake, self)
 
     def _round_was_lost(self) -> bool:
         """Whether a follower's question to its leader, or the answer, must have been lost: then
         those who asked are told so. A leader's own rounds end with its leadership at the latest."""
-        waited = self._loop.time() - self._reads_asked_at
-        if self.leads or waited < self.core.config.election_seconds_max:
+        if self.leads or self._loop.time() < self._reads_expire_at:
             return False
         lost, self._reads_asked = self._reads_asked, {}
         for futures in lost.values():
@@ -434,29 +459,43 @@ class Replica:
     # Snapshots
 
     def _send_snapshot(self, follower: ReplicaId) -> None:
-        if follower not in self._senders:
-            self._spawn(self._stream_snapshot(follower))
+        """The core asks once each time a follower comes to need one; so whatever stream there is
+        to it still is of no use any more."""
+        self._end_stream(follower)
+        config = self.core.config
+        sender = SnapshotSender(config.snapshot_reply_seconds, config.snapshot_chunk_bytes_max)
+        stream = _Stream(sender, self.core.term, floor=self.applied)
+        self._streams[follower] = stream
+        stream.task = self._spawn(self._stream_snapshot(follower, stream))
 
-    async def _stream_snapshot(self, follower: ReplicaId) -> None:
+    async def _stream_snapshot(self, follower: ReplicaId, stream: _Stream) -> None:
         capture = self.store.capture()
-        self._streams += 1
-        sender = self._senders[follower] = SnapshotSender(
-            self.core.config.snapshot_reply_seconds, self.core.config.snapshot_chunk_bytes_max
+        last = capture.meta.last
+        self._stream_number += 1
+        complete = await stream.sender.run(
+            capture, self._stream_number, self.id, follower, stream.term, self._post_chunk
         )
-        self._floors[follower] = capture.meta.last.index
-        meta, term = capture.meta, self.core.term
-        try:
-            complete = await sender.run(
-                capture, self._streams, self.id, follower, term, self._post_chunk
-            )
-        finally:
-            del self._senders[follower], self._floors[follower]
         log.info(
-            "group %d: snapshot %d to replica %d %s", self.gid, meta.last.index, follower,
+            "group %d: snapshot %d to replica %d %s", self.gid, last.index, follower,
             "sent" if complete else "given up",
         )  # fmt: skip
-        self._guarded(partial(self.core.report_snapshot, follower, complete))
+        if self._streams.get(follower) is stream:
+            del self._streams[follower]
+            if self.core.term == stream.term:
+                self._guarded(partial(self.core.report_snapshot, follower, complete))
         self._wake(self)
+
+    def _end_stale_streams(self) -> None:
+        """End what another term will not take, and what no member waits for: a receiver ignores
+        chunks of an old term, and each stream holds disk space and the log's tail."""
+        for follower, stream in list(self._streams.items()):
+            if stream.term != self.core.term or follower not in self.core.progress:
+                self._end_stream(follower)
+
+    def _end_stream(self, follower: ReplicaId) -> None:
+        stream = self._streams.pop(follower, None)
+        if stream is not None and stream.task is not None:
+            stream.task.cancel()
 
     def _post_chunk(self, chunk: SnapshotChunk) -> None:
         address = self._address(chunk.target)
@@ -467,7 +506,8 @@ class Replica:
     def _take_chunk(self, chunk: SnapshotChunk) -> None:
         if self._installing is not None or chunk.term < self.core.term:
             return
-        complete_before = self._receiver.staged is not None
+        if self._receiver.staged is not None:
+            return  # the core has decided on it, and the turn that carries it out is yet to come
         try:
             expects = self._receiver.take(chunk)
         except BadChunk as error:
@@ -476,7 +516,7 @@ class Replica:
             expects = -1
         reply = ChunkReply(self.id, chunk.source, chunk.stream, expects)
         self._courier.post(self._learned[chunk.source], Parcel(self.gid, self.record.uuid, reply))
-        if self._receiver.staged is not None and not complete_before:
+        if self._receiver.staged is not None:
             whole = InstallSnapshot(chunk.source, self.id, chunk.term, self._receiver.staged)
             self._guarded(partial(self.core.step, whole, self._loop.time()))
 
@@ -486,11 +526,15 @@ class Replica:
         First the rows, applied index and membership flip in one batch and become durable; then
         one synced batch restarts the log there. Dying between the two leaves an applied index
         past the log, which the next start finishes. Only then is the snapshot acknowledged.
+
+        What the machine keeps in memory follows the rows in the same step of the loop: who looks
+        at both in between, without asking for a barrier, must not find halves of two states.
         """
         if self._last_save is not None:
             await asyncio.shield(self._last_save)
-        staging = self._receiver.claim()
-        await staging.install()
+        await self._receiver.claim().install()
+        self._machine.reload(self.store.reader)
+        self._machine.snapshot_installed(meta.last.index)
         saved = self._log_store.reset(self.gid, meta)
         if ready.hard_state is not None:
             saved = self._log_store.save(self.gid, ready.hard_state, ())
@@ -501,8 +545,6 @@ class Replica:
         self._guarded(partial(self._installed, ready, meta))
 
     def _installed(self, ready: Ready, meta: SnapshotMeta) -> None:
-        self._machine.reload(self.store.reader)
-        self._machine.snapshot_installed(meta.last.index)
         self.core.applied_to(meta.last.index)
         self.core.persisted(*meta.last)
         for message in ready.messages:

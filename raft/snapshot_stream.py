@@ -8,7 +8,7 @@ staged (`InstallSnapshot`). Between the two, the sender and the receiver here mo
   frames cost a repeat at worst and never a hole.
 - The sender holds one chunk in flight, repeats it after `reply_seconds`, and gives up after
   `REPEATS_MAX` silences; the core then probes and, if need be, starts over.
-- A receiver keeps at most one staging; a newer stream replaces it.
+- A receiver keeps at most one staging; a newer stream replaces it, an older one never.
 
 Source: Raft (extended), section 7 (figure 13), with the acknowledgement of a chunk made explicit.
 """
@@ -47,11 +47,15 @@ class ChunkReply(NamedTuple):
 
 
 class SnapshotReceiver:
-    """Stages the chunks of one stream at a time."""
+    """Stages the chunks of one stream at a time, and never goes back to an older one.
+
+    Streams are ordered by (term, number): a term has one leader, which numbers its streams upwards,
+    over restarts too. So a late or repeated first chunk of an old stream ends no newer one.
+    """
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
-        self._stream: tuple[ReplicaId, int] | None = None
+        self._stream: tuple[Term, int] = (Term(0), 0)  # the newest that was begun
         self._expects = 0
         self._staging: Staging | None = None
         self.staged: SnapshotMeta | None = None  # complete, waits for the core's decision
@@ -62,9 +66,9 @@ class SnapshotReceiver:
         Raises:
             BadChunk: the bytes are damaged; the caller answers -1 after `abort`.
         """
-        stream = (chunk.source, chunk.stream)
+        stream = (chunk.term, chunk.stream)
         if stream != self._stream:
-            if chunk.number != 0:
+            if chunk.number != 0 or stream < self._stream:
                 return -1
             self.abort()
             self._stream, self._staging = stream, self._store.stage(chunk.meta)
@@ -87,7 +91,7 @@ class SnapshotReceiver:
     def abort(self) -> None:
         """Drop what is staged, if anything."""
         staging, self._staging = self._staging, None
-        self._stream, self._expects, self.staged = None, 0, None
+        self._expects, self.staged = 0, None
         if staging is not None:
             staging.abort()
 
@@ -136,7 +140,9 @@ class SnapshotSender:
             self._reply = asyncio.get_running_loop().create_future()
             post(chunk)
             try:
-                expects = await asyncio.wait_for(self._reply, self._reply_seconds)
+                # Not `wait_for`: before Python 3.12 it may swallow the cancellation of a stream.
+                async with asyncio.timeout(self._reply_seconds):
+                    expects = await self._reply
             except TimeoutError:
                 continue
             return expects == chunk.number + 1

@@ -99,7 +99,37 @@ def test_a_stream_that_does_not_begin_at_its_beginning_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "newer", [chunk(0, stream=2), chunk(0, source=N3)], ids=["a newer stream", "another sender"]
+    "older",
+    [chunk(0, stream=1), chunk(0, stream=9, source=N3)._replace(term=Term(2))],
+    ids=["of the same leader", "of a deposed one"],
+)
+def test_a_late_chunk_of_an_older_stream_ends_no_newer_one(older: SnapshotChunk) -> None:
+    store = FakeStore()
+    receiver = SnapshotReceiver(store)  # type: ignore[arg-type]
+    receiver.take(chunk(0, stream=2))
+
+    assert receiver.take(older) == -1
+    assert receiver.take(chunk(1, stream=2)) == 2
+
+    assert [staging.aborted for staging in store.stagings] == [False]
+
+
+def test_a_stream_that_was_given_up_does_not_begin_again() -> None:
+    store = FakeStore()
+    receiver = SnapshotReceiver(store)  # type: ignore[arg-type]
+    receiver.take(chunk(0))
+    receiver.abort()
+
+    assert receiver.take(chunk(0)) == -1
+    assert receiver.take(chunk(1)) == -1
+
+    assert len(store.stagings) == 1
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [chunk(0, stream=2), chunk(0, source=N3)._replace(term=Term(4))],
+    ids=["a newer stream", "another leader"],
 )
 def test_a_new_stream_replaces_the_staging(newer: SnapshotChunk) -> None:
     store = FakeStore()
