@@ -1,0 +1,279 @@
+"""ReadIndex: one test for each claim. Reference: dissertation, section 6.4."""
+
+from dataclasses import replace
+
+import pytest
+
+from raft.core import Raft
+from raft.messages import Heartbeat, HeartbeatReply, ReadReply, ReadRequest, RequestVote
+from raft.ready import ReadState, Ready
+from raft.types import NOBODY, Index, ReplicaId, Role, Term
+from tests.support.builders import (
+    LAB,
+    N1,
+    N2,
+    N3,
+    N4,
+    NOW,
+    PRODUCTION,
+    ack,
+    beat_reply,
+    core,
+    effects,
+    elect,
+    id_of,
+    leader,
+    membership,
+)
+
+T1, T2 = Term(1), Term(2)
+
+
+def beats(done: Ready) -> list[Heartbeat]:
+    return [m for m in done.early if isinstance(m, Heartbeat)]
+
+
+def reads(replica: Raft) -> tuple[ReadState, ...]:
+    return effects(replica).reads
+
+
+def test_a_read_waits_for_a_majority_that_answers_a_later_heartbeat() -> None:
+    """Step 3: a round of heartbeats that begins after the read came in (safeguard D01)."""
+    replica = leader(1)
+
+    replica.read_index(b"r")
+    done = effects(replica)
+    assert done.reads == ()
+    assert beats(done) == [Heartbeat(N1, n, T1, Index(1), 1) for n in (N2, N3)]
+
+    replica.step(beat_reply(2, replica, 1, 1), NOW + 10)
+    assert reads(replica) == (ReadState(b"r", Index(1)),)
+
+
+def test_an_answer_to_an_earlier_heartbeat_confirms_nothing() -> None:
+    """The leadership may have been lost between that heartbeat and the read."""
+    replica = leader(1)
+    replica.timeout(replica.deadline)
+    (first, _) = beats(effects(replica))
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(beat_reply(2, replica, first.token, 1), NOW + 11)
+    assert reads(replica) == ()
+
+    replica.step(beat_reply(3, replica, first.token + 1, 1), NOW + 11)
+    assert reads(replica) == (ReadState(b"r", Index(1)),)
+
+
+def test_an_answer_of_an_earlier_term_confirms_nothing() -> None:
+    replica = leader(1, "1")
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(HeartbeatReply(N2, N1, T1, 1, Index(2)), NOW + 10)
+
+    assert reads(replica) == ()
+
+
+def test_answers_of_learners_and_strangers_confirm_nothing() -> None:
+    replica = leader(1, voters=membership(1, 2, 3, learners=(4,)))
+    replica.read_index(b"r")
+    effects(replica)
+
+    for source in (4, 9):
+        replica.step(beat_reply(source, replica, 1, 1), NOW + 10)
+
+    assert reads(replica) == ()
+
+
+def test_no_read_before_an_entry_of_the_leaders_term_is_committed() -> None:
+    """Step 1 (safeguard D02; etcd#7331, TiKV#6340): its commit index may be behind."""
+    replica = core(1, "1 1")
+    elect(replica)
+    replica.read_index(b"r")
+    done = effects(replica)
+    assert (beats(done), done.reads) == ([], ())
+
+    replica.timeout(replica.deadline)
+    (beat, _) = beats(effects(replica))
+    replica.step(beat_reply(2, replica, beat.token, 2), NOW + 10)
+    assert reads(replica) == (), "that round does not count either: commit was not known"
+
+    replica.step(ack(2, replica, 3), NOW + 10)
+    (beat, _) = beats(effects(replica))
+    replica.step(beat_reply(2, replica, beat.token, 3), NOW + 10)
+    assert reads(replica) == (ReadState(b"r", Index(3)),)
+
+
+def test_one_round_confirms_all_reads_that_wait_when_it_starts() -> None:
+    """What comes in while it is under way is the next round."""
+    replica = leader(1)
+    for context in (b"a", b"b"):
+        replica.read_index(context)
+    assert len(beats(effects(replica))) == 2
+    for context in (b"c", b"d"):
+        replica.read_index(context)
+    assert beats(effects(replica)) == [], "one round at a time"
+
+    replica.step(beat_reply(2, replica, 1, 1), NOW + 10)
+    done = effects(replica)
+    assert done.reads == (ReadState(b"a", Index(1)), ReadState(b"b", Index(1)))
+    assert [beat.token for beat in beats(done)] == [2, 2]
+
+    replica.step(beat_reply(2, replica, 2, 1), NOW + 10)
+    assert reads(replica) == (ReadState(b"c", Index(1)), ReadState(b"d", Index(1)))
+
+
+def test_a_lost_round_is_made_up_by_the_next_heartbeat() -> None:
+    replica = leader(1)
+    replica.read_index(b"a")
+    effects(replica)
+    replica.read_index(b"b")
+    effects(replica)
+
+    replica.timeout(replica.deadline)
+    (beat, _) = beats(effects(replica))
+    replica.step(beat_reply(3, replica, beat.token, 1), NOW + 11)
+
+    assert reads(replica) == (ReadState(b"a", Index(1)), ReadState(b"b", Index(1)))
+
+
+def test_the_index_is_the_commit_index_when_the_round_starts() -> None:
+    replica = leader(1)
+    replica.read_index(b"r")
+    effects(replica)
+    replica.propose(b"2/1")
+    effects(replica)
+    replica.step(ack(2, replica, 2), NOW + 10)
+    assert replica.commit == 2
+
+    replica.step(beat_reply(2, replica, 1, 2), NOW + 10)
+
+    assert reads(replica) == (ReadState(b"r", Index(1)),)
+
+
+def test_a_group_of_one_confirms_itself() -> None:
+    replica = leader(1, voters=membership(1))
+
+    replica.read_index(b"r")
+
+    assert reads(replica) == (ReadState(b"r", Index(1)),)
+
+
+def test_during_a_joint_change_both_majorities_confirm() -> None:
+    replica = leader(1, voters=membership(1, 2, 3))
+    replica.change_members(remove=[N3])
+    effects(replica)
+    assert replica.membership.outgoing
+    replica.read_index(b"r")
+    (beat, *_) = beats(effects(replica))
+
+    replica.step(beat_reply(3, replica, beat.token, 1), NOW + 10)
+    assert reads(replica) == (), "1 and 3 are a majority of the old voters alone"
+
+    replica.step(beat_reply(2, replica, beat.token, 1), NOW + 10)
+    assert reads(replica) == (ReadState(b"r", Index(1)),)
+
+
+def test_a_follower_asks_its_leader() -> None:
+    """Section 6.4: followers help with reads; the leader does the confirming."""
+    follower, leads = core(2, "1"), leader(1)
+    follower.step(Heartbeat(N1, N2, T1), NOW)
+    effects(follower)
+
+    follower.read_index(b"r")
+    (request,) = effects(follower).messages
+    assert request == ReadRequest(N2, N1, T1, b"r")
+
+    leads.step(request, NOW + 10)
+    assert beats(effects(leads)) != []
+    leads.step(beat_reply(3, leads, 1, 1), NOW + 10)
+    (reply,) = effects(leads).messages
+    assert reply == ReadReply(N1, N2, T1, b"r", Index(1))
+
+    follower.step(reply, NOW)
+    follower.step(reply, NOW)
+    assert reads(follower) == (ReadState(b"r", Index(1)),), "once, however often it is told"
+
+
+def test_without_a_leader_a_read_is_refused_at_once() -> None:
+    replica = core(1)
+
+    replica.read_index(b"r")
+
+    assert reads(replica) == (ReadState(b"r", Index(0)),)
+
+
+def test_whoever_is_not_the_leader_says_so() -> None:
+    replica = core(1, "1")
+
+    replica.step(ReadRequest(N2, N1, T1, b"r"), NOW)
+
+    assert effects(replica).messages == (ReadReply(N1, N2, T1, b"r", Index(0)),)
+
+
+@pytest.mark.parametrize("confirming", [True, False], ids=["round under way", "gathering"])
+def test_losing_the_leadership_refuses_every_read_that_waits(confirming: bool) -> None:
+    replica = leader(1) if confirming else core(1, "1")
+    if not confirming:
+        elect(replica)
+    replica.read_index(b"own")
+    replica.step(ReadRequest(N2, N1, replica.term, b"other"), NOW + 10)
+    effects(replica)
+
+    replica.step(HeartbeatReply(N3, N1, Term(9)), NOW + 10)
+    done = effects(replica)
+
+    assert replica.role is Role.FOLLOWER
+    assert done.reads == (ReadState(b"own", Index(0)),)
+    assert ReadReply(N1, N2, Term(9), b"other", Index(0)) in done.messages
+
+
+def test_a_follower_that_loses_its_leader_refuses_what_it_asked() -> None:
+    replica = core(2, "1")
+    replica.step(Heartbeat(N1, N2, T1), NOW)
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(RequestVote(N3, N2, T2, id_of(9, 1), transfer=True), NOW)
+
+    assert (reads(replica), replica.leader) == ((ReadState(b"r", Index(0)),), NOBODY)
+
+
+def test_reads_that_wait_are_bounded() -> None:
+    few = replace(PRODUCTION, reads_waiting_max=2)
+    replica = leader(1, config=few)
+    for context in (b"a", b"b", b"c"):
+        replica.read_index(context)
+    assert reads(replica) == (ReadState(b"c", Index(0)),)
+
+    replica.step(beat_reply(2, replica, 1, 1), NOW + 10)
+    effects(replica)
+    replica.read_index(b"d")
+    assert reads(replica) == ()
+
+    follower = core(2, "1", config=few)
+    follower.step(Heartbeat(N1, N2, T1), NOW)
+    for context in (b"a", b"b", b"c"):
+        follower.read_index(context)
+    assert reads(follower) == (ReadState(b"c", Index(0)),)
+
+
+def test_a_lab_leader_confirms_reads_the_same_way() -> None:
+    replica = leader(1, config=LAB)
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(beat_reply(N2, replica, 1, 1), NOW + 10)
+
+    assert reads(replica) == (ReadState(b"r", Index(1)),)
+
+
+def test_an_unexpected_answer_from_the_future_is_ignored() -> None:
+    """A token that was never given confirms nothing."""
+    replica = leader(1, voters=membership(1, 2, 3, learners=(4,)))
+    replica.step(beat_reply(2, replica, 99, 1), NOW + 10)
+    replica.read_index(b"r")
+
+    assert reads(replica) == ()
+    assert replica.progress[N4].token == replica.progress[ReplicaId(2)].token == 0
