@@ -13,7 +13,7 @@ the run: a check that may give up silently checks nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -33,20 +33,10 @@ class Undecided(AssertionError):
 # Registers
 
 
-@dataclass(slots=True)
-class _Event:
-    """A call or an answer in the doubly linked list of what is not linearized yet."""
-
-    operation: int  # its number
-    answer: "_Event | None"  # of a call
-    before: "_Event | None" = None
-    after: "_Event | None" = None
-
-
 def judge_register(
     operations: Sequence[Operation], *, start: bytes | None = None, steps_max: int = STEPS_MAX
 ) -> None:
-    """Judge the gets, puts and deletes of one key.
+    """Judge the gets, puts and deletes of one key, whose put values are unique.
 
     Args:
         operations: In any order; those that certainly did not happen are left out here.
@@ -57,92 +47,149 @@ def judge_register(
         NotLinearizable: no order is legal; the message shows the window where it fails.
         Undecided: the budget was used up.
     """
-    known = sorted(
-        (
-            operation
-            for operation in operations
-            if operation.happened or (operation.happened is None and operation.writes)
-        ),
-        key=lambda operation: operation.began,
-    )
-    states: frozenset[tuple[bytes | None, frozenset[int]]] = frozenset({(start, frozenset())})
-    steps = steps_max
+    known = _narrowed(operations)
+    states: list[_State] = [(start, frozenset())]
+    budget = steps_max
     for window in _windows(known):
-        # Writes of unknown outcome may take effect in this window or any later one: they are
-        # carried on, as a set of those that have not, in each state that a window can end in.
-        states, steps = _search(window, known, states, steps)
+        search = _Search(window, budget)
+        states = search.ends(states)
+        budget = search.budget
         if not states:
-            shown = "\n".join(f"  {known[number]}" for number in window)
+            shown = "\n".join(f"  {operation}" for operation in window)
             raise NotLinearizable(f"no legal order of:\n{shown}")
 
 
-def _windows(operations: Sequence[Operation]) -> list[list[int]]:
-    """Numbers of operations, cut wherever no answered operation is in flight."""
-    windows: list[list[int]] = []
+_Open = frozenset[tuple[float, int]]
+"""Unknown deletes that have not taken effect: when each began, and whose it is."""
+_State = tuple[bytes | None, _Open]
+"""The value, and the deletes that may still come."""
+
+
+def _narrowed(operations: Sequence[Operation]) -> list[Operation]:
+    """What may have happened, by its beginning.
+
+    A put of unknown outcome that nobody read may be taken not to have happened. One that was read
+    took effect before the first such read ended: that is its end. (etcd's robustness tests narrow
+    in the same way.) Only deletes stay unknown, because absence does not say whose it is.
+    """
+    first_read: dict[bytes, float] = {}
+    values: dict[bytes, None] = {}
+    for operation in operations:
+        if operation.kind is Kind.GET and operation.happened and operation.value is not None:
+            before = first_read.get(operation.value, inf)
+            first_read[operation.value] = min(before, operation.ended)
+        elif operation.kind is Kind.PUT:
+            assert operation.value is not None and operation.value not in values, operation
+            values[operation.value] = None
+    known = []
+    for operation in operations:
+        if operation.happened or (operation.happened is None and operation.kind is Kind.DELETE):
+            known.append(operation)
+        elif operation.happened is None and operation.value in first_read and operation.writes:
+            known.append(replace(operation, ended=first_read[operation.value]))
+    return sorted(known, key=lambda operation: operation.began)
+
+
+def _windows(operations: Sequence[Operation]) -> list[list[Operation]]:
+    """Cut wherever no operation that has an end is in flight."""
+    windows: list[list[Operation]] = []
     busy_until = -inf
-    for number, operation in enumerate(operations):
+    for operation in operations:
         if not windows or operation.began > busy_until:
             windows.append([])
-        windows[-1].append(number)
+        windows[-1].append(operation)
         if operation.ended < inf:
             busy_until = max(busy_until, operation.ended)
     return windows
 
 
-_State = tuple[bytes | None, frozenset[int]]
-"""The value, and the unknown writes that have not taken effect."""
+class _Search:
+    """Wing and Gong's search over one window, with Lowe's memory of configurations seen.
+
+    A configuration is the set of operations that have taken effect (the first ones as a count,
+    the others as bits), the value, and the unknown deletes that have not.
+    """
+
+    def __init__(self, window: Sequence[Operation], budget: int) -> None:
+        self.budget = budget
+        self._operations = [operation for operation in window if operation.ended < inf]
+        self._deletes = [
+            (operation.began, operation.client) for operation in window if operation.ended == inf
+        ]
+        self._key = window[0].key
+        self._stack: list[tuple[int, int, bytes | None, _Open]] = []
+        self._seen: set[tuple[int, int, bytes | None, _Open]] = set()
+
+    def ends(self, starts: Sequence[_State]) -> list[_State]:
+        """Every state in which the window can end, of those that matter."""
+        ends: dict[_State, None] = {}
+        for value, open_ in starts:
+            self._push(0, 0, value, open_.union(self._deletes))
+        while self._stack:
+            done, bits, value, open_ = self._stack.pop()
+            self.budget -= 1
+            if self.budget < 0:
+                raise Undecided(f"key {self._key!r}: gave up after all the steps allowed")
+            if done == len(self._operations):
+                ends[value, open_] = None
+                continue
+            self._step(done, bits, value, open_)
+        return _without_needless(list(ends))
+
+    def _step(self, done: int, bits: int, value: bytes | None, open_: _Open) -> None:
+        """Try each operation that may be the next: it began before anything left has ended."""
+        operations = self._operations
+        horizon = inf
+        candidates: list[int] = []
+        for at in range(done, len(operations)):
+            if bits >> (at - done) & 1:
+                continue
+            operation = operations[at]
+            if operation.began > horizon:
+                break
+            horizon = min(horizon, operation.ended)
+            candidates.append(at)
+        for at in candidates:
+            operation = operations[at]
+            if (
+                operation.kind is Kind.GET
+                and operation.value == value
+                and operation.began <= horizon
+            ):
+                # A read that fits may go first: it changes nothing, and nothing has to precede it.
+                self._push(*_with(done, bits, at), value, open_)
+                return
+        for at in candidates:
+            operation = operations[at]
+            if operation.writes and operation.began <= horizon:
+                self._push(*_with(done, bits, at), operation.value, open_)
+        if value is not None:
+            for delete in sorted(open_)[:1]:  # which of those that have begun makes no difference
+                if delete[0] <= horizon:
+                    self._push(done, bits, None, open_ - {delete})
+
+    def _push(self, done: int, bits: int, value: bytes | None, open_: _Open) -> None:
+        configuration = (done, bits, value, open_)
+        if configuration not in self._seen:
+            self._seen.add(configuration)
+            self._stack.append(configuration)
 
 
-def _search(
-    window: Sequence[int],
-    operations: Sequence[Operation],
-    states: frozenset[_State],
-    steps: int,
-) -> tuple[frozenset[_State], int]:
-    """Every state in which the window can end."""
-    certain = [number for number in window if operations[number].ended < inf]
-    unknown = frozenset(number for number in window if operations[number].ended == inf)
-    ends: set[_State] = set()
-    seen: set[tuple[frozenset[int], bytes | None, frozenset[int]]] = set()
-    stack = [
-        (frozenset(certain), value, open_ | unknown) for value, open_ in sorted(states, key=repr)
-    ]
-    while stack:
-        configuration = stack.pop()
-        if configuration in seen:
-            continue
-        seen.add(configuration)
-        steps -= 1
-        if steps < 0:
-            raise Undecided(f"key {operations[window[0]].key!r}: gave up after all steps allowed")
-        rest, value, open_ = configuration
-        if not rest:
-            ends.add((value, open_))
-        # The next to take effect must have begun before anything that is left has ended.
-        horizon = min((operations[number].ended for number in rest), default=inf)
-        for number in rest:
-            operation = operations[number]
-            if operation.began <= horizon:
-                if operation.kind is Kind.GET:
-                    if operation.value == value:
-                        stack.append((rest - {number}, value, open_))
-                else:
-                    stack.append((rest - {number}, operation.value, open_))
-        if rest:  # an unknown write matters only if something after it can tell
-            for number in open_:
-                if operations[number].began <= horizon:
-                    stack.append((rest, operations[number].value, open_ - {number}))
-    return _bounded(ends, operations), steps
+def _with(done: int, bits: int, at: int) -> tuple[int, int]:
+    """The set of what has taken effect, and operation `at`."""
+    bits |= 1 << (at - done)
+    while bits & 1:
+        done, bits = done + 1, bits >> 1
+    return done, bits
 
 
-def _bounded(ends: set[_State], operations: Sequence[Operation]) -> frozenset[_State]:
-    """Without what cannot matter: of equal values, one with more open writes can do all that one
-    with fewer can."""
+def _without_needless(ends: list[_State]) -> list[_State]:
+    """Of equal values, one with more open deletes can do all that one with fewer can."""
     kept: list[_State] = []
-    for value, open_ in sorted(ends, key=lambda end: (-len(end[1]), repr(end[0]), sorted(end[1]))):
+    for value, open_ in sorted(ends, key=lambda end: -len(end[1])):
         if not any(value == other and open_ <= more for other, more in kept):
             kept.append((value, open_))
-    return frozenset(kept)
+    return kept
 
 
 # Append lists
