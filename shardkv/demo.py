@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from labrpc.grpc.transport import GrpcTransport
 from shardkv import aio, clusterfile
@@ -34,6 +34,7 @@ from shardkv.limits import VALUE_BYTES_MAX
 from shardkv.node import loop_factory
 from shardkv.operating import Operator
 from shardkv.routing import SlotRouting
+from shardkv.types import Row
 
 NODES: Final = 6
 SHARDS: Final = 64
@@ -451,7 +452,13 @@ def has_settled(config: int, seen: Seen) -> bool:
     return serving == SHARDS
 
 
-async def check_files(clerk: Clerk, files: Files, waiting: Iterator[tuple[bytes, bytes]]) -> None:
+class Reads(Protocol):
+    """What checking needs of the store."""
+
+    async def get_row(self, key: bytes) -> Row: ...
+
+
+async def check_files(clerk: Reads, files: Files, waiting: Iterator[tuple[bytes, bytes]]) -> None:
     """Each file holds its bytes, and was written as often as was acknowledged.
 
     Raises:

@@ -426,6 +426,8 @@ def up(plan: Plan, *, say: Callable[[str], None], warn: Callable[[str], None]) -
     Raises:
         ConfigError, DataUnusable, AddressInUse, DataInUse: nothing was started.
     """
+    if not (plan.data / clusterfile.NAME).exists():
+        founding(plan, cluster="")  # refused before anything is made
     plan.data.mkdir(parents=True, exist_ok=True)
     lock = DirectoryLock(plan.data)
     try:

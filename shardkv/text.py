@@ -22,6 +22,12 @@ def shown(value: str | bytes, characters_max: int = SHOWN_CHARACTERS_MAX) -> str
     return "".join(_character(c) for c in text[:characters_max]) + ("..." if cut else "")
 
 
+def one_line(text: str, characters_max: int) -> str:
+    """A text of ours, in which what came from users is escaped already: nothing twice."""
+    cut = "..." if len(text) > characters_max else ""
+    return "".join(c if c == "\\" else _character(c) for c in text[:characters_max]) + cut
+
+
 def quoted(value: str | bytes) -> str:
     """`shown`, within quotes."""
     return f"'{shown(value)}'"

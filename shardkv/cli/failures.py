@@ -18,7 +18,7 @@ from raft.errors import DataInUse, DataUnusable, StorageFailed
 from shardctrler.errors import ShardCtrlerError
 from shardkv.config import ConfigError
 from shardkv.errors import OutcomeUnknown, SessionExpired, ShardKVError, Unavailable
-from shardkv.text import quoted, shown
+from shardkv.text import one_line, quoted, shown
 
 MESSAGE_CHARACTERS_MAX: Final = 2000
 
@@ -94,7 +94,7 @@ def told(error: BaseException) -> Told:
 
 def line(failure: Told, command: str) -> str:
     """The line on standard error."""
-    text = shown(failure.message, MESSAGE_CHARACTERS_MAX)
+    text = one_line(failure.message, MESSAGE_CHARACTERS_MAX)
     return f"{command}: {text}" + (f" ({failure.hint})" if failure.hint else "")
 
 

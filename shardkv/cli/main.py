@@ -136,12 +136,12 @@ def _failed(error: BaseException, arguments: Sequence[str]) -> int:
 
 def _tell(failure: Any, command: str, arguments: Sequence[str]) -> None:
     from shardkv.cli.failures import MESSAGE_CHARACTERS_MAX, line
-    from shardkv.text import shown
+    from shardkv.text import one_line
 
     if "--json" in arguments:
         text = json.dumps(
             {
-                "error": shown(failure.message, MESSAGE_CHARACTERS_MAX),
+                "error": one_line(failure.message, MESSAGE_CHARACTERS_MAX),
                 "code": failure.code,
                 "hint": failure.hint,
             }

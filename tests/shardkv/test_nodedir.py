@@ -1,0 +1,95 @@
+"""A node's directory is made whole or not at all, and is nobody else's."""
+
+from pathlib import Path
+
+import pytest
+
+from raft.disk.records import NodeIdentity
+from raft.errors import DataInUse, DataUnusable
+from raft.types import NodeId
+from shardkv import nodedir
+from shardkv.config import ConfigError, load
+from shardkv.node import check_identity, run
+from shardkv.nodedir import NodeLock
+
+CLUSTER = bytes(range(16))
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    directory = tmp_path / "n1"
+    nodedir.create(directory, cluster=CLUSTER, settings={"node": "n1", "shards": 8})
+    return directory
+
+
+def test_what_was_made_opens_and_says_whose_it_is(made: Path) -> None:
+    assert nodedir.identity(made) == NodeIdentity(CLUSTER, NodeId("n1"))
+    settings = load(file=made / "node.yaml").config
+    assert (settings.node, settings.shards) == ("n1", 8)
+
+
+def test_it_is_never_made_over_something(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataUnusable, match="a node is there already"):
+        nodedir.create(made, cluster=CLUSTER, settings={"node": "n1"})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter").touch()
+    with pytest.raises(DataUnusable, match="not empty, and no node"):
+        nodedir.create(tmp_path / "full", cluster=CLUSTER, settings={"node": "n1"})
+
+
+def test_an_empty_directory_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "n1").mkdir()
+    nodedir.create(tmp_path / "n1", cluster=CLUSTER, settings={"node": "n1"})
+
+    assert nodedir.exists(tmp_path / "n1")
+
+
+def test_what_an_earlier_attempt_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "n1.new").mkdir()
+    (tmp_path / "n1.new" / "half").touch()
+    nodedir.create(tmp_path / "n1", cluster=CLUSTER, settings={"node": "n1"})
+
+    assert [path.name for path in tmp_path.iterdir()] == ["n1"]
+
+
+def test_a_node_never_makes_a_directory(tmp_path: Path) -> None:
+    for directory in (tmp_path / "absent", tmp_path):
+        with pytest.raises(DataUnusable, match="not initialised; run `shardkv init"):
+            run(directory, flags={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_at_a_time(made: Path) -> None:
+    lock = NodeLock(made)
+    with pytest.raises(DataInUse, match="in use by another process"):
+        run(made, flags={})
+    lock.release()
+    NodeLock(made).release()
+
+
+def test_settings_of_another_node_are_refused(made: Path) -> None:
+    settings = load(flags={"node": "n2"}).config
+    with pytest.raises(DataUnusable, match=r"belongs to node n1 of cluster 0001.*settings say n2"):
+        check_identity(made, settings, nodedir.identity(made))
+
+
+def test_wrong_settings_are_refused_before_the_data_is_opened(made: Path) -> None:
+    before = sorted(path.name for path in (made / "log").iterdir())
+    with pytest.raises(ConfigError, match="--heartbeat-ms: '1' must be from 10 to 60000 ms"):
+        run(made, flags={"heartbeat_ms": "1"})
+    assert sorted(path.name for path in (made / "log").iterdir()) == before
+
+
+@pytest.mark.parametrize("change", ["cut", "deleted", "zeroed"])
+def test_both_promises_lost_is_refused_and_one_is_enough(made: Path, change: str) -> None:
+    def damage(path: Path) -> None:
+        if change == "deleted":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:20] if change == "cut" else bytes(64))
+
+    damage(made / "promise-a")
+    assert nodedir.identity(made).node == "n1"
+    damage(made / "promise-b")
+    with pytest.raises(DataUnusable, match=r"promise-a and .*promise-b: missing or damaged"):
+        nodedir.identity(made)
