@@ -94,10 +94,11 @@ class ReplicaData:
         self._key = group_key(PROGRESS, gid)
         raw = disk.get(self._key)
         self._born = raw is not None
-        self._progress = BLANK if raw is None else _decode_progress(gid, self._key, raw)
+        self._progress = BLANK if raw is None else decode_progress(gid, self._key, raw)
         self._prefix = rows_prefix(gid, self._progress.install)
         self._membership_bytes = encode_membership(self._progress.membership)
         self._staged: dict[int, Staging] = {}
+        self._flips = False  # an installation is becoming durable
         self._garbage_from: bytes | None = rows_prefix(gid, 0)
         """Where the next look for garbage begins; None: there is none."""
 
@@ -236,16 +237,20 @@ class ReplicaData:
     async def _flip(self, staging: "Staging") -> None:
         meta = staging.meta
         assert meta.last.index > self.applied.index, f"{meta.last} is older than {self.applied}"
-        del self._staged[staging.number]
-        self._progress = self._progress._replace(
+        flipped = self._progress._replace(
             install=staging.number,
             applied=meta.last,
             installed=meta.last,
             membership=meta.membership,
         )
-        self._switched()
-        self._disk.write([self._record()])
+        self._flips = True  # a record written now from what memory says would take the flip back
+        self._disk.write([self._record_of(flipped, encode_membership(meta.membership))])
         await self._disk.flush()
+        # Readers see the new rows from here on, in the step in which the caller goes on: whoever
+        # mirrors rows in memory can follow them at once.
+        del self._staged[staging.number]
+        self._progress, self._flips = flipped, False
+        self._switched()
 
     def _abort(self, staging: "Staging") -> None:
         if self._staged.pop(staging.number, None) is not None:
@@ -257,9 +262,13 @@ class ReplicaData:
         self._garbage_from = rows_prefix(self.gid, 0)
 
     def _record(self) -> Write:
-        incarnation, install, install_next, applied, installed, _ = self._progress
+        assert not self._flips, "nothing is applied or staged while a snapshot is installed"
+        return self._record_of(self._progress, self._membership_bytes)
+
+    def _record_of(self, progress: Progress, membership: bytes) -> Write:
+        incarnation, install, install_next, applied, installed, _ = progress
         head = _PROGRESS.pack(FORMAT, incarnation, install, install_next, *applied, *installed)
-        return self._key, seal(self._key, head + self._membership_bytes)
+        return self._key, seal(self._key, head + membership)
 
 
 class Capture:
@@ -276,7 +285,7 @@ class Capture:
         raw = rows.get(key)
         # Read inside the snapshot: the same batch wrote it and the rows. A replica that never
         # wrote is as it was born.
-        progress = now if raw is None else _decode_progress(gid, key, raw)
+        progress = now if raw is None else decode_progress(gid, key, raw)
         self.meta = SnapshotMeta(progress.applied, progress.membership)
         self._lo = rows_prefix(gid, progress.install)
         self._hi = rows_prefix(gid, progress.install + 1)
@@ -430,7 +439,7 @@ def rows_prefix(gid: GroupId, install: int) -> bytes:
     return _ROWS_KEY.pack(ROWS, gid, install)
 
 
-def _decode_progress(gid: GroupId, key: bytes, raw: bytes) -> Progress:
+def decode_progress(gid: GroupId, key: bytes, raw: bytes) -> Progress:
     what = f"data database, group {gid}, progress"
     body = unseal(what, key, raw)
     if len(body) < _PROGRESS.size:
