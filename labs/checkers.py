@@ -11,9 +11,11 @@ fails the run at once (the loop reports it), with its number:
 - R5  a new leader has every entry that was committed in an earlier term.
 - R6  every node applies the same entry at an index, in order, once a life.
 - R7  start <= applied <= commit <= last; commit and applied never fall in a life of a replica, the
-      durable start never falls at all.
+      durable start and the durable applied index never fall at all, and a log is never cut past
+      what is durably applied.
 - R8  an entry that was committed never leaves a durable log, but into a snapshot.
-- R9  what a message promises is durable when it is sent: log, vote, term.
+- R9  what a message promises is durable when it is sent: log, vote, term, and the promise that
+      names term and vote beside the log.
 - R10 a leader commits only an entry of its own term that a majority holds durably.
 - R17 a message carries the term its sender had, and only a term's leader appends in it.
 - R18 what a replica starts from is what it had made durable.
@@ -30,6 +32,8 @@ from typing import Final
 
 from labrpc.sim.disk import SimDrive, Write
 from raft.courier import Courier
+from raft.disk.data_store import PROGRESS, decode_progress
+from raft.disk.promise import decode_promise
 from raft.disk.records import (
     ENTRY,
     HARD_STATE,
@@ -78,6 +82,7 @@ from raft.types import (
 Content = tuple[EntryKind, bytes]
 
 NO_TERM: Final = Term(0)
+NO_INDEX: Final = Index(0)
 NO_STATE: Final = HardState()
 NO_START: Final = Start(SnapshotMeta(), b"")
 NO_TAIL: Final = Tail(ZERO, b"")
@@ -94,6 +99,9 @@ class _Durable:
     hard_state: HardState = NO_STATE
     start: Start = NO_START
     tail: Tail = NO_TAIL
+    vow: HardState = NO_STATE  # of the promise
+    applied: Index = NO_INDEX  # of the state machine's rows
+    incarnation: int = 0
     entries: dict[int, tuple[Term, bytes]] = field(default_factory=dict)  # term and chain value
     exists: bool = False
 
@@ -135,6 +143,7 @@ class RaftInvariants:
         self._canonical: list[tuple[Term, Content]] = [(Term(0), (EntryKind.EMPTY, b""))]
         self._committed_in: list[Term] = [Term(0)]  # the term in which canonical[i] was first seen
         self._keys = {kind: group_key(kind, gid) for kind in (REPLICA, HARD_STATE, START, TAIL)}
+        self._progress_key = group_key(PROGRESS, gid)
         self._entry_prefix = entry_key(gid, 0)[:-8]
         self._loop = asyncio.get_running_loop()
 
@@ -157,13 +166,18 @@ class RaftInvariants:
 
     # The seams
 
-    def watch_drive(self, node: str, drive: SimDrive, log: str) -> None:
-        """Follow what becomes durable in the map `log` of a node's drive."""
+    def watch_drive(self, node: str, drive: SimDrive, *, log: str, data: str) -> None:
+        """Follow what becomes durable on a node's drive: in its log map, its data map and its
+        slots, which are those of the promise."""
         self._durable[node] = _Durable()
 
         def watch(name: str, batch: Sequence[Write]) -> None:
             if name == log:
                 self._became_durable(node, batch)
+            elif name == data:
+                self._data_durable(node, batch)
+            else:
+                self._promise_durable(node, batch)
 
         drive.watch(watch)
 
@@ -226,12 +240,45 @@ class RaftInvariants:
                     "R7",
                     f"{node}: its log's start falls to {start.meta.last}",
                 )
+                self._demand(
+                    start.meta.last.index <= durable.applied,
+                    "R7",
+                    f"{node}: its log is cut at {start.meta.last}, durably applied is "
+                    f"{durable.applied}",
+                )
                 durable.start = start
             elif key == self._keys[TAIL]:
                 durable.tail = decode_tail(self.gid, value)
         for key, value in batch:
             if key.startswith(self._entry_prefix):
                 self._entry_durable(node, durable, index_of(key), value)
+
+    def _data_durable(self, node: str, batch: Sequence[Write]) -> None:
+        durable = self._durable[node]
+        for key, value in batch:
+            if key == self._progress_key and value is not None:
+                progress = decode_progress(self.gid, key, value)
+                self._demand(
+                    progress.applied.index >= durable.applied
+                    or progress.incarnation != durable.incarnation,
+                    "R7",
+                    f"{node}: durably applied falls to {progress.applied}",
+                )
+                durable.applied = progress.applied.index
+                durable.incarnation = progress.incarnation
+
+    def _promise_durable(self, node: str, batch: Sequence[Write]) -> None:
+        durable = self._durable[node]
+        for _, record in batch:
+            promise = decode_promise(record) if record is not None else None
+            for vow in promise.vows if promise is not None else ():
+                if vow.gid == self.gid:
+                    self._demand(
+                        vow.hard_state.term >= durable.vow.term,
+                        "R12",
+                        f"{node}: its promise {durable.vow} becomes {vow.hard_state}",
+                    )
+                    durable.vow = vow.hard_state
 
     def _vote_durable(self, node: str, durable: _Durable, new: HardState) -> None:
         old = durable.hard_state
@@ -290,9 +337,10 @@ class RaftInvariants:
         pre = isinstance(message, RequestVote | VoteReply) and message.pre
         if not pre:
             self._demand(
-                message.term <= durable.hard_state.term,
+                message.term <= min(durable.hard_state.term, durable.vow.term),
                 "R9",
-                f"{node} shows term {message.term}, synced is {durable.hard_state}: {message!r}",
+                f"{node} shows term {message.term}, synced is {durable.hard_state}, promised "
+                f"{durable.vow}: {message!r:.200}",
             )
             self._demand(
                 message.term <= core.term,
@@ -313,7 +361,7 @@ class RaftInvariants:
             case RequestVote(pre=False):
                 voted = HardState(message.term, message.source)
                 self._demand(
-                    durable.hard_state == voted,
+                    durable.hard_state == durable.vow == voted,
                     "R9",
                     f"{node} campaigns with {durable.hard_state} on disk: {message!r}",
                 )

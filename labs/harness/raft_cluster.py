@@ -19,7 +19,7 @@ from labrpc.sim.disk import SimDrive
 from labrpc.sim.labnet import LabNetwork
 from labs.checkers import RaftInvariants
 from labs.harness.edition import TEST_SECONDS_MAX, Edition, LabFailure
-from labs.raft import GID, LOG, ApplyMsg, ApplyQueue, Command, Raft
+from labs.raft import DATA, GID, LOG, ApplyMsg, ApplyQueue, Command, Raft
 
 ELECTION_SECONDS: Final = 1.0
 """The tests' unit of sleep (RaftElectionTimeout)."""
@@ -60,7 +60,7 @@ class RaftCluster:
         self._ends: list[list[str]] = [[] for _ in range(count)]
         self.invariants = RaftInvariants(GID)
         for i, drive in enumerate(self.drives):
-            self.invariants.watch_drive(f"s{i}", drive, LOG)
+            self.invariants.watch_drive(f"s{i}", drive, log=LOG, data=DATA)
             self._readers.append(self._new_reader(i))
         self.logs: list[dict[int, Command]] = [reader.log for reader in self._readers]
 

@@ -12,7 +12,7 @@ from labrpc.sim.loop import Unhandled, run
 from labs.checkers import InvariantBroken, RaftInvariants
 from labs.harness.edition import Edition, LabFailure
 from labs.harness.raft_cluster import RaftCluster
-from labs.raft import GID, LOG, UUID
+from labs.raft import DATA, GID, LOG, UUID
 from raft import election, replication
 from raft.disk.log_store import LogStore
 from raft.disk.records import HARD_STATE, encode_hard_state, group_key
@@ -253,7 +253,7 @@ def test_what_must_never_happen_is_noticed(
 def test_a_durable_vote_stays(then: HardState, invariant: str) -> None:
     async def main() -> None:
         drive = SimDrive(Random(1))
-        RaftInvariants(GID).watch_drive("s0", drive, LOG)
+        RaftInvariants(GID).watch_drive("s0", drive, log=LOG, data=DATA)
         disk = drive.disk(LOG)
         for state in (HardState(Term(5), ReplicaId(1)), then):
             await disk.sync([(group_key(HARD_STATE, GID), encode_hard_state(GID, state))])
