@@ -1,6 +1,6 @@
 """Golden traces of the core: `traces/*.txt`, each a small story with every effect in its order.
 
-`REWRITE_TRACES=1 pytest tests/raft/test_traces.py` rewrites them; the diff is reviewed.
+`UPDATE_TRACES=1 pytest tests/raft/test_traces.py` rewrites them; the diff is reviewed.
 """
 
 from collections import deque
@@ -200,7 +200,7 @@ class Story:
         yield from self.effects(a)
 
     def do_state(self) -> Iterator[str]:
-        for number, replica in sorted(self.cores.items()):
+        for _, replica in sorted(self.cores.items()):
             last = replica.log.last
             yield (
                 f"{role_line(replica)} last={last.index}/{last.term} commit={replica.commit} "

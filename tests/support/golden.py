@@ -6,7 +6,7 @@
     sync  1: term=1 vote=1
 
 `replay(text, run)` runs every block and returns the text with the outputs that it gave; a test
-compares it with the file, and with REWRITE_TRACES=1 in the environment writes it back for review.
+compares it with the file, and with UPDATE_TRACES=1 in the environment writes it back for review.
 Format after cockroachdb/datadriven.
 """
 
@@ -36,7 +36,7 @@ def check(path: Path, run: Callable[[str], list[str]]) -> None:
     """Compare a trace with what its commands print now."""
     text = path.read_text()
     replayed = replay(text, run)
-    if os.environ.get("REWRITE_TRACES") == "1":
+    if os.environ.get("UPDATE_TRACES") == "1":
         path.write_text(replayed)
         return
-    assert replayed == text, f"{path.name} prints something else; REWRITE_TRACES=1 rewrites it"
+    assert replayed == text, f"{path.name} prints something else; UPDATE_TRACES=1 rewrites it"
