@@ -15,43 +15,34 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from random import Random
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from labrpc.sim.disk import SimDrive
 from labrpc.sim.labnet import LabEnd, LabServer
-from labs.courier import METHOD, CallCourier
+from labs.node import DATA, GID, LOG, UUID, LabNode, Watcher
 from raft.config import Mode, RaftConfig
-from raft.courier import Courier
-from raft.disk.log_store import LogStore
-from raft.disk.records import NodeIdentity, ReplicaRecord
-from raft.frames import FrameCodec
-from raft.host import CompactionConfig, Host
-from raft.ports import Reader, Rows, StateMachine, Write
+from raft.ports import Reader, Rows, Write
 from raft.replica import Replica
-from raft.types import (
-    Entry,
-    EntryKind,
-    GroupId,
-    GroupUuid,
-    Index,
-    Member,
-    Membership,
-    NodeId,
-    ReplicaId,
-    Role,
-    SnapshotMeta,
-    Term,
-)
+from raft.types import Entry, EntryKind, Index, Role, Term
+
+__all__ = [
+    "Raft",
+    "ApplyMsg",
+    "ApplyQueue",
+    "Command",
+    "Started",
+    "Watcher",
+    "GID",
+    "UUID",
+    "LAB_CONFIG",
+    "DATA",
+    "LOG",
+]
 
 Command = Any
 """Whatever msgpack carries and `==` compares: the tests use ints and strings."""
-
-GID: Final = GroupId(1)
-UUID: Final = GroupUuid(b"the raft lab's g")
-CLUSTER: Final = b"the raft lab's c"
-LOG, DATA = "log", "data"
 
 LAB_CONFIG: Final = RaftConfig(mode=Mode.LAB, empty_entry_at_start=False)
 
@@ -85,38 +76,15 @@ ApplyQueue = asyncio.Queue[ApplyMsg | None]
 unbuffered, so nothing is handed over that nobody reads."""
 
 
-class Watcher(Protocol):
-    """Looks at a node's parts while they run; see `labs.checkers`."""
-
-    def machine(self, name: str, inner: StateMachine) -> StateMachine: ...
-
-    def courier(self, name: str, inner: Courier) -> Courier: ...
-
-    def started(self, name: str, replica: Replica) -> None: ...
-
-    def stopped(self, name: str) -> None: ...
-
-
 class Raft:
     """One Raft server of the lab. Made by `make`."""
 
-    def __init__(
-        self,
-        name: str,
-        host: Host,
-        replica: Replica,
-        store: LogStore,
-        courier: CallCourier,
-        machine: "_ServiceMachine",
-        watcher: Watcher | None,
-    ) -> None:
+    def __init__(self, node: LabNode, replica: Replica, machine: "_ServiceMachine") -> None:
         """Use `make`."""
-        self.name, self.replica = name, replica
-        self._host, self._store, self._courier = host, store, courier
-        self._machine, self._watcher = machine, watcher
+        self.name, self.replica = node.name, replica
+        self._node, self._machine = node, machine
         self._loop = asyncio.get_running_loop()
         self._compactions: dict[asyncio.Task[None], None] = {}
-        self._dead = False
 
     @classmethod
     async def make(
@@ -138,50 +106,16 @@ class Raft:
             apply_queue: Where committed commands and received snapshots go, in order.
             rng: Draws the election time-outs.
         """
-        name = _name(me)
-        courier_codec = FrameCodec(CLUSTER, NodeId(name), name)
-        ends = {_name(peer): end for peer, end in enumerate(peers)}
-        disk, slots = drive.disk(LOG), (drive.slot("promise-0"), drive.slot("promise-1"))
-        identity = NodeIdentity(CLUSTER, NodeId(name))
-        if any(slot.read() for slot in slots):
-            store = await LogStore.open(disk, slots, identity)
-        else:
-            store = await LogStore.create(disk, slots, identity)
-        if not store.replicas():
-            everybody = SnapshotMeta(membership=_fixed_membership(len(peers)))
-            record = ReplicaRecord(GID, UUID, ReplicaId(me + 1), incarnation=rng.getrandbits(62))
-            await store.create_replica(record, everybody)
-
-        def deliver(parcel: Any, address: str) -> None:
-            host.deliver(parcel, address)
-
-        courier = CallCourier(ends, courier_codec, deliver)
-        host = Host(
-            node=NodeId(name),
-            address=name,
-            log_store=store,
-            data_disk=drive.disk(DATA),
-            courier=watcher.courier(name, courier) if watcher is not None else courier,
-            codec=courier_codec,
-            config=config,
-            rng=rng,
-            boot=store.boot,
-            compaction=CompactionConfig(),
-        )
+        node = await LabNode.open(peers, me, drive, rng, config=config, watcher=watcher)
         machine = _ServiceMachine(apply_queue)
-        replica = await host.start_replica(
-            GID, watcher.machine(name, machine) if watcher is not None else machine
-        )
-        made = cls(name, host, replica, store, courier, machine, watcher)
-        if watcher is not None:
-            watcher.started(name, replica)
+        made = cls(node, await node.start(machine), machine)
         machine.begin()
         return made
 
     @property
     def server(self) -> LabServer:
         """What answers this server's peers."""
-        return LabServer({METHOD: self._courier.handle})
+        return LabServer(self._node.handlers)
 
     def start(self, command: Command) -> Started:
         """Propose a command, if this server leads; returns at once, and promises nothing."""
@@ -196,11 +130,11 @@ class Raft:
     def get_state(self) -> tuple[int, bool]:
         """The current term, and whether this server believes that it leads."""
         core = self.replica.core
-        return core.term, core.role is Role.LEADER and not self._dead
+        return core.term, core.role is Role.LEADER and not self._node.dead
 
     def snapshot(self, index: int, data: bytes) -> None:
         """The service has everything up to `index` in `data`: the log may be cut there."""
-        if self._dead or self.replica.stopped_because is not None:
+        if self._node.dead or self.replica.stopped_because is not None:
             return
         self._machine.snapshot = (index, data)
         self.replica.collect_garbage(ROWS_MAX)
@@ -213,7 +147,7 @@ class Raft:
     async def _compact(self, index: Index) -> None:
         """Cut the log, but only once the snapshot is durable (a cut log cannot be replayed)."""
         durable = await self.replica.store.flush()
-        if not self._dead:
+        if not self._node.dead:
             self.replica.compact(min(durable, index), keep_entries=0)
 
     def _compacted(self, task: "asyncio.Task[None]") -> None:
@@ -228,21 +162,16 @@ class Raft:
 
     def persist_bytes(self) -> int:
         """Term, index and payload of the entries held, and the hard state; no framing."""
-        return self._store.bytes(GID)
+        return self._node.persist_bytes()
 
     def kill(self) -> None:
         """Stop: nothing more is said, stored or delivered, and the queue ends with None."""
-        if self._dead:
+        if self._node.dead:
             return
-        self._dead = True
-        self._host.stop("killed")
-        self._store.abandon()
-        self._courier.close()
+        self._node.kill()
         for task in self._compactions:
             task.cancel()
         self._machine.end()
-        if self._watcher is not None:
-            self._watcher.stopped(self.name)
 
 
 class _ServiceMachine:
@@ -340,18 +269,6 @@ def encode_command(command: Command) -> bytes:
 
 def decode_command(data: bytes) -> Command:
     return msgpack.unpackb(data)
-
-
-def _name(server: int) -> str:
-    return f"s{server}"
-
-
-def _fixed_membership(count: int) -> Membership:
-    voters = [
-        Member(ReplicaId(server + 1), NodeId(_name(server)), _name(server))
-        for server in range(count)
-    ]
-    return Membership(voters=tuple(voters), next_id=ReplicaId(count + 1))
 
 
 def _command_key(index: int) -> bytes:
