@@ -16,11 +16,12 @@ import click
 from shardkv.cli.finding import Request, print_json, run, talks
 from shardkv.errors import KeyTooLong, ShardKVError, ValueTooLong
 from shardkv.limits import MIB, VALUE_BYTES_MAX
-from shardkv.text import quoted
+from shardkv.text import shown
 from shardkv.types import Version
 
 FILES_IN_FLIGHT_MAX: Final = 128
 BYTES_IN_FLIGHT_MAX: Final = 16 * MIB
+PATH_SHOWN_CHARACTERS_MAX: Final = 512
 
 
 class Putter(Protocol):
@@ -119,7 +120,8 @@ async def put_files(
                     await store.put(key, data)
             except (OSError, KeyTooLong, ValueTooLong) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
-                tally.skipped.append(f"{quoted(os.fsencode(file))}: {reason}")
+                name = shown(os.fsencode(file.relative_to(directory)), PATH_SHOWN_CHARACTERS_MAX)
+                tally.skipped.append(f"'{name}': {reason}")
             else:
                 tally.files += 1
                 tally.bytes += len(data)
