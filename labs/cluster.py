@@ -281,6 +281,17 @@ class SimCluster:
             if node.assembly is not None and gid in node.assembly.groups
         ]
 
+    def leader(self, gid: GroupId) -> SimNode | None:
+        """The node whose replica leads the group, as far as it knows; of several the latest."""
+        leading = [
+            (replica.core.term, node)
+            for node in self.nodes.values()
+            if node.host is not None
+            and (replica := node.host.replicas.get(gid)) is not None
+            and replica.leads
+        ]
+        return max(leading, key=lambda pair: pair[0], default=(0, None))[1]
+
     def quiet(self, number: int) -> bool:
         """Whether every replica of every group has taken configuration `number`, with every
         shard settled, each served by exactly one group, and nothing left of others (S12)."""

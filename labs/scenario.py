@@ -45,6 +45,8 @@ class ScenarioConfig:
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     fault_pause_max: float = 1.5
     change_pause_max: float = 3.0
+    faults: tuple[str, ...] | None = None
+    """Which kinds there are; None: drawn from the seed."""
 
 
 @dataclass(slots=True)
@@ -69,7 +71,8 @@ class Scenario:
         self.history = History()
         self._chance = Chance(seed)
         rng = self._chance.rng("swarm")
-        self._faults = [fault for fault in FAULTS if rng.random() < 0.5] or [rng.choice(FAULTS)]
+        drawn = [fault for fault in FAULTS if rng.random() < 0.5] or [rng.choice(FAULTS)]
+        self._faults = drawn if config.faults is None else list(config.faults)
         self._cluster = SimCluster(
             self._chance, nodes=config.nodes, groups=config.groups, nshards=config.nshards
         )

@@ -1,0 +1,249 @@
+"""A whole cluster under faults and changes of configuration, from seeds; and what it was made for.
+
+Each seed is a run of some seconds of virtual time: a controller and three groups on six nodes, six
+clients, crashes and power cuts, partitions, losses, slow disks, joins, leaves and moves. A failure
+shows its seed and how to play it again.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from labrpc.sim.chance import Chance
+from labrpc.sim.loop import run
+from labs.cluster import ShardOracle, SimCluster, TwoOwners
+from labs.history import History, Kind
+from labs.linearizability import NotLinearizable, judge_list
+from labs.scenario import Outcome, ScenarioConfig, play
+from labs.workload import Workload, WorkloadConfig
+from raft.types import GroupId, Index
+from shardctrler.types import ConfigNumber, ShardId
+from shardkv.handover import Handover
+from shardkv.migration import Ask
+from shardkv.pending import Pending
+from shardkv.phases import Phase
+from shardkv.server import GroupStateMachine
+
+SEEDS = range(1, 11)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_is_lost_doubled_or_stale(seed: int) -> None:
+    outcome, _ = play(seed)
+
+    assert outcome.acknowledged > 50, "a run in which nobody is answered shows nothing"
+    assert outcome.hand_overs > 12, "no shard moved after the first configuration"
+
+
+def test_a_seed_is_a_run() -> None:
+    """H2: the same seed, twice in one process, to the last digit."""
+    config = ScenarioConfig(seconds=4.0)
+
+    runs = [play("again", config) for _ in range(2)]
+
+    (first, one), (second, other) = runs
+    assert first == second
+    assert list(map(str, one.operations)) == list(map(str, other.operations))
+
+
+def cut_off_the_leader(seed: int) -> int:
+    """Part a group's leader from the other nodes while every client still reaches it; four clients
+    read one list all the time, two append to it. Returns how much was asked."""
+    cluster = SimCluster(Chance(f"cut off/{seed}"), groups=1)
+    history = History()
+
+    async def main() -> None:
+        await cluster.start()
+        pairs = [cluster.client() for _ in range(6)]
+        await pairs[0][1].join([cluster.joining(cluster.gids[0])])
+        clerks = [clerk for clerk, _ in pairs]
+        workload = Workload(clerks, Random(seed), WorkloadConfig(timeout=5.0), history)
+        key = workload.lists[0]
+        loop = asyncio.get_running_loop()
+        for client in range(6):
+            await workload.ask(client, Kind.GET, key, None)
+        until = loop.time() + 3.0
+
+        async def ask(client: int, kind: Kind) -> None:
+            number = 0
+            while loop.time() < until:
+                number += 1
+                value = b"%d.%d " % (client, number) if kind is Kind.APPEND else None
+                await workload.ask(client, kind, key, value)
+                await asyncio.sleep(0.003)
+
+        leader = cluster.leader(cluster.gids[0])
+        assert leader is not None
+        others = [node.address for node in cluster.nodes.values()]
+        cluster.network.isolate(leader.address, others)
+        kinds = [Kind.GET] * 4 + [Kind.APPEND] * 2
+        await asyncio.gather(*[ask(client, kind) for client, kind in enumerate(kinds)])
+        cluster.network.heal()
+        last = await workload.ask(0, Kind.GET, key, None, 10.0)
+        judge_list(history.of(key), last.value)
+        for clerk, controller in pairs:
+            await clerk.close()
+            await controller.close()
+
+    run(main(), seed=seed)
+    return len(history.operations)
+
+
+CUT_OFF_SEEDS = range(2, 5)
+
+
+@pytest.mark.parametrize("seed", CUT_OFF_SEEDS)
+def test_a_leader_cut_off_from_its_group_answers_no_stale_read(seed: int) -> None:
+    assert cut_off_the_leader(seed) > 1000
+
+
+# Known bugs, put in: the run must find them. Each is one that systems of this kind have had.
+
+
+def plays(seeds: range, config: ScenarioConfig | None = None) -> Iterator[Outcome]:
+    for seed in seeds:
+        yield play(f"bug/{seed}", config)[0]
+
+
+def test_a_clerk_that_repeats_under_a_new_number_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(pending: Pending) -> object:
+        if pending.sent > 1 and pending.session is not None and pending.session.has_room:
+            pending.seq = pending.session.take(pending.session.used)
+        return original(pending)
+
+    original = Pending.wire
+    monkeypatch.setattr(Pending, "wire", forgetful)
+
+    with pytest.raises(NotLinearizable, match="appended twice"):
+        list(plays(range(10)))
+
+
+def test_reads_without_a_barrier_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(rsm: GroupStateMachine) -> None:
+        return
+
+    monkeypatch.setattr(GroupStateMachine, "read", at_once)
+
+    with pytest.raises(NotLinearizable, match="against the clocks"):
+        for seed in CUT_OFF_SEEDS:
+            cut_off_the_leader(seed)
+
+
+def test_a_source_that_drops_before_it_is_told_to_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S8. The copy is gone before it was taken, so the destination waits for ever."""
+
+    async def hasty(handover: Handover, owner: GroupId, ask: Ask) -> bool:
+        return True
+
+    monkeypatch.setattr(Handover, "_is_in", hasty)
+
+    with pytest.raises(AssertionError, match=r"not at rest|is not answered"):
+        list(plays(range(5), ScenarioConfig(seconds=6.0)))
+
+
+def test_an_answer_that_calls_an_unknown_write_undone_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """C4: definite errors tell the truth."""
+    monkeypatch.setattr(Pending, "unknown", property(lambda pending: False))
+
+    with pytest.raises(NotLinearizable, match="said not to be done"):
+        list(plays(range(10), ScenarioConfig(workload=WorkloadConfig(timeout=0.3))))
+
+
+def test_two_owners_of_one_shard_are_caught() -> None:
+    """S1, in the oracle itself."""
+
+    class Machine:
+        def __init__(self, gid: int) -> None:
+            self.gid = GroupId(gid)
+            self.number = ConfigNumber(1)
+
+        def record(self, shard: ShardId) -> object:
+            class Record:
+                phase = Phase.SERVING
+
+            return Record()
+
+    oracle = ShardOracle(1)
+    oracle.saw(Machine(1), Index(1))  # type: ignore[arg-type]
+
+    with pytest.raises(TwoOwners, match="groups 1 and 2 serve shard 0"):
+        oracle.saw(Machine(2), Index(1))  # type: ignore[arg-type]
+
+
+# What a healthy cluster must do
+
+
+def healthy(seconds_of_load: float = 2.0) -> tuple[SimCluster, History, float]:
+    """A cluster of three groups, all joined at once, and clients that ask for a while."""
+    cluster = SimCluster(Chance("healthy"))
+    history = History()
+
+    async def main() -> float:
+        await cluster.start()
+        pairs = [cluster.client() for _ in range(6)]
+        _, admin = pairs[0]
+        await admin.join([cluster.joining(gid) for gid in cluster.gids[:2]])
+        workload = Workload([clerk for clerk, _ in pairs], Random(1), WorkloadConfig(), history)
+        asking = asyncio.ensure_future(workload.run())
+        await asyncio.sleep(seconds_of_load)
+        number = await admin.join([cluster.joining(cluster.gids[2])])
+        joined = asyncio.get_running_loop().time()
+        while not cluster.quiet(number):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.01)
+        settled = asyncio.get_running_loop().time() - joined
+        await asyncio.sleep(seconds_of_load)
+        workload.stop()
+        await asking
+        for clerk, controller in pairs:
+            await clerk.close()
+            await controller.close()
+        return settled
+
+    return cluster, history, run(main(), seed="healthy")
+
+
+def test_a_group_that_joins_serves_its_shards_within_a_second() -> None:
+    _, history, settled = healthy()
+
+    assert settled < 1.0
+    slowest = max(operation.ended - operation.began for operation in history.operations)
+    assert slowest < 1.0, "an operation on a shard that moves waits for the move, and no longer"
+    assert all(operation.happened for operation in history.operations)
+
+
+def test_shards_that_do_not_move_are_served_throughout() -> None:
+    """S11. The first two groups keep most of their shards; no operation there notices."""
+    _, history, _ = healthy()
+
+    in_a_hop_or_two = sum(op.ended - op.began < 0.02 for op in history.operations)
+    assert in_a_hop_or_two > 0.95 * len(history.operations)
+
+
+def test_an_idle_cluster_only_beats() -> None:
+    """L6: no question is repeated for ever by a cluster with nothing to do."""
+    cluster = SimCluster(Chance("idle"))
+
+    async def main() -> tuple[int, int]:
+        await cluster.start()
+        clerk, admin = cluster.client()
+        number = await admin.join([cluster.joining(gid) for gid in cluster.gids])
+        await clerk.put("key", "value")
+        while not cluster.quiet(number):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(5.0)
+        before = cluster.network.counts.calls
+        await asyncio.sleep(60.0)
+        after = cluster.network.counts.calls
+        await clerk.close()
+        await admin.close()
+        return before, after
+
+    before, after = run(main())
+
+    assert after - before <= 6 * 12, "a watch of each node every ten seconds, and little else"
