@@ -19,6 +19,7 @@ from raft.election import Candidacy
 from raft.errors import NotLeader
 from raft.leader import Leader
 from raft.log import Log
+from raft.membership import members
 from raft.messages import (
     AnyMessage,
     AppendEntries,
@@ -149,6 +150,15 @@ class Raft:
     def lost_replicas(self) -> tuple[ReplicaId, ...]:
         """Of a leader: who lost what it had acknowledged in this term, and counts no more."""
         return tuple(p.id for p in self.progress.values() if p.lost)
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is committed that this replica is no member any more; it never changes
+        back, because an id is never used again. False for a blank one that knows no members."""
+        log = self._state.log
+        if log.membership_index > self._state.commit or not log.membership.voters:
+            return False
+        return self.id not in members(log.membership)
 
     @property
     def transfer_target(self) -> ReplicaId:
@@ -305,6 +315,7 @@ class Raft:
 
     def _on_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:
         self._hear(heartbeat.source, now)
+        self._forwarded.ask_again(now)
         state = self._state
         if state.installing is not None:
             return  # silent: an answer would speak of a log that is being replaced
@@ -346,7 +357,7 @@ class Raft:
         if self._leader is not None:
             self._leader.read(Read(context, self._state.id))
         else:
-            self._forwarded.ask(context)
+            self._forwarded.ask(context, self._now)
 
     def change_members(
         self,

@@ -7,7 +7,7 @@ So nothing of a leadership survives it: no transfer flag that refuses proposals 
 from collections import deque
 from collections.abc import Sequence
 from math import floor
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raft.codec import encode_membership
 from raft.errors import MembershipRefused, Overloaded, TransferRefused
@@ -19,6 +19,9 @@ from raft.replication import Replication
 from raft.snapshots import stream_ended
 from raft.state import NEVER, State
 from raft.types import Entry, EntryId, EntryKind, Index, Membership, NodeId, ReplicaId
+
+FAREWELL_ELECTIONS: Final = 10
+"""For so many E without an answer a removed replica is still told that it was removed."""
 
 
 class Transfer(NamedTuple):
@@ -75,6 +78,7 @@ class Leader:
         if self._state.config.checks_quorum:
             self._check_quorum(now)
             self._check_disk(now)
+        self._forget_removed(now)
         if self.resigned is None:
             self.beat()
 
@@ -186,6 +190,8 @@ class Leader:
             return
         self._now = progress.heard = now
         self.replication.take_heartbeat_reply(progress, reply)
+        if progress.removed_at is not None:
+            self._part_from(progress, reply)
         self._confirm_reads()
 
     def _confirm_reads(self) -> None:
@@ -235,8 +241,9 @@ class Leader:
         """Follow the membership in force: in force from the moment it is appended (section 6)."""
         state, followers = self._state, self.replication.followers
         wanted = members(state.log.membership)
-        for replica in [replica for replica in followers if replica not in wanted]:
-            del followers[replica]
+        for replica, progress in followers.items():
+            if replica not in wanted and progress.removed_at is None:
+                progress.removed_at = state.log.membership_index
         last = state.log.last.index
         for replica in wanted:
             if replica != state.id and replica not in followers:
@@ -246,6 +253,24 @@ class Leader:
         self.replication.followers = dict(sorted(followers.items()))
         if self.transfer is not None and not state.electorate.includes(self.transfer.to):
             self.transfer = None
+
+    def _part_from(self, progress: Progress, reply: HeartbeatReply) -> None:
+        """Send to a removed replica until it knows that it is, so that it falls silent rather
+        than campaign for ever; it is counted nowhere meanwhile."""
+        assert progress.removed_at is not None
+        if progress.told_round:
+            if reply.token >= progress.told_round:
+                del self.replication.followers[progress.id]
+        elif min(progress.match, self._state.commit) >= progress.removed_at:
+            progress.told_round = self.replication.round + 1  # its commit index will say so
+
+    def _forget_removed(self, now: float) -> None:
+        """A removed replica that does not answer is not waited for."""
+        patience = FAREWELL_ELECTIONS * self._state.config.election_seconds_max
+        followers = self.replication.followers
+        for progress in list(followers.values()):
+            if progress.removed_at is not None and now - progress.heard > patience:
+                del followers[progress.id]
 
     def _note_catching_up(self, progress: Progress) -> None:
         """Whether a learner may be promoted: the last of its rounds was shorter than an election

@@ -42,6 +42,7 @@ class Progress:
         next: The next entry to send. Invariant: match < next.
         heard: When it last answered in this term, in loop seconds.
         token: The newest heartbeat round that it answered.
+        removed_at: Where the membership stands that it is no member of; None for a member.
         lost: It told of fewer durable entries than it had acknowledged in this term: it lost
             what it promised, and counts for nothing until the term ends.
     """
@@ -64,6 +65,8 @@ class Progress:
         self.staged_round: int | None = None  # SNAPSHOT: the round when the stream ended well
         self.sampled_round = 0  # `lost` is judged by an answer to this round or a later one:
         self.sampled_match = Index(0)  # this much was acknowledged before it was sent
+        self.removed_at: Index | None = None
+        self.told_round = 0  # the heartbeat of this round told it that `removed_at` is committed
         self.round_target = Index(0)  # catching up, dissertation, section 4.2.1
         self.round_began = now
         self.caught_up = False

@@ -88,29 +88,42 @@ class ForwardedReads:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._contexts: dict[bytes, None] = {}  # in order of asking
+        self._asked: dict[bytes, float] = {}  # context -> when it was last asked
 
-    def ask(self, context: bytes) -> None:
+    def ask(self, context: bytes, now: float) -> None:
         """Ask the leader; refused at once when there is none, or too many wait."""
         state = self._state
-        full = len(self._contexts) >= state.config.reads_waiting_max
+        full = len(self._asked) >= state.config.reads_waiting_max
         if state.leader == NOBODY or full:
             state.reads.append(ReadState(context, Index(0)))
             return
-        self._contexts[context] = None
+        self._asked[context] = now
         state.messages.append(ReadRequest(state.id, state.leader, state.term, context))
+
+    def ask_again(self, now: float) -> None:
+        """The leader lives: what it has not answered for two heartbeats may have been lost.
+
+        Asking twice is harmless: either answer was confirmed after the read came in.
+        """
+        state = self._state
+        overdue = now - 2 * state.config.heartbeat_seconds
+        for context, asked_at in self._asked.items():
+            if asked_at <= overdue:
+                self._asked[context] = now
+                request = ReadRequest(state.id, state.leader, state.term, context)
+                state.messages.append(request)
 
     def answered(self, reply: ReadReply) -> None:
         """The leader's answer; a repeated one, or one not asked for, changes nothing."""
-        if reply.context in self._contexts:
-            del self._contexts[reply.context]
+        if reply.context in self._asked:
+            del self._asked[reply.context]
             self._state.reads.append(ReadState(reply.context, reply.index))
 
     def refuse_all(self) -> None:
         """The leader is gone or another: the answers will not come."""
-        for context in self._contexts:
+        for context in self._asked:
             self._state.reads.append(ReadState(context, Index(0)))
-        self._contexts = {}
+        self._asked = {}
 
 
 def answer(state: State, read: Read, index: Index) -> None:

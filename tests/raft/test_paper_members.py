@@ -9,7 +9,14 @@ import pytest
 from raft.codec import decode_membership, encode_membership
 from raft.core import Raft
 from raft.errors import MembershipRefused, NotLeader
-from raft.messages import AppendEntries, InstallSnapshot, RequestVote, TimeoutNow, VoteReply
+from raft.messages import (
+    AppendEntries,
+    Heartbeat,
+    InstallSnapshot,
+    RequestVote,
+    TimeoutNow,
+    VoteReply,
+)
 from raft.ready import Ready
 from raft.types import (
     Entry,
@@ -400,9 +407,52 @@ def test_a_removed_replica_whose_removal_is_committed_is_quiet() -> None:
     removal = (change(2, 1, membership(2, 3)),)
     replica.step(AppendEntries(N2, N1, T1, id_of(1, 1), removal, Index(2)), NOW)
 
-    assert replica.deadline == float("inf")
+    assert (replica.removed, replica.deadline) == (True, float("inf"))
     replica.timeout(NOW + 100)
     assert replica.role is Role.FOLLOWER
+    assert not core(4, voters=Membership()).removed, "a blank replica is still to be added"
+
+
+def test_a_removed_follower_is_told_and_then_left_alone() -> None:
+    """It hears of the commit of its removal, so that it need not campaign to find out."""
+    replica = leader(1, voters=membership(1, 2, 3))
+    replica.change_members(remove=[N3])
+    everybody_acknowledges(replica)
+    removal = replica.log.last.index
+    replica.step(ack(2, replica, removal), NOW + 10)
+    assert replica.commit == removal
+    assert N3 in replica.progress and N3 not in [m.id for m in replica.membership.voters]
+    effects(replica)
+
+    told = []
+    for _ in range(3):
+        replica.timeout(replica.deadline)
+        for message in said(replica):
+            if isinstance(message, Heartbeat) and message.target == N3:
+                told.append(message.commit)
+                replica.step(ack(3, replica, removal), NOW + 10)
+                replica.step(beat_reply(3, replica, message.token, removal), NOW + 10)
+
+    assert told == [removal - 1, removal]
+    assert list(replica.progress) == [N2]
+
+
+def test_a_removed_follower_that_is_dead_is_not_waited_for() -> None:
+    replica = leader(1, voters=membership(1, 2, 3))
+    replica.change_members(remove=[N3])
+    everybody_acknowledges(replica, 3)
+    everybody_acknowledges(replica, 3)
+    assert N3 in replica.progress
+
+    now = NOW + 10
+    while now < NOW + 25:
+        now = replica.deadline
+        replica.timeout(now)
+        for message in said(replica, now):
+            if isinstance(message, Heartbeat) and message.target == N2:
+                replica.step(beat_reply(2, replica, message.token, 4), now)
+
+    assert (replica.role, list(replica.progress)) == (Role.LEADER, [N2])
 
 
 def test_removing_the_target_of_a_transfer_is_refused_until_it_ends() -> None:

@@ -196,6 +196,24 @@ def test_a_follower_asks_its_leader() -> None:
     assert reads(follower) == (ReadState(b"r", Index(1)),), "once, however often it is told"
 
 
+def test_a_follower_asks_again_when_the_leader_lives_and_does_not_answer() -> None:
+    """The request or its answer was lost: a read must not wait for the next election."""
+    replica = core(2, "1")
+    replica.step(Heartbeat(N1, N2, T1), NOW)
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(Heartbeat(N1, N2, T1), NOW + 0.1)
+    first = effects(replica).messages
+    replica.step(Heartbeat(N1, N2, T1), NOW + 0.2)
+    second = effects(replica).messages
+    replica.step(Heartbeat(N1, N2, T1), NOW + 0.3)
+    third = effects(replica).messages
+
+    again = ReadRequest(N2, N1, T1, b"r")
+    assert [again in messages for messages in (first, second, third)] == [False, True, False]
+
+
 def test_without_a_leader_a_read_is_refused_at_once() -> None:
     replica = core(1)
 
