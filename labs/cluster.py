@@ -229,7 +229,7 @@ class SimCluster:
         replica = founder.host.replicas[gid]
         add = [(NodeId(name), str(self.nodes[name].address)) for name in names[1:]]
         async with asyncio.timeout(GROWTH_SECONDS):
-            first = await self._add(replica, add)
+            first = await self._add(replica, add) if add else 0
             for at, name in enumerate(names[1:]):
                 node = self.nodes[name]
                 assert node.host is not None and node.assembly is not None

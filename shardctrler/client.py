@@ -107,6 +107,11 @@ class ControllerClient:
         self._seq = 0
         self._one_change_at_a_time = asyncio.Lock()
 
+    @property
+    def leader(self) -> Address | None:
+        """Who answered last, or was named by who did not; None if nobody is known to lead."""
+        return self._leader
+
     async def close(self) -> None:
         """Give the session back, if that is quickly done; it expires otherwise."""
         session, self._session = self._session, 0

@@ -27,6 +27,7 @@ from shardkv.reporter import Reporter
 from shardkv.routing import Routing, SlotRouting
 from shardkv.server import GroupServer, GroupStateMachine
 from shardkv.service import StoreService
+from shardkv.signpost import Signpost
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Assembly:
         self._new_machine = new_machine
         self._rate = RateLimit()
         self._reporter = Reporter(host, self.feed, self.client, addresses)
+        self._signpost = Signpost(self.client, endpoints, Address(addresses.client))
 
     async def open(self) -> None:
         """Start every replica that is on this node's disk, and follow configurations.
@@ -87,7 +89,10 @@ class Assembly:
         Raises:
             DataUnusable: a replica's log or data cannot be used; the text says which.
         """
-        for record in self.host.records():
+        records = self.host.records()
+        if CONTROLLER not in [record.gid for record in records]:
+            self._signpost.serve(self.transport)
+        for record in records:
             await self.start(record.gid)
         self.feed.start()
         self._reporter.start()

@@ -26,11 +26,12 @@ from raft.frames import FrameCodec
 from raft.host import Host
 from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.commands import JoiningGroup
+from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import GroupMember, NodeAddresses
 from shardkv import config, nodedir
 from shardkv.assembly import CONTROLLER, Assembly
 from shardkv.clerk import TIMEOUT_SECONDS, Clerk
-from shardkv.errors import InvalidArgument, StoreInUse
+from shardkv.errors import InvalidArgument, StoreInUse, Unavailable
 from shardkv.limits import SHARDS_DEFAULT, SLOTS
 
 log = logging.getLogger(__name__)
@@ -144,9 +145,11 @@ async def _opened(directory: Path, shards: int | None, timeout: float) -> AsyncI
 
 async def _join(assembly: Assembly, host: Host, address: Address) -> None:
     """Let the one group own every shard, if it does not yet."""
-    view = await assembly.client.newest(timeout=BIRTH_SECONDS)
-    if GROUP in view.config.groups:
-        return
     uuid = next(record.uuid for record in host.records() if record.gid == GROUP)
     group = JoiningGroup(GROUP, uuid, (GroupMember(NODE, address),))
-    await assembly.client.join([group], expect=view.config.number, timeout=BIRTH_SECONDS)
+    try:
+        view = await assembly.client.newest(timeout=BIRTH_SECONDS)
+        if GROUP not in view.config.groups:
+            await assembly.client.join([group], expect=view.config.number, timeout=BIRTH_SECONDS)
+    except ShardCtrlerError as error:
+        raise Unavailable(f"the store does not come up: {error}") from error

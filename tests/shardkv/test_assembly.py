@@ -1,0 +1,286 @@
+"""A node's parts put together, on a small simulated cluster: the doors, and what they refuse."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TypeVar
+
+import pytest
+
+from labrpc.errors import Refused
+from labrpc.sim.chance import Chance
+from labrpc.sim.loop import run
+from labrpc.sim.network import SimTransport
+from labrpc.transport import Address
+from labs.cluster import SimCluster
+from raft.types import GroupId
+from shardctrler.client import ControllerClient
+from shardctrler.types import ConfigNumber, ShardId
+from shardkv import copies
+from shardkv.clerk import Clerk
+from shardkv.commands import Mutation, Op, OpenSession, encode
+from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS, RateLimit
+from shardkv.limits import VALUE_BYTES_MAX
+from shardkv.protocol import (
+    KV,
+    Get,
+    Reply,
+    Status,
+    Trouble,
+    decode_reply,
+    encode_frame,
+)
+from shardkv.routing import SlotRouting
+from shardkv.types import Answer, Code, Row, SessionId, Version
+
+T = TypeVar("T")
+ONE = GroupId(1)
+TWO = GroupId(2)
+
+
+def with_cluster(
+    story: Callable[[SimCluster, Clerk, ControllerClient, SimTransport], Awaitable[T]],
+    *,
+    nodes: int = 4,
+    replicas: int = 1,
+    joined: int = 1,
+) -> T:
+    """Two groups of `replicas`, of which the first `joined` take part; and a stranger."""
+
+    async def main() -> T:
+        cluster = SimCluster(
+            Chance("assembly"), nodes=nodes, groups=2, replicas=replicas, nshards=4
+        )
+        await cluster.start()
+        clerk, admin = cluster.client()
+        number = await admin.join([cluster.joining(gid) for gid in cluster.gids[:joined]])
+        stranger = cluster.network.transport(Address("stranger"))
+        async with asyncio.timeout(10):
+            while not cluster.quiet(number):  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.01)
+        result = await story(cluster, clerk, admin, stranger)
+        await clerk.close()
+        await admin.close()
+        return result
+
+    return run(main())
+
+
+async def ask(stranger: SimTransport, to: str, *operations: Get | bytes, gid: int = 1) -> Reply:
+    frame = encode_frame(GroupId(gid), 1, operations)
+    return decode_reply(await stranger.call(Address(to), KV, frame, timeout=1.0))
+
+
+def address_of(cluster: SimCluster, gid: GroupId) -> str:
+    node = cluster.leader(gid)
+    assert node is not None
+    return str(node.address)
+
+
+def put(key: bytes, value: bytes, session: int, seq: int, shard: int | None = None) -> bytes:
+    place = SlotRouting(4)(key) if shard is None else ShardId(shard)
+    return encode(Mutation(Op.PUT, place, SessionId(session), seq, 1, key, value))
+
+
+def test_a_frame_is_answered_operation_by_operation() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        to = address_of(cluster, ONE)
+        shard = SlotRouting(4)(b"k")
+        opened = await ask(stranger, to, encode(OpenSession(shard)))
+        assert opened.results == (Answer(Code.OK, (1,)),)
+
+        reply = await ask(
+            stranger,
+            to,
+            Get(b"k"),
+            put(b"k", b"v", 1, 1),
+            put(b"k", b"w", 1, 1),
+            put(b"k", b"x", 7, 1),
+            put(b"k", b"y", 1, 2, shard=(shard + 1) % 4),
+            encode(OpenSession(ShardId(9))),
+        )
+
+        read, *written = reply.results
+        assert read in (Row(None, Version(0)), Row(b"v", Version(1)))
+        assert written == [
+            Answer(Code.OK, (1,)),
+            Answer(Code.SEQUENCE_REUSED),
+            Answer(Code.SESSION_EXPIRED),
+            Answer(Code.BAD_COMMAND),
+            Answer(Code.BAD_COMMAND),
+        ]
+
+    with_cluster(story)
+
+
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [
+        (KV, b"\xc1"),
+        (KV, encode_frame(ONE, 1, [Get(b"")])),
+        (copies.PULL, b"junk"),
+        (copies.SETTLED, b"junk"),
+    ],
+)
+def test_what_is_no_request_is_refused_at_the_door(method: str, body: bytes) -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        with pytest.raises(Refused) as caught:
+            await stranger.call(Address(address_of(cluster, ONE)), method, body, timeout=1.0)
+
+        assert caught.value.code == "INVALID_ARGUMENT"
+        assert await clerk.put(b"k", b"v") == 1, "and nobody else noticed"
+
+    with_cluster(story)
+
+
+def test_the_wrong_group_says_which_configuration_it_knows() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        shard = SlotRouting(4)(b"k")
+        reply = await ask(
+            stranger, address_of(cluster, TWO), Get(b"k"), encode(OpenSession(shard)), gid=2
+        )
+
+        assert reply.results == (Answer(Code.WRONG_GROUP, (1,)),) * 2
+
+    with_cluster(story)
+
+
+def test_a_node_without_the_group_and_a_follower_say_where_not_to_ask() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        leader = address_of(cluster, ONE)
+        for name in cluster.nodes:
+            reply = await ask(stranger, name, Get(b"k"))
+            if name == leader:
+                assert reply.status is Status.ANSWERED
+            elif name in cluster.placement[ONE]:
+                assert reply.status is Status.NOT_LEADER
+                assert reply.leader is not None and reply.leader.address == leader
+            else:
+                assert reply.status is Status.NO_SUCH_GROUP
+
+    with_cluster(story, replicas=3)
+
+
+def test_values_that_have_no_room_in_a_reply_are_asked_for_again() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        keys = [b"%d" % number for number in range(5)]
+        large = b"v" * VALUE_BYTES_MAX
+        await asyncio.gather(*[clerk.put(key, large) for key in keys])
+
+        reply = await ask(stranger, address_of(cluster, ONE), *map(Get, keys))
+
+        assert [result is Trouble.REPLY_FULL for result in reply.results] == [False] * 2 + [
+            True
+        ] * 3
+        assert await asyncio.gather(*[clerk.get(key) for key in keys]) == [large] * 5
+
+    with_cluster(story)
+
+
+def test_past_the_node_s_limit_frames_are_turned_away_whole() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        node = cluster.leader(ONE)
+        assert node is not None and node.assembly is not None
+        service = node.assembly.service
+        service.operations = 8192 - 1
+
+        reply = await ask(stranger, str(node.address), Get(b"k"), Get(b"l"))
+
+        assert reply.status is Status.BUSY
+        service.operations = 0
+        assert (await ask(stranger, str(node.address), Get(b"k"))).status is Status.ANSWERED
+        assert service.operations == 0
+
+    with_cluster(story)
+
+
+def test_questions_about_copies_change_nothing_and_name_what_is_out_of_step() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        to = Address(address_of(cluster, ONE))
+
+        async def pull(gid: int, shard: int, number: int) -> Code:
+            request = copies.PullRequest(
+                GroupId(gid), ShardId(shard), ConfigNumber(number), b"", 1000
+            )
+            body = await stranger.call(to, copies.PULL, copies.encode_pull(request), timeout=1.0)
+            return copies.decode_pull_reply(body).code
+
+        assert await pull(1, 0, 1) is Code.OUT_OF_STEP
+        assert await pull(1, 0, 2) is Code.OUT_OF_STEP
+        assert await pull(9, 0, 1) is Code.WRONG_GROUP
+        assert await pull(1, 9, 1) is Code.BAD_COMMAND
+
+    with_cluster(story)
+
+
+def test_the_controller_is_found_from_any_node() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        for name in cluster.nodes:
+            client = ControllerClient(stranger, [Address(name)], Random(1))
+            assert (await client.newest(timeout=2.0)).config.number == 1
+
+    with_cluster(story)
+
+
+def test_a_node_and_the_members_of_a_group_are_registered() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        await asyncio.sleep(5.0)
+
+        directory = (await admin.newest()).directory
+
+        assert sorted(directory.nodes) == sorted(cluster.nodes)
+        assert [member.node for member in directory.members(ONE)] == cluster.placement[ONE]
+
+    with_cluster(story)
+
+
+def test_idle_sessions_are_forgotten_and_used_ones_are_not() -> None:
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        node = cluster.leader(ONE)
+        assert node is not None and node.assembly is not None
+        server = node.assembly.groups[ONE].server
+        shard = SlotRouting(4)(b"k")
+        idle, busy = cluster.client()[0], cluster.client()[0]
+        await idle.put(b"k", b"v")
+
+        for _ in range(int(SESSION_IDLE_SECONDS / 300) + 2):
+            await busy.put(b"k", b"w")
+            await asyncio.sleep(300)
+        await asyncio.sleep(SURVEY_SECONDS * 2)
+
+        sessions = dict(server.machine.survey(server.replica.store.reader, shard))
+        assert len(sessions) == 1
+        assert await idle.append(b"k", b"!") == await busy.append(b"k", b"!") - 1
+        await idle.close()
+        await busy.close()
+
+    with_cluster(story)
+
+
+def test_copies_share_one_rate() -> None:
+    async def main() -> float:
+        rate = RateLimit(bytes_per_second=1000)
+        await asyncio.gather(*[rate.take(500) for _ in range(5)])
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) == pytest.approx(2.0), "the last waits for the four before it"
