@@ -57,6 +57,8 @@ from raft.types import (
 TERM_JUMP_MAX: Final = 2**32
 """No group gets through more terms while a replica is away; a larger jump is a damaged message."""
 
+NOTHING: Final = Ready()
+
 
 class Raft:
     """One replica of one group.
@@ -423,11 +425,12 @@ class Raft:
         state = self._state
         if self._leader is not None:
             self._leader.flush()
-        hard_state: HardState | None = HardState(state.term, state.vote)
-        if hard_state == self._told_hard_state:
-            hard_state = None
-        else:
-            self._told_hard_state = HardState(state.term, state.vote)
+        committed = state.take_committed()
+        hard_state: HardState | None = None
+        if (state.term, state.vote) != self._told_hard_state:
+            hard_state = self._told_hard_state = HardState(state.term, state.vote)
+        if not (committed or hard_state or state.has_effects or state.log.has_unsaved):
+            return NOTHING
         install, self._install = self._install, None
         if install is not None:
             state.log.note_reset_saved()
@@ -437,12 +440,11 @@ class Raft:
             snapshot=install,
             entries=state.log.take_unsaved(),
             messages=tuple(state.messages),
-            committed=state.take_committed(),
+            committed=committed,
             reads=tuple(state.reads),
             send_snapshot=tuple(state.send_snapshot),
         )
-        for sent in (state.early, state.messages, state.reads, state.send_snapshot):
-            sent.clear()
+        state.forget_effects()
         assert install is None or not ready.entries, "nothing is appended during an install"
         return ready
 

@@ -114,13 +114,28 @@ class State:
             assert index <= self.log.last.index, "only what the log holds is committed (R7)"
             self.commit = index
 
+    # Effects
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether something waits to be sent or told."""
+        return bool(self.early or self.messages or self.reads or self.send_snapshot)
+
+    def forget_effects(self) -> None:
+        """They were handed out."""
+        for handed_out in (self.early, self.messages, self.reads, self.send_snapshot):
+            handed_out.clear()
+
     # Applying
 
     def take_committed(self) -> tuple[Entry, ...]:
         """The next entries to apply: committed *and durable here*, so that a crash never leaves
         a state machine ahead of its log (safeguard H10); a bounded page at a time."""
-        hi = min(self.commit, self.log.durable)
-        if self.installing is not None or hi <= self.emitted:
+        hi = self.commit
+        if hi <= self.emitted:
+            return ()
+        hi = min(hi, self.log.durable)
+        if hi <= self.emitted or self.installing is not None:
             return ()
         if self._unapplied_bytes >= self.config.unapplied_bytes_max:
             return ()

@@ -222,7 +222,7 @@ class Cluster:
             self.check_hard_state(node, ready.hard_state)
             image.hard_state = ready.hard_state
         if ready.snapshot is not None:
-            image.start, image.state = ready.snapshot, node.staged.pop(ready.snapshot)
+            image.start, image.state = ready.snapshot, node.staged[ready.snapshot]
             image.entries = []
             node.applied = list(image.state)
             self.check_snapshot(ready.snapshot, image.state)
@@ -262,12 +262,20 @@ class Cluster:
         target = self.nodes[follower]
         ok = target.core is not None and (node.id, follower) not in self.cut
         ok = ok and not target.installing and self.net.random() >= self.faults.loss
-        if ok and target.core is not None:
-            target.staged[meta] = state
-            target.core.step(InstallSnapshot(node.id, follower, term, meta), self.now)
-            self.turn(target)
+        whole = InstallSnapshot(node.id, follower, term, meta)
+        if ok:
+            self.stage(target, whole, state)
+            if self.net.random() < self.faults.repeat:
+                repeat = partial(self.stage, target, whole, state)
+                self.at(self.now + self.net.uniform(0.1, 2.0), repeat)
         node.core.report_snapshot(follower, ok)
         self.turn(node)
+
+    def stage(self, target: Node, whole: InstallSnapshot, state: tuple[Entry, ...]) -> None:
+        if target.core is not None and not target.installing:
+            target.staged[whole.snapshot] = state
+            target.core.step(whole, self.now)
+            self.turn(target)
 
     # The network
 
