@@ -33,6 +33,9 @@ from shardkv.protocol import (
 
 CALL_SECONDS: Final = 1.0
 """How long one frame may be away; what it carried is then sent again, under the same numbers."""
+CALL_SECONDS_MAX: Final = 4.0
+"""Each silence in a row doubles the patience up to here: a group that is merely slow must not be
+given the same work again and again."""
 FRAMES_MAX: Final = 4
 """Frames of one clerk to one group that are in flight at once."""
 EAGER_OPERATIONS: Final = 64
@@ -81,6 +84,7 @@ class GroupLink:
         self._leader: Address | None = None
         self._turn = 0  # whose turn it is while the leader is unknown
         self._redirects = 0
+        self._patience = CALL_SECONDS
         self._queue: deque[Pending] = deque()
         self._flushing = False
         self._frames = 0
@@ -187,7 +191,7 @@ class GroupLink:
         reply: Reply | None = None
         refused: Refused | None = None
         try:
-            body = await self._transport.call(to, KV, frame, timeout=CALL_SECONDS)
+            body = await self._transport.call(to, KV, frame, timeout=self._patience)
             reply = decode_reply(body)
             if reply.status is Status.ANSWERED and len(reply.results) != len(batch):
                 raise BadFrame(f"{len(reply.results)} results for {len(batch)} operations")
@@ -201,6 +205,7 @@ class GroupLink:
             for pending in batch:
                 pending.doubtful = True
             self.trouble = f"{to}: {error or 'no answer in time'}"
+            self._patience = min(self._patience * 2, CALL_SECONDS_MAX)
         finally:
             for pending in batch:
                 pending.in_flight = False
@@ -248,6 +253,7 @@ class GroupLink:
             return
         self._leader = to
         self._redirects = 0
+        self._patience = CALL_SECONDS
         if busy:
             self.trouble = f"{to}: group {self.gid} has too much to commit"
             self._wait(RETRY_SECONDS)

@@ -6,7 +6,10 @@ shows its seed and how to play it again.
 """
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -26,6 +29,7 @@ from shardkv.pending import Pending
 from shardkv.phases import Phase
 from shardkv.server import GroupStateMachine
 
+ROOT = Path(__file__).parents[2]
 SEEDS = range(1, 11)
 
 
@@ -97,6 +101,28 @@ CUT_OFF_SEEDS = range(2, 5)
 @pytest.mark.parametrize("seed", CUT_OFF_SEEDS)
 def test_a_leader_cut_off_from_its_group_answers_no_stale_read(seed: int) -> None:
     assert cut_off_the_leader(seed) > 1000
+
+
+def test_a_seed_is_a_run_in_any_process() -> None:
+    """H2: whatever order sets of strings have there."""
+    script = (
+        "from labs.scenario import ScenarioConfig, play\n"
+        "outcome, history = play('process', ScenarioConfig(seconds=2.0))\n"
+        "print(outcome, *history.operations, sep='\\n')\n"
+    )
+
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+
+    assert said[0] == said[1]
+    assert said[0].count(b"\n") > 50
 
 
 # Known bugs, put in: the run must find them. Each is one that systems of this kind have had.
