@@ -17,9 +17,9 @@ from raft import election
 from raft.config import RaftConfig
 from raft.election import Candidacy
 from raft.errors import NotLeader
+from raft.facts import Facts
 from raft.leader import Leader
 from raft.log import Log
-from raft.membership import members
 from raft.messages import (
     AnyMessage,
     AppendEntries,
@@ -33,20 +33,18 @@ from raft.messages import (
     TimeoutNow,
     VoteReply,
 )
-from raft.progress import Progress
 from raft.quorum import Verdict
 from raft.reads import ForwardedReads, Read, answer
 from raft.ready import Ready
 from raft.replication import take_append
 from raft.snapshots import take_snapshot
-from raft.state import NEVER, State
+from raft.state import State
 from raft.types import (
     NOBODY,
     EntryId,
     EntryKind,
     HardState,
     Index,
-    Membership,
     NodeId,
     ReplicaId,
     Role,
@@ -60,7 +58,7 @@ TERM_JUMP_MAX: Final = 2**32
 NOTHING: Final = Ready()
 
 
-class Raft:
+class Raft(Facts):
     """One replica of one group.
 
     Args:
@@ -84,100 +82,18 @@ class Raft:
         rng: Random,
         now: float,
     ) -> None:
-        self._state = State(
-            config, id=id, log=log, hard_state=hard_state, applied=applied, rng=rng
-        )  # fmt: skip
+        super().__init__(
+            State(config, id=id, log=log, hard_state=hard_state, applied=applied, rng=rng)
+        )
         self._told_hard_state = hard_state
         self._install: SnapshotMeta | None = None  # decided, not handed out yet
         self._candidacy: Candidacy | None = None
-        self._leader: Leader | None = None
         self._forwarded = ForwardedReads(self._state)
         self.dropped: Counter[str] = Counter()  # implausible messages, by reason
         self._now = now  # when the core was last told the time
         self._state.restart_election_timer(now)
         if self._state.electorate.everyone == (id,):
             self._state.election_at = now  # the only voter waits for nobody
-
-    # Facts
-
-    @property
-    def config(self) -> RaftConfig:
-        return self._state.config
-
-    @property
-    def id(self) -> ReplicaId:
-        return self._state.id
-
-    @property
-    def term(self) -> Term:
-        return self._state.term
-
-    @property
-    def vote(self) -> ReplicaId:
-        return self._state.vote
-
-    @property
-    def role(self) -> Role:
-        return self._state.role
-
-    @property
-    def leader(self) -> ReplicaId:
-        """Who leads this term as far as is known here; NOBODY otherwise."""
-        return self._state.leader
-
-    @property
-    def commit(self) -> Index:
-        return self._state.commit
-
-    @property
-    def applied(self) -> Index:
-        return self._state.applied
-
-    @property
-    def log(self) -> Log:
-        """To look at; only the core changes it."""
-        return self._state.log
-
-    @property
-    def membership(self) -> Membership:
-        """In force here: the last in the log, committed or not."""
-        return self._state.log.membership
-
-    @property
-    def progress(self) -> dict[ReplicaId, Progress]:
-        """Of a leader: each follower as it sees it, to look at; empty otherwise."""
-        return self._leader.replication.followers if self._leader is not None else {}
-
-    @property
-    def lost_replicas(self) -> tuple[ReplicaId, ...]:
-        """Of a leader: who lost what it had acknowledged in this term, and counts no more."""
-        return tuple(p.id for p in self.progress.values() if p.lost)
-
-    @property
-    def removed(self) -> bool:
-        """Whether it is committed that this replica is no member any more; it never changes
-        back, because an id is never used again. False for a blank one that knows no members."""
-        log = self._state.log
-        if log.membership_index > self._state.commit or not log.membership.voters:
-            return False
-        return self.id not in members(log.membership)
-
-    @property
-    def transfer_target(self) -> ReplicaId:
-        """To whom the leadership is being handed; NOBODY outside a transfer."""
-        transfer = self._leader.transfer if self._leader is not None else None
-        return transfer.to if transfer is not None else NOBODY
-
-    @property
-    def deadline(self) -> float:
-        """When `timeout` wants to be called, in loop seconds; infinite when never."""
-        if self._leader is not None:
-            return self._leader.deadline
-        return self._state.election_at if self._state.promotable else NEVER
-
-    def best_successor(self) -> ReplicaId | None:
-        """Of a leader: the other voter that is furthest; None otherwise."""
-        return self._leader.best_successor() if self._leader is not None else None
 
     # Time
 

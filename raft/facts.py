@@ -1,0 +1,96 @@
+"""What may be seen of a core from outside: read-only, and true between any two steps."""
+
+from raft.config import RaftConfig
+from raft.leader import Leader
+from raft.log import Log
+from raft.membership import members
+from raft.progress import Progress
+from raft.state import NEVER, State
+from raft.types import NOBODY, Index, Membership, ReplicaId, Role, Term
+
+
+class Facts:
+    """The base of `raft.core.Raft`, which alone changes what is shown here."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._leader: Leader | None = None
+
+    @property
+    def config(self) -> RaftConfig:
+        return self._state.config
+
+    @property
+    def id(self) -> ReplicaId:
+        return self._state.id
+
+    @property
+    def term(self) -> Term:
+        return self._state.term
+
+    @property
+    def vote(self) -> ReplicaId:
+        return self._state.vote
+
+    @property
+    def role(self) -> Role:
+        return self._state.role
+
+    @property
+    def leader(self) -> ReplicaId:
+        """Who leads this term as far as is known here; NOBODY otherwise."""
+        return self._state.leader
+
+    @property
+    def commit(self) -> Index:
+        return self._state.commit
+
+    @property
+    def applied(self) -> Index:
+        return self._state.applied
+
+    @property
+    def log(self) -> Log:
+        """To look at; only the core changes it."""
+        return self._state.log
+
+    @property
+    def membership(self) -> Membership:
+        """In force here: the last in the log, committed or not."""
+        return self._state.log.membership
+
+    @property
+    def progress(self) -> dict[ReplicaId, Progress]:
+        """Of a leader: each follower as it sees it, to look at; empty otherwise."""
+        return self._leader.replication.followers if self._leader is not None else {}
+
+    @property
+    def lost_replicas(self) -> tuple[ReplicaId, ...]:
+        """Of a leader: who lost what it had acknowledged in this term, and counts no more."""
+        return tuple(p.id for p in self.progress.values() if p.lost)
+
+    @property
+    def removed(self) -> bool:
+        """Whether it is committed that this replica is no member any more; it never changes
+        back, because an id is never used again. False for a blank one that knows no members."""
+        log = self._state.log
+        if log.membership_index > self._state.commit or not log.membership.voters:
+            return False
+        return self.id not in members(log.membership)
+
+    @property
+    def transfer_target(self) -> ReplicaId:
+        """To whom the leadership is being handed; NOBODY outside a transfer."""
+        transfer = self._leader.transfer if self._leader is not None else None
+        return transfer.to if transfer is not None else NOBODY
+
+    @property
+    def deadline(self) -> float:
+        """When `timeout` wants to be called, in loop seconds; infinite when never."""
+        if self._leader is not None:
+            return self._leader.deadline
+        return self._state.election_at if self._state.promotable else NEVER
+
+    def best_successor(self) -> ReplicaId | None:
+        """Of a leader: the other voter that is furthest; None otherwise."""
+        return self._leader.best_successor() if self._leader is not None else None
