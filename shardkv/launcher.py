@@ -173,6 +173,7 @@ def prepare(plan: Plan) -> ClusterFile:
                     f"{plan.data / name}: the data of node {name} is gone; put it back, or give "
                     "the cluster a new node (`shardkv init --join`): a node never comes back empty"
                 )
+            check_owner(plan.data / name, name, found.cluster)
         check_ports(found)
         return found
     if unfinished.exists():
@@ -196,6 +197,20 @@ def prepare(plan: Plan) -> ClusterFile:
     unfinished.rename(existing)
     clusterfile.sync_directory(plan.data)
     return wish
+
+
+def check_owner(directory: Path, name: str, cluster: str) -> None:
+    """Refuse a directory that another node, or a node of another cluster, left there.
+
+    Raises:
+        DataUnusable: names whose it is.
+    """
+    owner = nodedir.identity(directory)
+    if (owner.node, owner.cluster.hex()) != (name, cluster):
+        raise DataUnusable(
+            f"{directory}: belongs to node {owner.node} of cluster {owner.cluster.hex()}, not to "
+            f"node {name} of cluster {cluster}: put the right directory there; nothing was changed"
+        )
 
 
 def make_node(directory: Path, name: str, place: NodePlace, wish: ClusterFile) -> None:

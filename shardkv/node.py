@@ -250,13 +250,20 @@ def run(
         )
         check_identity(directory, settings.config, identity)
         _log_to_file(directory, settings)
+        return _run_logged(directory, settings, identity, lifeline)
+    finally:
+        lock.release()
+
+
+def _run_logged(
+    directory: Path, settings: Settings, identity: NodeIdentity, lifeline: int | None
+) -> int:
+    try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_live(directory, settings, identity, lifeline))
     except BaseException as error:
         log.error("the node ends: %s: %s", type(error).__name__, error)
         raise
-    finally:
-        lock.release()
 
 
 def check_identity(directory: Path, settings: NodeConfig, identity: NodeIdentity) -> None:

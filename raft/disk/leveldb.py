@@ -46,8 +46,9 @@ Done = Callable[[BaseException | None], None]
 
 def end_process(error: BaseException) -> NoReturn:
     """Say why in one line and end the process at once: nothing may be written after a failure."""
+    text = str(error) if isinstance(error, StorageFailed) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError, ValueError):  # a closed stderr must not keep us alive
-        sys.stderr.write(f"storage failed, the process ends: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"storage failed, the process ends: {text}\n")
         sys.stderr.flush()
     os._exit(EXIT_STATUS)
 
@@ -358,9 +359,7 @@ class LevelDB:
         try:
             work()
         except BaseException as error:
-            self._failed = error
-            self._on_failure(error)
-            raise StorageFailed(f"{self.path}: {error}") from error
+            self._fail(error)
 
     def _check(self) -> None:
         if self._failed is not None:
@@ -368,8 +367,9 @@ class LevelDB:
 
     def _fail(self, error: BaseException) -> NoReturn:
         self._failed = error
-        self._on_failure(error)
-        raise StorageFailed(f"{self.path}: {error}") from error
+        failure = _failure(self.path, error)
+        self._on_failure(failure)
+        raise failure from error
 
 
 class LevelDBSnapshot:
@@ -461,8 +461,19 @@ class FileSlot:
             os.fdatasync(self._file)
         except BaseException as error:
             self._failed = error
-            self._on_failure(error)
-            raise StorageFailed(f"{self.path}: {error}") from error
+            failure = _failure(self.path, error)
+            self._on_failure(failure)
+            raise failure from error
+
+
+def _failure(path: Path, error: BaseException) -> StorageFailed:
+    """Which file or database, what LevelDB or the system said, and what to do."""
+    said = error.args[0] if error.args and isinstance(error.args[0], bytes) else str(error)
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+    return StorageFailed(
+        f"{path}: {type(error).__name__}: {text}. Is the disk full or failing? Then mend that and "
+        f"start the node again. If files are damaged or gone: {START_AGAIN}"
+    )
 
 
 def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:

@@ -25,7 +25,9 @@ def append(client: int, element: str, call: float, ret: float, version: int = 0)
     return Operation(client, "append", b"list", value, call, ret, outcome, None, version)
 
 
-def read(text: str | None, call: float, ret: float, version: int, key: bytes = b"list") -> Operation:
+def read(
+    text: str | None, call: float, ret: float, version: int, key: bytes = b"list"
+) -> Operation:
     value = None if text is None else text.encode()
     return Operation(9, "get", key, None, call, ret, "ok", value, version)
 
@@ -89,7 +91,9 @@ def get(text: str | None, call: float, ret: float, version: int) -> Operation:
     return read(text, call, ret, version, b"r")
 
 
-def cas(value: str, expected: int, call: float, ret: float, version: int, outcome: str) -> Operation:
+def cas(
+    value: str, expected: int, call: float, ret: float, version: int, outcome: str
+) -> Operation:
     return Operation(1, "cas", b"r", value.encode(), call, ret, outcome, None, version, expected)
 
 

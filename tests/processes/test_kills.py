@@ -115,9 +115,7 @@ async def ask_directly(cluster: Cluster, name: str, key: bytes) -> list[Status]:
         until = loop.time() + 2
         frame = encode_frame(GroupId(1), 1, [Get(key)])
         while loop.time() < until:
-            body = await transport.call(
-                Address(cluster.nodes[name].client), KV, frame, timeout=5
-            )
+            body = await transport.call(Address(cluster.nodes[name].client), KV, frame, timeout=5)
             reply = decode_reply(body)
             served = any(not isinstance(result, int) for result in reply.results)
             statuses.append(Status.ANSWERED if served else Status.NOT_LEADER)

@@ -5,6 +5,7 @@ is ours if its command line names our directory; only those are ever sent a sign
 """
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -28,7 +29,7 @@ from shardkv.operating import Operator
 
 ROOT = Path(__file__).parents[2]
 SOON = 20.0
-"""Seconds for what certainly happens on an idle machine within two: only a failure waits so long."""
+"""Seconds for what takes two on an idle machine: only a failure waits so long."""
 PROGRAM = (sys.executable, "-m", "shardkv")
 NODE_LINE = re.compile(r"(n\d+) client (\S+) pid (\d+)")
 OBITUARY = re.compile(r"(n\d+) (.+); start it again with: (.+)")
@@ -120,11 +121,99 @@ def run_program(
         env=environment(**env),
         check=False,
     )
-    ended = Ended(
-        done.returncode, done.stdout, done.stderr.decode(), time.monotonic() - begun
-    )
+    ended = Ended(done.returncode, done.stdout, done.stderr.decode(), time.monotonic() - begun)
     assert "Traceback" not in ended.err, ended.err
     return ended
+
+
+_WARM = """
+import gc, json, os, sys
+from shardkv.cli.main import COMMANDS, run
+import shardkv.aio, shardkv.node, shardkv.launcher, shardkv.control
+from shardkv.cli import ctl, importing, node, status, store, up
+gc.collect(); gc.freeze()
+for line in sys.stdin:
+    order = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        for number, name in enumerate(order["streams"]):
+            mode = os.O_RDONLY if number == 0 else os.O_WRONLY
+            os.dup2(os.open(name, mode), number)
+        os.environ.update(order["env"])
+        status = 70
+        try:
+            status = run(order["words"])
+            sys.stdout.flush()
+        except SystemExit as end:
+            status = end.code
+        finally:
+            os._exit(status)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Warm:
+    """Runs command lines, one at a time, each in a process forked from one that has imported all.
+
+    What runs is what `shardkv` runs; only a third of a second of imports is saved each time.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._streams = [directory / f"warm.{name}" for name in ("in", "out", "err")]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WARM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment(),
+            text=True,
+        )
+        self._begun = 0.0
+
+    def run(self, *words: str | bytes, stdin: bytes = b"", **env: str) -> Ended:
+        """Run `shardkv WORDS` to its end."""
+        self.begin(*words, stdin=stdin, **env)
+        return self.end()
+
+    def begin(self, *words: str | bytes, stdin: bytes = b"", **env: str) -> int:
+        """Start `shardkv WORDS`; returns its process id. `end` must follow."""
+        assert self._process.stdin is not None
+        for stream, content in zip(self._streams, (stdin, b"", b""), strict=True):
+            stream.write_bytes(content)
+        order = {
+            "words": [os.fsdecode(word) for word in words],
+            "streams": [str(stream) for stream in self._streams],
+            "env": env,
+        }
+        self._begun = time.monotonic()
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return int(self._answer())
+
+    def said(self) -> str:
+        """What the one that runs has said on standard error so far."""
+        return self._streams[2].read_text()
+
+    def end(self) -> Ended:
+        """Wait for the end."""
+        status = int(self._answer())
+        seconds = time.monotonic() - self._begun
+        ended = Ended(status, self._streams[1].read_bytes(), self.said(), seconds)
+        assert "Traceback" not in ended.err, ended.err
+        return ended
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the process that forks ended with {self._process.wait()}"
+        return line
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(SOON)
 
 
 @dataclass(slots=True)
@@ -314,7 +403,9 @@ class Cluster:
     def cli(self, *arguments: str | bytes, **options: object) -> Ended:
         """A command line against this cluster."""
         return run_program(
-            *arguments, SHARDKV_ENDPOINTS=",".join(self.endpoints), **options  # type: ignore[arg-type]
+            *arguments,
+            SHARDKV_ENDPOINTS=",".join(self.endpoints),
+            **options,  # type: ignore[arg-type]
         )
 
     # Ending
@@ -372,9 +463,7 @@ class Eyes:
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
 
-    async def until(
-        self, condition: Callable[[Seen], T], what: str, seconds: float = SOON
-    ) -> T:
+    async def until(self, condition: Callable[[Seen], T], what: str, seconds: float = SOON) -> T:
         """The first true answer about what the nodes say."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
