@@ -61,7 +61,7 @@ class ShardCtrler:
     @classmethod
     async def start(
         cls,
-        ends: Mapping[str, LabEnd],
+        ends: Mapping[Address, LabEnd],
         me: int,
         drive: SimDrive,
         rng: Random,
@@ -86,7 +86,7 @@ class ShardCtrler:
         )
         rsm = ReplicatedStateMachine(ControllerMachine(NSHARDS, last_may_leave=True))
         rsm.attach(await node.start(rsm))
-        return cls(node, rsm, LabTransport(addressed(ends)))
+        return cls(node, rsm, LabTransport(ends))
 
     @property
     def server(self) -> LabServer:
@@ -111,8 +111,8 @@ class Clerk:
         ends: To each of the controller's servers, by its name.
     """
 
-    def __init__(self, ends: Mapping[str, LabEnd], rng: Random) -> None:
-        self._client = controller_client(LabTransport(addressed(ends)), list(ends), rng)
+    def __init__(self, ends: Mapping[Address, LabEnd], rng: Random) -> None:
+        self._client = controller_client(LabTransport(ends), list(ends), rng)
 
     async def query(self, num: int) -> Config:
         """Configuration `num`; the newest for -1 and for one beyond the newest."""
@@ -130,15 +130,10 @@ class Clerk:
 
 
 def controller_client(
-    transport: Transport, endpoints: Sequence[str], rng: Random
+    transport: Transport, endpoints: Sequence[Address], rng: Random
 ) -> ControllerClient:
     """The production client, with a lab clerk's patience."""
-    addresses = [Address(name) for name in endpoints]
-    return ControllerClient(transport, addresses, rng, timeout_seconds=EVER_SECONDS)
-
-
-def addressed(ends: Mapping[str, LabEnd]) -> dict[Address, LabEnd]:
-    return {Address(name): end for name, end in ends.items()}
+    return ControllerClient(transport, endpoints, rng, timeout_seconds=EVER_SECONDS)
 
 
 def joining(gid: int, names: Sequence[str]) -> JoiningGroup:

@@ -8,6 +8,7 @@ from typing import Final
 from labrpc.sim.chance import Chance
 from labrpc.sim.disk import SimDrive
 from labrpc.sim.labnet import LabNetwork
+from labrpc.transport import Address
 from labs.harness.edition import TEST_SECONDS_MAX, LabFailure
 from labs.harness.shard_group import Ends, Group, shuffled
 from labs.node import Watcher
@@ -37,7 +38,7 @@ class ShardCtrlerCluster:
         self._began = self._loop.time()
         self._prefix = prefix
         self._clerks = 0
-        names = [f"{prefix}-{i}" for i in range(SERVERS)]
+        names = [Address(f"{prefix}-{i}") for i in range(SERVERS)]
         self.group = Group(self.network, chance, CONTROLLER, names, self._start_server)
 
     async def _start_server(

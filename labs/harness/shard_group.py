@@ -12,9 +12,10 @@ from typing import Generic, Protocol, TypeVar
 from labrpc.sim.chance import Chance
 from labrpc.sim.disk import SimDrive
 from labrpc.sim.labnet import LabEnd, LabNetwork, LabServer
+from labrpc.transport import Address
 from labs.checkers import RaftInvariants
 from labs.harness.edition import LabFailure
-from labs.node import DATA, LOG, Watcher
+from labs.node import DATA, LOG, LabNode, Watcher
 from raft.types import GroupId
 
 
@@ -23,6 +24,9 @@ class Serving(Protocol):
 
     @property
     def server(self) -> LabServer: ...
+
+    @property
+    def node(self) -> LabNode: ...
 
     def leads(self) -> bool: ...
 
@@ -33,7 +37,7 @@ S_co = TypeVar("S_co", bound=Serving, covariant=True)
 S = TypeVar("S", bound=Serving)
 
 
-class Ends(Mapping[str, LabEnd]):
+class Ends(Mapping[Address, LabEnd]):
     """One process's ends, by the name of the server: each made when it is first asked for.
 
     Args:
@@ -41,17 +45,17 @@ class Ends(Mapping[str, LabEnd]):
         known: Servers whose ends are there from the beginning, in this order.
     """
 
-    def __init__(self, network: LabNetwork, owner: str, known: Sequence[str] = ()) -> None:
+    def __init__(self, network: LabNetwork, owner: str, known: Sequence[Address] = ()) -> None:
         self._network, self._owner = network, owner
-        self._ends: dict[str, LabEnd] = {}
+        self._ends: dict[Address, LabEnd] = {}
         self._connected = True
         for name in known:
             self._make(name)
 
-    def __getitem__(self, name: str) -> LabEnd:
+    def __getitem__(self, name: Address) -> LabEnd:
         return self._ends.get(name) or self._make(name)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Address]:
         return iter(self._ends)
 
     def __len__(self) -> int:
@@ -65,7 +69,7 @@ class Ends(Mapping[str, LabEnd]):
         """Cut the process off: no call of it reaches anybody, also to servers yet to come."""
         self._enable_all(False)
 
-    def disable(self, names: Sequence[str]) -> None:
+    def disable(self, names: Sequence[Address]) -> None:
         for name in names:
             self._network.enable(self[name].name, False)
 
@@ -79,7 +83,7 @@ class Ends(Mapping[str, LabEnd]):
         for end in self._ends.values():
             self._network.enable(end.name, enabled)
 
-    def _make(self, name: str) -> LabEnd:
+    def _make(self, name: Address) -> LabEnd:
         end = self._ends[name] = self._network.make_end(f"{self._owner}->{name}")
         self._network.connect(end.name, name)
         self._network.enable(end.name, self._connected)
@@ -109,10 +113,10 @@ class Group(Generic[S]):
         network: LabNetwork,
         chance: Chance,
         gid: GroupId,
-        names: Sequence[str],
+        names: Sequence[Address],
         start: StartServer[S],
         *,
-        cut_off: Sequence[str] = (),
+        cut_off: Sequence[Address] = (),
     ) -> None:
         self.gid, self.names = gid, list(names)
         self.servers: list[S | None] = [None] * len(names)
@@ -152,11 +156,18 @@ class Group(Generic[S]):
         server, ends = self.servers[i], self._ends[i]
         if server is None or ends is None:
             return
+        self._must_be_sound(server)
         ends.disable([*self.names, *self._cut_off])
         self._network.delete_server(self.names[i])
         self._drives[i].crash()
         server.kill()
         self.servers[i] = self._ends[i] = None
+
+    def _must_be_sound(self, server: S) -> None:
+        """A replica that met a broken invariant falls silent; here that fails the test."""
+        because = server.node.host.replicas[self.gid].stopped_because
+        if because is not None:
+            raise LabFailure(f"{server.node.name} has stopped: {because}")
 
     def running(self) -> list[S]:
         return [server for server in self.servers if server is not None]
@@ -173,7 +184,7 @@ class Group(Generic[S]):
         raise LabFailure(f"group {self.gid} has no leader")
 
 
-def shuffled(rng: Random, names: Sequence[str]) -> list[str]:
+def shuffled(rng: Random, names: Sequence[Address]) -> list[Address]:
     """The order in which one clerk knows the servers."""
     order = list(names)
     rng.shuffle(order)
