@@ -175,6 +175,21 @@ def test_a_rejection_never_moves_next_to_or_below_what_is_acknowledged() -> None
     assert replica.progress[N2].next == 3
 
 
+def test_a_rejection_of_what_was_acknowledged_is_not_answered_with_the_same_again() -> None:
+    """Late, or of a replica that lost data: either way not a message for a message for ever."""
+    replica = leader(1, voters=TWO)
+    propose(replica, 2)
+    replica.report_unreachable(N2)
+    replica.step(beat_reply(2, replica, beat(replica), 1), NOW + 10)
+    (probe,) = appends(effects(replica))
+    assert probe.prev == id_of(1, 1)
+
+    rejection = AppendReply(N2, N1, T1, rejected=Index(1), hint=id_of(0, 0))
+    replica.step(rejection, NOW + 10)
+
+    assert appends(effects(replica)) == []
+
+
 def test_the_window_bounds_messages_in_flight() -> None:
     """Invariant B3."""
     replica = leader(1, voters=TWO, config=replace(PRODUCTION, inflight_messages_max=2))
