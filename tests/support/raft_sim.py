@@ -1,7 +1,7 @@
 """A small cluster of cores in one heap of events: faults from a seed, invariants at each step.
 
 Only the pure core is real; the disk, network and driver are the simplest that keep the law of
-effects (`raft/ready.py`). Invariants are those of the project's list: R1 to R7, R10 to R12, R14.
+effects (`raft/ready.py`). Invariants by their numbers: R1 to R7, R9 to R14, R17.
 """
 
 import heapq
@@ -16,7 +16,15 @@ from raft.config import Mode, RaftConfig
 from raft.core import Raft
 from raft.errors import MembershipRefused, Overloaded, TransferRefused
 from raft.log import Log
-from raft.messages import AnyMessage, InstallSnapshot
+from raft.messages import (
+    AnyMessage,
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    InstallSnapshot,
+    RequestVote,
+    VoteReply,
+)
 from raft.quorum import Electorate
 from raft.ready import Ready
 from raft.types import (
@@ -280,6 +288,7 @@ class Cluster:
     # The network
 
     def send(self, message: AnyMessage) -> None:
+        self.check_promise(message)
         times = 0 if self.net.random() < self.faults.loss else 1
         times += self.net.random() < self.faults.repeat
         if message.source == message.target:
@@ -443,6 +452,21 @@ class Cluster:
         now = Electorate.of(core.membership)
         before = Electorate.of(core.log.membership_at(Index(core.log.membership_index - 1)))
         assert now.agrees(durable) or before.agrees(durable), "R10: no majority holds it"
+
+    def check_promise(self, message: AnyMessage) -> None:
+        """R9: what a message promises is on its sender's disk; R17: only a leader appends."""
+        image = self.nodes[message.source].image
+        match message:
+            case VoteReply(granted=True, pre=False):
+                assert image.hard_state.term >= message.term, "R9: a vote before its save"
+                if image.hard_state.term == message.term:
+                    assert image.hard_state.vote == message.target, "R9: a vote before its save"
+            case RequestVote(pre=False):
+                assert image.hard_state.term >= message.term, "R9: a term before its save"
+            case AppendReply(rejected=0) if message.match:
+                assert image.last().index >= message.match, "R9: acknowledged before its save"
+            case AppendEntries() | Heartbeat():
+                assert self.leaders.get(message.term, message.source) == message.source, "R17"
 
     def check_entry(self, core: Raft, entry_: Entry) -> None:
         before = core.log.id_at(Index(entry_.index - 1))
