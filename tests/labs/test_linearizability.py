@@ -79,12 +79,14 @@ def test_a_legal_register_passes(lines: list[str]) -> None:
 
 @pytest.mark.parametrize("lines", ILLEGAL.values(), ids=ILLEGAL)
 def test_an_illegal_register_is_caught(lines: list[str]) -> None:
-    with pytest.raises(NotLinearizable, match="no legal order of"):
+    with pytest.raises(NotLinearizable):
         judge_register(history(*lines))
 
 
 def test_giving_up_is_not_passing() -> None:
-    operations = history(*[f"{n} put {n} 0-100" for n in range(12)], "12 get z 101-102")
+    operations = history(
+        *[f"{n} put {n} 0-100" for n in range(12)], "12 get 3 101-102", "12 get 4 103-104"
+    )
 
     with pytest.raises(Undecided):
         judge_register(operations, steps_max=1000)
