@@ -8,11 +8,16 @@ group takes configurations one by one.
 import asyncio
 from collections.abc import Sequence
 
+from labs.harness import kv_history
+from labs.harness.clerks import Recorder, Strings
+from labs.harness.kv_history import judge_calls
+from labs.harness.kv_tests import work
 from labs.harness.shard_ctrler_cluster import ShardCtrlerCluster
 from labs.harness.shard_kv_cluster import GIDS, SERVERS, Model, ShardKVCluster
 from labs.shardkv import key2shard
 from tests.support.shard_lab import Play
 
+KEYS = [str(number) for number in range(10)]
 QUIET_SECONDS = 2.0
 """So long without a completion, and those that are to come have come."""
 STATE_BYTES_MAX = 3 * (27 * 1000 + 2 * 3 * 1000 + 6000)
@@ -43,21 +48,28 @@ async def count_gets(
 
 
 class Appenders:
-    """A task a key that appends to it again and again, each with a clerk of its own."""
+    """A task a key that appends to it again and again, each with a clerk of its own.
 
-    def __init__(self, cluster: ShardKVCluster, model: Model, length: int, pause: float) -> None:
+    Args:
+        pause: Seconds between two appends; None: as long as a client works on its own.
+    """
+
+    def __init__(
+        self, cluster: ShardKVCluster, model: Model, length: int, pause: float | None = None
+    ) -> None:
         self._stop = False
         self._cluster, self._model = cluster, model
         self._length, self._pause = length, pause
-        self.appends = 0
         self._tasks = [asyncio.create_task(self._run(key)) for key in model.values]
 
     async def _run(self, key: str) -> None:
         clerk = self._cluster.make_clerk()
         while not self._stop:
             await self._model.append(key, self._length, clerk)
-            self.appends += 1
-            await asyncio.sleep(self._pause)
+            if self._pause is None:
+                await work(self._cluster.rng)
+            else:
+                await asyncio.sleep(self._pause)
 
     async def stop(self) -> None:
         self._stop = True
@@ -278,7 +290,7 @@ def test_concurrent3_5b(play: Play) -> None:
         await cluster.join(0)
         model = Model(cluster, cluster.make_clerk())
         await model.put_all(10, 1)
-        appenders = Appenders(cluster, model, 1, pause=0)
+        appenders = Appenders(cluster, model, 1)
         loop = asyncio.get_running_loop()
         until = loop.time() + 12
 
@@ -348,13 +360,47 @@ def test_unreliable2_5b(play: Play) -> None:
         await cluster.join(0)
         model = Model(cluster, cluster.make_clerk())
         await model.put_all(10, 5)
-        appenders = Appenders(cluster, model, 5, pause=0)
+        appenders = Appenders(cluster, model, 5)
 
         await moves(cluster)
 
         cluster.network.reliable = True
         await appenders.stop()
         await model.check_all()
+
+    play(scenario, reliable=False, maxraftstate=100)
+
+
+def test_unreliable3_5b(play: Play) -> None:
+    """Gets, puts and appends of ten clients are linearizable while shards move."""
+
+    async def scenario(cluster: ShardKVCluster) -> None:
+        recorder = Recorder()
+        await cluster.join(0)
+        first = Strings(cluster.make_clerk(), recorder)
+        for key in KEYS:
+            await first.put(key, cluster.random_string(5))
+        stopped = False
+
+        async def client() -> None:
+            clerk, rng = Strings(cluster.make_clerk(), recorder), cluster.rng
+            while not stopped:
+                key = rng.choice(KEYS)
+                if rng.random() < 0.5:
+                    await clerk.append(key, cluster.random_string(5))
+                elif rng.random() < 0.1:
+                    await clerk.put(key, cluster.random_string(5))
+                else:
+                    await clerk.get(key)
+                await work(rng)
+
+        clients = asyncio.gather(*[client() for _ in KEYS])
+        await moves(cluster)
+        stopped = True
+        cluster.network.reliable = True
+        await clients
+
+        judge_calls(recorder.calls, kv_history.Strings())
 
     play(scenario, reliable=False, maxraftstate=100)
 
