@@ -554,6 +554,9 @@ class _WatchedCourier:
         self._invariants.turned(self._name)
         self._inner.flush()
 
+    def close(self) -> None:
+        self._inner.close()
+
 
 class _WatchedMachine:
     """A state machine that shows what it is given."""

@@ -231,13 +231,17 @@ def _append_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> Ap
 
 
 def _heartbeat(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> Heartbeat:
-    commit, token = _array(rest, 2, "heartbeat")
-    return Heartbeat(s, t, term, Index(_number(commit, "commit")), _number(token, "token"))
+    commit, token, asks = _array(rest, 3, "heartbeat")
+    return Heartbeat(
+        s, t, term, Index(_number(commit, "commit")), _number(token, "token"), _flag(asks)
+    )
 
 
 def _heartbeat_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> HeartbeatReply:
-    token, last = _array(rest, 2, "heartbeat reply")
-    return HeartbeatReply(s, t, term, _number(token, "token"), Index(_number(last, "last")))
+    token, last, asked = _array(rest, 3, "heartbeat reply")
+    return HeartbeatReply(
+        s, t, term, _number(token, "token"), Index(_number(last, "last")), _flag(asked)
+    )
 
 
 def _install_snapshot(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> InstallSnapshot:

@@ -241,7 +241,9 @@ class Raft(Facts):
             state.commit_to(heartbeat.commit)
         durable = state.log.durable
         state.messages.append(
-            HeartbeatReply(state.id, heartbeat.source, state.term, heartbeat.token, durable)
+            HeartbeatReply(
+                state.id, heartbeat.source, state.term, heartbeat.token, durable, heartbeat.asks
+            )
         )
 
     def _on_install_snapshot(self, install: InstallSnapshot, now: float) -> None:

@@ -4,13 +4,19 @@ A message costs 150 to 300 microseconds to send whatever its size, so everything
 to say to a node travels together, in frames of at most 1 MiB (or one message). Votes and heartbeats
 are packed before appends, so that a burst of entries never delays them. Snapshots go by a bulk
 channel, a connection of its own.
+
+The answer to a heartbeat that no read waits for is in no hurry: it travels with the next frame to
+that node, its own heartbeats mostly, or alone after one heartbeat's time. So two nodes that lead
+groups of each other exchange one frame each way and heartbeat, not two. The time is far below
+what a leader allows a majority to be silent (`RaftConfig`: at least three heartbeats).
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from raft.frames import FrameCodec
-from raft.messages import AppendEntries
+from raft.messages import AppendEntries, HeartbeatReply
 from raft.parcel import Parcel
 from raft.ports import Outbox
 from raft.snapshot_stream import SnapshotChunk
@@ -27,6 +33,8 @@ class Courier(Protocol):
 
     def flush(self) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class FrameCourier:
     """The production courier: frames over channels.
@@ -34,11 +42,17 @@ class FrameCourier:
     Args:
         dial: Gives the channel to an address; with True the bulk one.
         codec: Packs parcels into frames that name this node and its cluster.
+        hold_seconds: How long an answer in no hurry waits for company: a heartbeat's time.
     """
 
-    def __init__(self, dial: Callable[[str, bool], Outbox], codec: FrameCodec) -> None:
+    def __init__(
+        self, dial: Callable[[str, bool], Outbox], codec: FrameCodec, hold_seconds: float = 0.1
+    ) -> None:
         self._dial = dial
         self._codec = codec
+        self._hold_seconds = hold_seconds
+        self._held: dict[str, list[Parcel]] = {}  # in no hurry
+        self._held_timer: asyncio.TimerHandle | None = None
         self._urgent: dict[str, list[Parcel]] = {}
         self._entries: dict[str, list[Parcel]] = {}
         self.dropped = 0  # frames that a channel refused
@@ -47,16 +61,41 @@ class FrameCourier:
         content = parcel.content
         if isinstance(content, SnapshotChunk):
             self._send(address, [parcel], bulk=True)
+        elif isinstance(content, HeartbeatReply) and not content.asked:
+            self._hold(address, parcel)
         elif isinstance(content, AppendEntries):
             self._entries.setdefault(address, []).append(parcel)
         else:
             self._urgent.setdefault(address, []).append(parcel)
+
+    def _hold(self, address: str, parcel: Parcel) -> None:
+        self._held.setdefault(address, []).append(parcel)
+        if self._held_timer is None:
+            loop = asyncio.get_running_loop()
+            self._held_timer = loop.call_later(self._hold_seconds, self._release)
+
+    def _release(self) -> None:
+        """Send what found no company."""
+        self._held_timer = None
+        held, self._held = self._held, {}
+        for address, parcels in held.items():
+            self._urgent.setdefault(address, []).extend(parcels)
+        self.flush()
+
+    def close(self) -> None:
+        """Send nothing more."""
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
+        self._held.clear()
 
     def flush(self) -> None:
         if not self._urgent and not self._entries:
             return
         urgent, self._urgent = self._urgent, {}
         entries, self._entries = self._entries, {}
+        for address in [a for a in self._held if a in urgent or a in entries]:
+            urgent.setdefault(address, []).extend(self._held.pop(address))
         for address, parcels in entries.items():
             urgent.setdefault(address, []).extend(parcels)
         for address, parcels in urgent.items():

@@ -292,3 +292,4 @@ class Host:
             self._timer.cancel()
         for replica in self.replicas.values():
             replica.stop(because)
+        self._courier.close()

@@ -118,11 +118,12 @@ class Leader:
         self.replication.round += 1
         if self.commits_own_term:
             self.reads.start(self.replication.round)
+        asks = bool(self.reads.confirmed_up_to)
         for progress in self.replication.followers.values():
             # Never past what the follower is known to hold: its log may differ beyond (B06).
             commit = min(progress.match, state.commit)
             state.early.append(
-                Heartbeat(state.id, progress.id, state.term, commit, self.replication.round)
+                Heartbeat(state.id, progress.id, state.term, commit, self.replication.round, asks)
             )
         self._confirm_reads()
 

@@ -64,24 +64,27 @@ class AppendReply(NamedTuple):
 
 class Heartbeat(NamedTuple):
     """The leader lives. `commit` never passes what the target is known to hold; `token` numbers
-    the round of read confirmations that an answer belongs to (0: none)."""
+    the round of read confirmations that an answer belongs to (0: none). `asks`: reads wait for
+    the answer; otherwise it may travel with whatever goes that way next, within a heartbeat."""
 
     source: ReplicaId
     target: ReplicaId
     term: Term
     commit: Index = Index(0)
     token: int = 0
+    asks: bool = False
 
 
 class HeartbeatReply(NamedTuple):
     """`last` is the follower's last durable index: a leader that had a higher one acknowledged in
-    this term stops counting it (the replica lost data it had promised)."""
+    this term stops counting it (the replica lost data it had promised). `asked` echoes `asks`."""
 
     source: ReplicaId
     target: ReplicaId
     term: Term
     token: int = 0
     last: Index = Index(0)
+    asked: bool = False
 
 
 class InstallSnapshot(NamedTuple):

@@ -75,10 +75,10 @@ def message_text(message: AnyMessage) -> str:
             if rejected:
                 return f"AppendReply term={term} rejected={rejected} hint={id_text(hint)}"
             return f"AppendReply term={term} match={match_}"
-        case Heartbeat(_, _, term, commit, token):
-            return f"Heartbeat term={term} commit={commit} token={token}"
-        case HeartbeatReply(_, _, term, token, last):
-            return f"HeartbeatReply term={term} token={token} last={last}"
+        case Heartbeat(_, _, term, commit, token, asks):
+            return f"Heartbeat term={term} commit={commit} token={token}" + " asks" * asks
+        case HeartbeatReply(_, _, term, token, last, asked):
+            return f"HeartbeatReply term={term} token={token} last={last}" + " asked" * asked
         case InstallSnapshot(_, _, term, snapshot):
             return f"InstallSnapshot term={term} {snapshot_text(snapshot)}"
         case TimeoutNow(_, _, term):

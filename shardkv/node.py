@@ -124,7 +124,9 @@ class Node:
             log_store=databases.log_store,
             data_disk=databases.data_disk,
             courier=FrameCourier(
-                lambda address, bulk: self._peers.channel(Address(address), bulk=bulk), codec
+                lambda address, bulk: self._peers.channel(Address(address), bulk=bulk),
+                codec,
+                raft_config(settings).heartbeat_seconds,
             ),
             codec=codec,
             config=raft_config(settings),

@@ -44,7 +44,7 @@ def test_a_read_waits_for_a_majority_that_answers_a_later_heartbeat() -> None:
     replica.read_index(b"r")
     done = effects(replica)
     assert done.reads == ()
-    assert beats(done) == [Heartbeat(N1, n, T1, Index(1), 1) for n in (N2, N3)]
+    assert beats(done) == [Heartbeat(N1, n, T1, Index(1), 1, asks=True) for n in (N2, N3)]
 
     replica.step(beat_reply(2, replica, 1, 1), NOW + 10)
     assert reads(replica) == (ReadState(b"r", Index(1)),)
@@ -63,6 +63,16 @@ def test_an_answer_to_an_earlier_heartbeat_confirms_nothing() -> None:
 
     replica.step(beat_reply(3, replica, first.token + 1, 1), NOW + 11)
     assert reads(replica) == (ReadState(b"r", Index(1)),)
+
+
+def test_only_heartbeats_that_a_read_waits_for_ask_for_a_prompt_answer() -> None:
+    """The others' answers may travel with whatever goes that way next (`raft/courier.py`)."""
+    replica = leader(1)
+    replica.timeout(replica.deadline)
+    assert [beat.asks for beat in beats(effects(replica))] == [False, False]
+
+    replica.read_index(b"r")
+    assert [beat.asks for beat in beats(effects(replica))] == [True, True]
 
 
 def test_an_answer_of_an_earlier_term_confirms_nothing() -> None:

@@ -89,7 +89,7 @@ class Node:
             address=self.address,
             log_store=log_store,
             data_disk=data,
-            courier=FrameCourier(dial, codec),
+            courier=FrameCourier(dial, codec, world.config.heartbeat_seconds),
             codec=codec,
             config=world.config,
             rng=world.chance.rng(f"host/{self.name}/{self._boot}"),
