@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 CONFIGS_MAX: Final = 256
 """Past configurations that are kept, so that a group which lags asks for each only once."""
+WATCH_SECONDS: Final = 2.0
+"""How long one watch is held. News whose answer was lost on the way comes with the next watch."""
 _AT_ONCE_SECONDS: Final = 0.1
 
 
@@ -34,8 +36,8 @@ class Controller(Protocol):
         """One configuration of the history."""
         ...
 
-    async def watch(self, seen: View) -> View:
-        """Something newer than `seen`, as soon as there is; or after a while what there is."""
+    async def watch(self, seen: View, *, seconds: float) -> View:
+        """Something newer than `seen`, as soon as there is; after `seconds` what there is."""
         ...
 
 
@@ -111,9 +113,10 @@ class ConfigFeed:
             asked = loop.time()
             try:
                 seen = self.view
-                view = await (
-                    self._controller.newest() if seen is None else self._controller.watch(seen)
-                )
+                if seen is None:
+                    view = await self._controller.newest()
+                else:
+                    view = await self._controller.watch(seen, seconds=WATCH_SECONDS)
             except Exception as error:  # whatever it is: ask again
                 log.debug("the controller does not answer: %s", error)
                 await asyncio.sleep(self._backoff.next())
