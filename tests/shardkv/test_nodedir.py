@@ -1,11 +1,14 @@
 """A node's directory is made whole or not at all, and is nobody else's."""
 
+import asyncio
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from raft.disk.leveldb import LevelDB
 from raft.disk.records import NodeIdentity
-from raft.errors import DataInUse, DataUnusable
+from raft.errors import DataInUse, DataUnusable, StorageFailed
 from raft.types import NodeId
 from shardkv import nodedir
 from shardkv.config import ConfigError, load
@@ -93,3 +96,36 @@ def test_both_promises_lost_is_refused_and_one_is_enough(made: Path, change: str
     damage(made / "promise-b")
     with pytest.raises(DataUnusable, match=r"promise-a and .*promise-b: missing or damaged"):
         nodedir.identity(made)
+
+
+def test_a_damaged_row_is_found_at_the_start_whoever_would_read_it(made: Path) -> None:
+    """In the middle of the largest table: nothing but reading it through can find it."""
+
+    async def fill() -> None:
+        data = LevelDB.open(made / "data", trust_log=False)
+        rng = Random(7)
+        data.write([(b"d%05d" % n, rng.randbytes(500)) for n in range(2000)])
+        await data.flush()
+        await data.close()
+
+    failures: list[str] = []
+
+    def fails(error: BaseException) -> None:
+        failures.append(str(error))
+
+    async def start() -> None:
+        databases = await nodedir.open_databases(made, nodedir.identity(made), on_failure=fails)
+        await databases.close()
+
+    asyncio.run(fill())
+    asyncio.run(start())
+    assert failures == []
+    table = max((made / "data").glob("*.ldb"), key=lambda path: path.stat().st_size)
+    content = bytearray(table.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    table.write_bytes(content)
+
+    with pytest.raises(StorageFailed):
+        asyncio.run(start())
+    assert len(failures) == 1
+    assert "data" in failures[0]
