@@ -1,4 +1,4 @@
-"""Seeded schedules of every fault on real hosts: whatever happens, nothing that was promised breaks.
+"""Seeded schedules of every fault on real hosts: nothing that was promised breaks.
 
 A failure names its seed; this replays it:
 

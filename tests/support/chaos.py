@@ -14,7 +14,7 @@ from typing import Any, Final
 import raft.host
 from labrpc.sim.loop import run
 from labrpc.sim.network import HEALTHY, Faults
-from raft.config import KIB, MIB, RaftConfig
+from raft.config import KIB, MIB, Mode, RaftConfig
 from raft.courier import Courier
 from raft.disk.log_store import ReplicaRefused
 from raft.disk.records import ReplicaRecord
@@ -55,14 +55,20 @@ class Knobs:
     faults: tuple[str, ...]
     config: RaftConfig
     compaction: CompactionConfig
-    seconds: float = 5.0
+    seconds: float = 4.0
     pause_seconds_max: float = 0.4
     clients: int = 3
+    reads: float = 0.25  # which part of what clients do
 
     @classmethod
     def draw(cls, rng: Random) -> "Knobs":
         faults = tuple(fault for fault in FAULTS if rng.random() < 0.5)
+        heartbeat, least, most = rng.choice([(0.1, 0.5, 1.0), (0.02, 0.08, 0.2)])
         config = RaftConfig(
+            heartbeat_seconds=heartbeat,
+            election_seconds_min=least,
+            election_seconds_max=most,
+            mode=rng.choice([Mode.PRODUCTION, Mode.PRODUCTION, Mode.PRODUCTION, Mode.LAB]),
             append_bytes_max=rng.choice([200, 1000, MIB]),
             inflight_messages_max=rng.choice([1, 4, 64]),
             cache_bytes_max=rng.choice([300, 3000, 16 * MIB]),
@@ -121,6 +127,9 @@ class WatchedCourier:
         if replica is not None:
             node.oracle.turned(node.name, replica, asyncio.get_running_loop().time())
         self._inner.flush()
+
+    def close(self) -> None:
+        self._inner.close()
 
 
 class ChaosNode(Node):
@@ -259,7 +268,7 @@ class ChaosWorld(World):
                 node = rng.choice(self.all)
             if not node.has_replica:
                 node = None
-            elif rng.random() < 0.25:
+            elif rng.random() < self.knobs.reads:
                 await self.read(node)
                 node = rng.choice(self.all)
             else:
@@ -441,15 +450,17 @@ class ChaosWorld(World):
         if leader is None:
             return
         membership = leader.replica.core.membership
+        many = rng.choice([1, 1, 2])
         here = {m.node for m in members(membership).values()}
         spare = [n for n in self.all if NodeId(n.name) not in here]
-        if not spare and len(self.nodes) < self.knobs.size + 2:
-            node = self.nodes[f"n{len(self.nodes) + 1}"] = self.make_node(f"n{len(self.nodes) + 1}")
+        while len(spare) < many and len(self.nodes) < self.knobs.size + 2:
+            name = f"n{len(self.nodes) + 1}"
+            node = self.nodes[name] = self.make_node(name)
             node.power_up()
-            spare = [node]
-        add = [(NodeId(n.name), n.address) for n in spare[:1]] if rng.random() < 0.7 else []
-        removable = [*membership.voters, *membership.learners]
-        remove = [rng.choice(removable).id] if rng.random() < 0.6 else []
+            spare.append(node)
+        add = [(NodeId(n.name), n.address) for n in spare[:many]] if rng.random() < 0.7 else []
+        known = [m.id for m in (*membership.voters, *membership.learners)]
+        remove = rng.sample(known, min(many, len(known))) if rng.random() < 0.6 else []
         try:
             leader.replica.change_members(add=add, remove=remove)
         except (MembershipRefused, NotLeader):
@@ -493,8 +504,8 @@ class ChaosWorld(World):
         until = self._loop.time() + seconds
         attempt = 0
         while True:
-            assert self._loop.time() < until, "no command went through after healing"
-            self._look_for_silent()
+            assert self._loop.time() < until, "L2: no command went through after healing"
+            self.look_for_silent()
             self.oracle.check()
             leader = self.leading()
             attempt += 1
@@ -506,8 +517,8 @@ class ChaosWorld(World):
                 pass
             await asyncio.sleep(0.05)
         while not self._agrees():
-            assert self._loop.time() < until, f"no agreement after healing: {self._picture()}"
-            self._look_for_silent()
+            assert self._loop.time() < until, f"L3: no agreement after healing: {self._picture()}"
+            self.look_for_silent()
             self.oracle.check()
             await asyncio.sleep(0.05)
         for node in self.all:
@@ -515,7 +526,7 @@ class ChaosWorld(World):
                 self.oracle.state_is_canonical(node.name, node.replica)
                 await self.read(node)
 
-    def _look_for_silent(self) -> None:
+    def look_for_silent(self) -> None:
         for node in self.all:
             if node.has_replica:
                 because = node.replica.stopped_because
@@ -543,8 +554,9 @@ class ChaosWorld(World):
             if node.has_replica:
                 core = node.replica.core
                 lines.append(
-                    f"{node.name}: {core.role.value} term {core.term} applied {node.replica.applied} "
-                    f"commit {core.commit} log {core.log.start.last}..{core.log.last} "
+                    f"{node.name}: {core.role.value} term {core.term} "
+                    f"applied {node.replica.applied} commit {core.commit} "
+                    f"log {core.log.start.last}..{core.log.last} "
                     f"installing {core._state.installing} progress "
                     f"{[(p.id, p.match, p.next, p.sending.value) for p in core.progress.values()]}"
                 )
@@ -563,6 +575,8 @@ def live(seed: int, knobs: Knobs | None = None) -> Oracle:
             return await world.live()
         except BaseException as error:
             error.add_note(f"seed {seed}, {drawn}")
+            world.look_for_silent()
+            world.oracle.check()  # what was seen first says more than what came of it
             raise
 
     housekeeping = raft.host.HOUSEKEEPING_SECONDS

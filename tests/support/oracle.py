@@ -184,6 +184,8 @@ class _Life:
         self.led: Term | None = None
         self.led_last = Index(0)
         self.membership = replica.core.membership
+        self.proposed = replica.core.log.membership_index
+        self.acknowledged = EntryId(Index(0), Term(0))  # the highest match, and to whose term
         self.transfer_since: tuple[Term, ReplicaId, float] | None = None
 
 
@@ -258,7 +260,8 @@ class Oracle:
         for entry in entries:
             if entry.index < len(self.canonical):
                 known = self.canonical[entry.index]
-                self.must(known == entry, "R6", f"{name} applies {entry}, another did {known}")
+                if known != entry:
+                    self.must(False, "R6", f"{name} applies {entry}, another did {known}")
             elif entry.index == len(self.canonical):
                 self._becomes_canonical(name, entry)
             else:
@@ -300,8 +303,9 @@ class Oracle:
         term, promised = known.term, durable.hard_state
         if isinstance(known, RequestVote) and known.pre:
             term = Term(term - 1)
-        if not (isinstance(known, VoteReply) and known.pre and known.granted):
-            self.must(term <= promised.term, "R9", f"{name} shows {known}, durable {promised}")
+        promises = not (isinstance(known, VoteReply) and known.pre and known.granted)
+        if promises and term > promised.term:
+            self.must(False, "R9", f"{name} shows {known}, durable {promised}")
         match known:
             case AppendReply() if not known.rejected and known.match:
                 self._acknowledges(name, durable, known)
@@ -328,6 +332,10 @@ class Oracle:
             self.must(kept, "R9", f"{name} votes {vote}, durable in its {where}: {state}")
 
     def _acknowledges(self, name: str, durable: Durable, reply: AppendReply) -> None:
+        life = self.lives.get(name)
+        if life is not None:
+            told = EntryId(reply.match, reply.term)
+            life.acknowledged = max(life.acknowledged, told, key=lambda e: (e.term, e.index))
         kept = reply.match <= durable.tail.index
         self.must(kept, "R9", f"{name} acknowledges {reply.match}, durable {durable.tail}")
         if reply.match <= durable.start.index:
@@ -351,7 +359,8 @@ class Oracle:
 
     def _leads(self, name: str, boot: int, term: Term) -> None:
         known = self.leaders.setdefault(term, (name, boot))
-        self.must(known == (name, boot), "R1", f"term {term}: {known} led, and {name}/{boot}")
+        if known != (name, boot):
+            self.must(False, "R1", f"term {term}: {known} led, and {name}/{boot}")
 
     def _matches(self, append: AppendEntries) -> None:
         """Equal (index, term) means equal entries with equal ones before them (R3)."""
@@ -359,54 +368,75 @@ class Oracle:
         for index, term, kind, data in append.entries:
             entry = (before, kind, data)
             known = self._seen.setdefault(EntryId(index, term), entry)
-            self.must(known == entry, "R3", f"entry {index}/{term} is {known} and {entry}")
+            if known != entry:
+                self.must(False, "R3", f"entry {index}/{term} is {known} and {entry}")
             before = term
 
     def turned(self, name: str, replica: Replica, now: float) -> None:
-        """A turn of a replica ended."""
+        """A turn of a replica ended. Runs at every step: a story is told only when it is needed."""
         life = self.lives.get(name)
         if life is None or life.replica is not replica or replica.stopped_because is not None:
             return
-        core = replica.core
-        marks = (core.log.start.last.index, core.applied, core.commit, core.log.last.index)
-        installs = core._state.installing is not None
-        if not installs:
-            self.must(list(marks) == sorted(marks), "R7", f"{name}: {marks} are out of order")
-            self.must(replica.applied == core.applied, "R7", f"{name}: applied twice noted")
-        self.must(core.commit >= life.commit, "R7", f"{name}: commit falls to {core.commit}")
-        self.must(core.applied >= life.applied, "R7", f"{name}: applied falls to {core.applied}")
-        self.must(core.log.durable <= core.log.last.index, "R7", f"{name}: durable past the end")
-        if not installs:
-            durable = self.durables[name]
-            self.must(
-                core.log.durable <= durable.tail.index
-                and (
-                    core.log.durable <= durable.start.index
-                    or core.log.term(core.log.durable) == durable.term_at(core.log.durable)
-                ),
-                "R9",
-                f"{name}: it counts {core.log.durable} as durable, durable is {durable.tail}",
-            )
-        self._look_at_leader(life, now)
-        if core.role is not Role.LEADER:
+        core, log = replica.core, replica.core.log
+        if core.commit < life.commit or core.applied < life.applied:
+            self.must(False, "R7", f"{name}: commit {core.commit} or applied {core.applied} fell")
+        if core._state.installing is None:
+            self._look_at_marks(life)
+        if core.role is Role.LEADER:
+            self._look_at_leader(life, now)
+        else:
             life.led = None
         self.commit = max(self.commit, core.commit)
         life.commit, life.applied = core.commit, core.applied
         life.membership = core.membership
+        if log.durable > log.last.index:
+            self.must(False, "R7", f"{name}: durable past the end")
+
+    def _look_at_marks(self, life: _Life) -> None:
+        core, durable, name = life.replica.core, self.durables[life.name], life.name
+        log = core.log
+        if not log.start.last.index <= core.applied <= core.commit <= log.last.index:
+            marks = (log.start.last.index, core.applied, core.commit, log.last.index)
+            self.must(False, "R7", f"{name}: {marks} are out of order")
+        told = life.acknowledged
+        if core.term == told.term and log.last.index < told.index:
+            self.must(False, "R9", f"{name} took back {told}, its log ends at {log.last}")
+        if life.replica.applied != core.applied:
+            self.must(False, "R7", f"{name}: {life.replica.applied} and {core.applied} are applied")
+        counted = log.durable
+        held = counted <= durable.tail.index and (
+            counted <= durable.start.index or log.term(counted) == durable.term_at(counted)
+        )
+        if not held:
+            self.must(False, "R9", f"{name} counts {counted} as durable, it is {durable.tail}")
 
     def _look_at_leader(self, life: _Life, now: float) -> None:
         core, name = life.replica.core, life.name
-        if core.role is not Role.LEADER:
-            return
         self._leads(name, life.boot, core.term)
         if life.led == core.term:
-            self.must(core.log.last.index >= life.led_last, "R4", f"{name} cut its own log")
+            if core.log.last.index < life.led_last:
+                self.must(False, "R4", f"{name} cut its own log")
             if core.commit > life.commit and core.commit > core.log.start.last.index:
                 self._commits(life)
         elif life.led is None:
             self.probes["elections"] += 1
             self._is_complete(life)
         life.led, life.led_last = core.term, core.log.last.index
+        self._look_at_members(life)
+        self._look_at_transfer(life, now)
+
+    def _look_at_members(self, life: _Life) -> None:
+        core, name = life.replica.core, life.name
+        proposed = core.log.membership_index
+        if proposed == life.proposed:
+            return
+        in_log = proposed > core.log.start.last.index
+        if in_log and proposed > life.proposed and core.log.term(proposed) == core.term:
+            self.must(
+                core.log.term(core.commit) == core.term, "R11",
+                f"{name} changes members in term {core.term}, and has committed {core.commit}",
+            )  # fmt: skip
+        life.proposed = proposed
         uncommitted = [at for at, _ in core.log.memberships if at > max(self.commit, core.commit)]
         self.must(len(uncommitted) <= 1, "R11", f"{name}: changes of members at {uncommitted}")
         before: Membership | None = None
@@ -414,6 +444,9 @@ class Oracle:
             if before is not None and before.voters:
                 self.must(_follows(before, after), "R11", f"{name}: {before} -> {after} at {at}")
             before = after
+
+    def _look_at_transfer(self, life: _Life, now: float) -> None:
+        core, name = life.replica.core, life.name
         target = core.transfer_target
         if target == NOBODY:
             life.transfer_since = None
