@@ -43,6 +43,10 @@ EAGER_OPERATIONS: Final = 64
 LINGER_SECONDS: Final = 0.005
 """And whatever waits leaves when the last frame left so long ago."""
 _REDIRECTS_MAX: Final = 3
+_DEFINITE: Final = frozenset(
+    {"RESOURCE_EXHAUSTED", "UNAVAILABLE", "FAILED_PRECONDITION", "PERMISSION_DENIED"}
+)
+"""Refusals that come before anything is done. (INTERNAL does not.)"""
 _FRAME_HEAD_BYTES: Final = 64
 
 
@@ -140,7 +144,8 @@ class GroupLink:
             if batch := self._next_batch():
                 self._frames += 1
                 self._last_sent = self._loop.time()
-                task = self._loop.create_task(self._exchange(batch))
+                to = self._leader or self._members[self._turn % len(self._members)]
+                task = self._loop.create_task(self._exchange(to, batch))
                 self._tasks[task] = None
                 task.add_done_callback(self._ended)
 
@@ -182,11 +187,10 @@ class GroupLink:
 
     # One frame
 
-    async def _exchange(self, batch: list[Pending]) -> None:
+    async def _exchange(self, to: Address, batch: list[Pending]) -> None:
         for pending in batch:
             pending.sent += 1
             pending.in_flight = True
-        to = self._leader or self._members[self._turn % len(self._members)]
         frame = encode_frame(self.gid, self.config_number, [pending.wire() for pending in batch])
         reply: Reply | None = None
         refused: Refused | None = None
@@ -265,6 +269,9 @@ class GroupLink:
             for pending in batch:
                 self._refused(pending, refusal.message)
             return
+        if refusal.code not in _DEFINITE:
+            for pending in batch:  # its handler failed, perhaps after it had proposed
+                pending.doubtful = True
         self._again(batch)
         if refusal.code == "RESOURCE_EXHAUSTED":
             self._wait(RETRY_SECONDS)

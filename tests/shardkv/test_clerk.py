@@ -501,10 +501,11 @@ def test_a_write_that_never_left_fails_definitely_within_its_deadline(timeout: f
     with_clerk(story)
 
 
-def test_a_write_that_left_and_was_never_answered_is_unknown() -> None:
+@pytest.mark.parametrize("fate", [Fate.REPLY_LOST, Fate.UNKNOWN, Fate.INTERNAL])
+def test_a_write_that_left_and_was_never_answered_is_unknown(fate: Fate) -> None:
     async def story(store: FakeStore, clerk: Clerk) -> None:
         await clerk.put(KEY, b"v")
-        store.fates.extend([Fate.REPLY_LOST] * 100)
+        store.fates.extend([fate] * 1000)
         started = asyncio.get_running_loop().time()
 
         with pytest.raises(OutcomeUnknown):
@@ -558,5 +559,25 @@ def test_close_ends_what_is_pending_and_refuses_what_comes_after() -> None:
             await unsent
         with pytest.raises(Closed):
             await clerk.get(KEY)
+
+    with_clerk(story)
+
+
+def test_a_group_that_leaves_while_its_frame_is_about_to_go_harms_nobody() -> None:
+    """The members are gone between the decision to send and the sending."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(KEY, b"v")
+        owner = store.config.shards[store.routing(KEY)]
+        asking = asyncio.ensure_future(clerk.append(KEY, b"w"))
+        await asyncio.sleep(0)
+        link = clerk._links[owner]
+        asyncio.get_running_loop().call_soon(link.members_are, (), 2)
+
+        with pytest.raises((Unavailable, asyncio.TimeoutError)):
+            await asyncio.wait_for(asyncio.gather(asking, clerk.get(KEY)), 0.5)
+
+        link.members_are(store.groups[owner].members, 2)
+        assert await clerk.get(KEY) in (b"v", b"vw")
 
     with_clerk(story)

@@ -84,6 +84,7 @@ class Fate(Enum):
     NOT_APPLIED = "each operation was proposed, and another entry took its place"
     BUSY = "turned away"
     EXHAUSTED = "refused by the transport"
+    INTERNAL = "done, and then the handler failed"
     GARBAGE = "answered by something that is no reply"
 
 
@@ -183,6 +184,8 @@ class FakeStore:
             case Fate.GARBAGE:
                 return b"not a reply"
         reply = self.serve(to, frame, fate)
+        if fate is Fate.INTERNAL:
+            raise Refused("INTERNAL", "the server failed; see its log")
         if fate is Fate.REPLY_LOST:
             await asyncio.sleep(timeout - HOP_SECONDS)
             raise Unknown("no answer in time")
