@@ -33,7 +33,7 @@ from shardkv.protocol import (
 
 CALL_SECONDS: Final = 1.0
 """How long one frame may be away; what it carried is then sent again, under the same numbers."""
-CALL_SECONDS_MAX: Final = 4.0
+CALL_SECONDS_MAX: Final = 2.0
 """Each silence in a row doubles the patience up to here: a group that is merely slow must not be
 given the same work again and again."""
 FRAMES_MAX: Final = 4

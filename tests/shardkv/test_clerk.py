@@ -294,7 +294,7 @@ def test_appends_in_flight_take_effect_once_each_under_any_mixture_of_fates(seed
             await asyncio.sleep(chance.uniform(0, 0.5))
             store.hand_over()
 
-    with_clerk(story, timeout=60.0)
+    with_clerk(story, timeout=300.0)
 
 
 def test_a_refusal_is_recorded_and_a_retry_gets_it_again() -> None:
