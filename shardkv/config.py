@@ -30,7 +30,8 @@ PATH_CHARACTERS_MAX: Final = 4096
 HOST_CHARACTERS_MAX: Final = 253
 LOOPBACK: Final = ("127.", "localhost", "::1")
 
-_WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
+_WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
+_DIGITS_MAX: Final = 19  # as many as 2^63 - 1 has
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _V6: Final = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", re.ASCII)
@@ -53,6 +54,8 @@ def whole_number(text: str) -> int:
     """The one accepted form of a number: digits, and a sign only if it is below 0."""
     if not _WHOLE.fullmatch(text):
         raise ValueError("must be a whole number, in digits, such as 5")
+    if len(text.removeprefix("-")) > _DIGITS_MAX:
+        raise ValueError(f"must be a whole number of at most {_DIGITS_MAX} digits")
     return int(text)
 
 

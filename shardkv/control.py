@@ -20,6 +20,7 @@ from shardkv.text import quoted
 
 PAUSE_SECONDS: Final = 0.05
 NODES_OF_GROUP_MAX: Final = 9
+GID_MAX: Final = 2**31 - 1
 
 
 class GroupIsElsewhere(ShardKVError):
@@ -72,6 +73,8 @@ async def join(
     left = deadline - asyncio.get_running_loop().time()
     view = await client.newest(timeout=left)
     nodes = {str(node): found.client for node, found in view.directory.nodes.items()}
+    if len({wish.gid for wish in wishes}) != len(wishes):
+        raise ConfigError("a group is named twice")
     for wish in wishes:
         check_join(wish, view, nodes)
     wished = {node: nodes[node] for wish in wishes for node in wish.nodes}
@@ -158,6 +161,8 @@ def parse_group(text: str) -> Wish:
     gid, equals, names = text.partition("=")
     if not equals or not gid.isascii() or not gid.isdigit() or len(gid) > 10:
         raise ValueError("must be GID=NODE,NODE,..., such as 3=n4,n5,n6")
+    if not 1 <= int(gid) <= GID_MAX:
+        raise ValueError(f"must name a group's id from 1 to {GID_MAX}")
     nodes = tuple(names.split(","))
     if not all(nodes):
         raise ValueError("names no node between two commas")

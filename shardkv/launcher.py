@@ -443,8 +443,11 @@ def up(plan: Plan, *, say: Callable[[str], None], warn: Callable[[str], None]) -
     """
     if not (plan.data / clusterfile.NAME).exists():
         founding(plan, cluster="")  # refused before anything is made
-    plan.data.mkdir(parents=True, exist_ok=True)
-    lock = DirectoryLock(plan.data)
+    try:
+        plan.data.mkdir(parents=True, exist_ok=True)
+        lock = DirectoryLock(plan.data)
+    except OSError as error:
+        raise ConfigError(f"--data {plan.data} cannot be used: {error.strerror}") from error
     try:
         file = prepare(plan)
         return asyncio.run(_run(file, say, warn))

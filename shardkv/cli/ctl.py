@@ -20,7 +20,7 @@ from shardkv.cli.reaching import Reached, reach
 from shardkv.growth import Wish
 from shardkv.text import quoted
 
-GID_MAX = 2**31 - 1
+GID_MAX = control.GID_MAX
 
 
 class _Verbs(click.Group):

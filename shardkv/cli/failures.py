@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from labrpc.errors import CannotListen, Refused, RpcError, Unknown
 from raft.errors import DataInUse, DataUnusable, StorageFailed
-from shardctrler.errors import ShardCtrlerError
+from shardctrler.errors import NoSuchConfig, ShardCtrlerError
 from shardkv.config import ConfigError
 from shardkv.errors import OutcomeUnknown, SessionExpired, ShardKVError, Unavailable
 from shardkv.text import one_line, quoted, shown
@@ -77,6 +77,8 @@ def told(error: BaseException) -> Told:
             return Told(Exit.IN_USE, name, str(error), "")
         case CannotListen():
             return Told(Exit.IN_USE, name, str(error), "stop what listens there, or choose another")
+        case NoSuchConfig():  # definite, although there may be one some day
+            return Told(Exit.REFUSED, name, str(error), "")
         case ShardKVError() | ShardCtrlerError() | Refused():
             unavailable = getattr(error, "retriable", False)
             return Told(Exit.UNKNOWN if unavailable else Exit.REFUSED, name, str(error), "")

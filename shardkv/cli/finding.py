@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -61,6 +62,21 @@ def parse_endpoints(text: str, source: str) -> tuple[str, ...]:
         except ValueError as error:
             raise ConfigError(f"{source}: {quoted(item)} {error}") from error
     return tuple(found)
+
+
+class Place(click.Path):
+    """A path that is not empty; `~` is the home directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if isinstance(value, Path):
+            return value
+        try:
+            return config.path(os.fspath(value))
+        except ValueError as error:
+            self.fail(f"{quoted(str(value))} {error}", param, ctx)
 
 
 class Seconds(click.ParamType[float]):

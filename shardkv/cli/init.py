@@ -10,7 +10,7 @@ import click
 from labrpc.errors import RpcError
 from shardkv import config, nodedir
 from shardkv.admin import NodeStatus
-from shardkv.cli.finding import Request, Seconds, parse_endpoints, run
+from shardkv.cli.finding import Place, Request, Seconds, parse_endpoints, run
 from shardkv.config import ConfigError
 from shardkv.launcher import BASE_PORT_DEFAULT, HOST, PORT_STEP
 
@@ -33,7 +33,7 @@ Examples:
   shardkv ctl join 3=n4,n5,n6
 """
 )
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="To be made.")
+@click.option("--data", type=Place(), required=True, help="To be made.")
 @click.option("--node", required=True, help="Its name, such as n4; unique in the cluster.")
 @click.option("--join", required=True, metavar="HOST:PORT,...", help="Nodes of the cluster.")
 @click.option("--client", help="Where clients connect. [default: by the number in the name]")

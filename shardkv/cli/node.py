@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from shardkv import config
-from shardkv.cli.finding import Whole
+from shardkv.cli.finding import Place, Whole
 
 INIT_ONLY = ("node", "shards")
 """What was fixed when the directory was made."""
@@ -26,10 +26,8 @@ def _metavar(row: config.Key) -> str:
 
 
 @click.command(epilog="Example: shardkv node --data ./data/n1")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Its directory.")
-@click.option(
-    "--config", "file", type=click.Path(path_type=Path), help="Settings. [default: DIR/node.yaml]"
-)
+@click.option("--data", type=Place(), required=True, help="Its directory.")
+@click.option("--config", "file", type=Place(), help="Settings. [default: DIR/node.yaml]")
 @click.option("--lifeline", type=Whole(0, 2**20), hidden=True, help="Stop when this pipe ends.")
 @_with_settings
 def node(data: Path, file: Path | None, lifeline: int | None, **flags: str | None) -> int:

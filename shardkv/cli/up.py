@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from shardkv.cli.finding import Whole
+from shardkv.cli.finding import Place, Whole
 from shardkv.launcher import (
     BASE_PORT_DEFAULT,
     GROUPS_DEFAULT,
@@ -45,7 +45,7 @@ Examples:
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=Place(),
     default=Path("data"),
     show_default="./data",
     help="Where everything is kept.",

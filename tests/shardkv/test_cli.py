@@ -90,7 +90,23 @@ def test_the_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -
         ),
         *(
             pytest.param(["put", "k", "v", "--if-version", text], "", id=f"if-version {text!r}")
-            for text in ["-1", "1e3", "+5", " 5 ", "5_000", "NaN", str(2**63), str(2**64), "x"]
+            for text in ["-1", "1e3", "+5", " 5 ", "5_000", "NaN", str(2**64), "x"]
+        ),
+        pytest.param(["put", "k", "v", "--if-version", str(2**63)],
+                     f"{2**63} must be from 0 to {2**63 - 1}", id="if-version above all"),
+        pytest.param(["put", "k", "v", "--if-version", "9" * 400],
+                     "of at most 19 digits", id="if-version of 400 digits"),
+        *(
+            pytest.param([*command, ""], "must be a path of 1 to 4096", id=f"{command[0]} nowhere")
+            for command in [["up", "--data"], ["node", "--data"],
+                            ["node", "--data", "d", "--config"],
+                            ["init", "--node", "n4", "--join", DEAD, "--data"]]
+        ),
+        pytest.param(["up", "--data", "/dev/null"], "--data /dev/null cannot be used", id="a file"),
+        pytest.param(["up", "--data", "/dev/null/d"], "cannot be used", id="below a file"),
+        *(
+            pytest.param(["ctl", "join", f"{gid}=n1"], f"id from 1 to {2**31 - 1}", id=f"gid {gid}")
+            for gid in [0, 2**31]
         ),
         *(
             pytest.param(["up", "--base-port", text], "", id=f"port {text!r}")
