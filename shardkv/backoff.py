@@ -7,12 +7,14 @@ from random import Random
 from typing import Final
 
 FIRST_SECONDS: Final = 0.02
-MOST_SECONDS: Final = 1.0
+MOST_SECONDS: Final = 0.25
+"""A group elects a leader within about a second: whoever waits much longer between two looks would
+add to every outage. A few looks a second cost nobody anything."""
 _DOUBLINGS_MAX: Final = 16
 
 
 class Backoff:
-    """Pauses drawn from [0, bound]; the bound doubles with each one, from 20 ms up to 1 s."""
+    """Pauses drawn from [0, bound]; the bound doubles with each one, from 20 ms up to 250 ms."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
