@@ -31,7 +31,7 @@ ONLY_IN: Final[Mapping[str, tuple[str, ...]]] = {
     "grpc_tools": ("labrpc/grpc/*",),
     "google": ("labrpc/grpc/*",),
     "click": ("shardkv/cli/*",),
-    "rich": ("shardkv/cli/*",),
+    "rich": ("shardkv/cli/*", "labs/cli/*"),
     "ruamel": ("shardkv/config.py", "shardkv/clusterfile.py"),
     "uvloop": ("shardkv/node.py", "shardkv/loops.py"),
     "socket": ("labrpc/grpc/*", "shardkv/*.py"),
@@ -61,6 +61,8 @@ EDGE: Final = (
     "shardkv/sync.py",
     "shardkv/loops.py",
     "labs/__main__.py",
+    "labs/cli/*",
+    "labs/mapreduce/*",
 )
 """Where the world is touched. All else is the simulated path: time and chance are handed in there,
 so that a seed repeats a run byte for byte."""

@@ -1,17 +1,14 @@
 """One listening port: calls, channels, the typed service, health and reflection."""
 
-import asyncio
-import errno
 import logging
-import socket
 from typing import Final
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from labrpc.errors import AddressInUse, CannotListen
-from labrpc.grpc import options, wire_pb2
+from labrpc.errors import CannotListen
+from labrpc.grpc import addresses, options, wire_pb2
 from labrpc.grpc.answering import WireServices
 from labrpc.grpc.handshake import Identity
 from labrpc.grpc.kv import KV_SERVICE, KvHandler, kv_service
@@ -34,7 +31,7 @@ class GrpcServer:
     def __init__(
         self, address: Address, identity: Identity, limits: PortLimits | None = None
     ) -> None:
-        """`address` is `host:port`; port 0 takes a free one, which `start` returns."""
+        """`address`: `host:port` (0 takes a free port, which `start` returns) or `unix:path`."""
         self.address = address
         self._limits = limits or PortLimits()
         self._work = Work(self._limits)
@@ -78,8 +75,7 @@ class GrpcServer:
             AddressInUse: somebody listens there.
             CannotListen: for any other reason.
         """
-        host, port = split(self.address)
-        await _probe(self.address, host, port)
+        await addresses.probe(self.address)
         server = grpc.aio.server(
             options=options.server(self._limits),
             maximum_concurrent_rpcs=self._limits.node_operations_max
@@ -99,7 +95,7 @@ class GrpcServer:
             raise CannotListen(self.address, str(error)) from error
         await server.start()
         self._server = server
-        self.address = Address(f"{_bracketed(host)}:{bound}")
+        self.address = addresses.opened(self.address, bound)
         return self.address
 
     async def set_serving(self, serving: bool, service: str = "") -> None:
@@ -115,40 +111,3 @@ class GrpcServer:
         if self._server is not None:
             await self._server.stop(_END_SECONDS)
             self._server = None
-
-
-def split(address: Address) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` taken apart. Raises CannotListen."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise CannotListen(address, "an address is HOST:PORT, with a port from 0 to 65535")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-async def _probe(address: Address, host: str, port: int) -> None:
-    """Find out whether the port is free, on every address of the host.
-
-    gRPC says only that it could not bind, and takes a host's second address without a word when
-    its first is in use.
-    """
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
-        raise CannotListen(address, f"{host}: {error.strerror}") from error
-    for family, kind, protocol, _, name in found:
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                probe.bind(name)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise AddressInUse(address) from error
-                raise CannotListen(address, error.strerror or str(error)) from error

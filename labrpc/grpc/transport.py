@@ -44,7 +44,7 @@ class GrpcTransport:
         Args:
             cluster: Id of the cluster; both ends of every connection must have the same.
             name: Of this process, for its partners' logs.
-            address: To listen at, `host:port`; port 0 takes a free one.
+            address: To listen at, `host:port`; port 0 takes a free one. Or `unix:path`.
             limits: Of the listening port.
             channel_queued_bytes_max: What may wait in each channel.
             close_grace_seconds: What running handlers get to end in at `close`.
