@@ -1,0 +1,375 @@
+"""Moments that random schedules seldom hit: between two lines of an installation, of a birth."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from labrpc.sim.loop import run
+from raft.config import RaftConfig
+from raft.disk.log_store import ReplicaRecord, ReplicaRefused
+from raft.errors import NotLeader, RaftError, ReplicaStopped, Unavailable
+from raft.host import CompactionConfig
+from raft.ready import Ready
+from raft.types import NodeId, ReplicaId, SnapshotMeta
+from tests.support.chaos import ChaosNode, ChaosWorld, Knobs
+from tests.support.hosts import GID, UUID, Ledger, ledger
+
+STEP_SECONDS = 0.00005  # a quarter of a sync, a twentieth of a flush
+QUICK = RaftConfig(
+    heartbeat_seconds=0.02,
+    election_seconds_min=0.08,
+    election_seconds_max=0.2,
+    snapshot_reply_seconds=0.2,
+    snapshot_chunk_bytes_max=100,
+)
+SHORT_LOGS = CompactionConfig(log_entries_max=5, keep_entries=0)
+
+
+def world_of(size: int, compaction: CompactionConfig | None = None) -> ChaosWorld:
+    kept = compaction or CompactionConfig()
+    return ChaosWorld(7, Knobs(size=size, faults=(), config=QUICK, compaction=kept))
+
+
+async def three(compaction: CompactionConfig | None = None) -> tuple[ChaosWorld, ChaosNode]:
+    """A group of three, and its leader."""
+    world = world_of(3, compaction)
+    await world.grow()
+    leader = world.leading()
+    assert leader is not None
+    return world, leader
+
+
+def others(world: ChaosWorld, one: ChaosNode) -> list[ChaosNode]:
+    return [node for node in world.all if node is not one]
+
+
+async def fill(world: ChaosWorld, leader: ChaosNode, count: int = 30) -> None:
+    for number in range(count):
+        await world.submit(leader, b"%d/%d" % (len(world.oracle.commands), number))
+
+
+async def behind(world: ChaosWorld, leader: ChaosNode) -> ChaosNode:
+    """A follower that is down and can only come back by a snapshot."""
+    follower = others(world, leader)[0]
+    follower.power_cut()
+    last = leader.replica.core.log.last.index
+    await fill(world, leader)
+    assert leader.host is not None
+    await leader.host.compact()
+    assert leader.replica.core.log.start.last.index > last
+    return follower
+
+
+# Power cuts in the middle of an installation
+
+
+@pytest.mark.parametrize("gentle", [False, True], ids=["power cut", "process ended"])
+def test_an_installation_may_be_cut_at_any_moment(gentle: bool) -> None:
+    """Each time a little later, until it is over; each time the replica must come back."""
+
+    async def main() -> int:
+        world, leader = await three(SHORT_LOGS)
+        for steps in range(200):
+            follower = await behind(world, leader)
+            await begin_install(world, follower)
+            installing = follower.replica
+            for _ in range(steps):
+                await asyncio.sleep(STEP_SECONDS)
+            over = installing._installing is None
+            follower.power_cut(gentle=gentle)
+            follower.power_up()
+            await world.until(lambda f=follower: _agrees(f, leader))  # type: ignore[misc]
+            world.look_for_silent()
+            world.oracle.check()
+            if over:
+                return steps
+        raise AssertionError("the installation never ended")
+
+    assert run(main()) > 20
+
+
+async def begin_install(world: ChaosWorld, follower: ChaosNode) -> None:
+    """Return in the very turn in which the follower begins to install a snapshot."""
+    follower.power_up()
+    await world.until(lambda: follower.up)
+    begins: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    install = follower.replica._install
+
+    def watched(ready: Ready, meta: SnapshotMeta) -> Coroutine[Any, Any, None]:
+        begins.set_result(None)
+        return install(ready, meta)
+
+    follower.replica._install = watched  # type: ignore[method-assign]
+    await begins
+
+
+def _agrees(node: ChaosNode, leader: ChaosNode) -> bool:
+    return node.has_replica and ledger(node.replica) == ledger(leader.replica)
+
+
+def test_rows_and_what_mirrors_them_change_in_one_step() -> None:
+    """Whoever looks while a snapshot is being installed sees one state or the other."""
+
+    async def main() -> None:
+        world, leader = await three(SHORT_LOGS)
+        follower = await behind(world, leader)
+        follower.drive.flush_seconds = 0.05
+        await begin_install(world, follower)
+        machine = follower.rsm.machine
+        assert isinstance(machine, Ledger)
+        counts: list[int] = []
+        while not _agrees(follower, leader):
+            assert machine.count == len(ledger(follower.replica))
+            counts.append(machine.count)
+            await asyncio.sleep(STEP_SECONDS)
+        assert len(counts) > 100, "nobody looked in between"
+
+    run(main())
+
+
+# Snapshots on their way out
+
+
+def test_a_stream_ends_with_the_leadership_that_began_it() -> None:
+    async def main() -> None:
+        world, leader = await three(SHORT_LOGS)
+        follower = await behind(world, leader)
+        follower.power_up()
+        await world.until(lambda: follower.up)
+        world.network.cut(follower.address, leader.address)  # no chunk is acknowledged
+        leader.replica._send_snapshot(_id_of(leader, follower))
+        await asyncio.sleep(0.01)
+        assert leader.replica.snapshot_floor is not None and leader.replica._tasks
+
+        world.network.isolate(leader.address, [node.address for node in world.all])
+        await world.until(lambda: not leader.replica.leads)
+        await asyncio.sleep(0.01)
+
+        assert leader.replica.snapshot_floor is None
+        assert not leader.replica._streams and not leader.replica._tasks
+
+    run(main())
+
+
+def test_the_log_is_kept_from_where_a_stream_began() -> None:
+    async def main() -> None:
+        world, leader = await three(SHORT_LOGS)
+        follower = await behind(world, leader)
+        world.network.cut(follower.address, leader.address)
+        follower.power_up()
+        leader.replica._send_snapshot(follower_id := _id_of(leader, follower))
+        await asyncio.sleep(0)
+        floor = leader.replica.snapshot_floor
+        assert floor is not None and follower_id in leader.replica._streams
+        await fill(world, leader)
+        assert leader.host is not None
+
+        await leader.host.compact()
+
+        assert leader.replica.core.log.start.last.index <= floor
+        assert leader.replica.applied > floor + 20
+
+    run(main())
+
+
+def _id_of(leader: ChaosNode, node: ChaosNode) -> ReplicaId:
+    voters = leader.replica.core.membership.voters
+    return next(member.id for member in voters if member.node == node.name)
+
+
+# Stopping
+
+
+def test_a_node_that_stops_sends_nothing_that_was_not_durable_yet() -> None:
+    """Saves are on their way when it stops: they may land, but nobody is told of them."""
+
+    async def main() -> None:
+        world, leader = await three()
+        follower = others(world, leader)[0]
+        follower.drive.sync_seconds = 0.05
+        doomed = leader.rsm.submit(b"x")
+        await asyncio.sleep(0.005)
+        assert follower.replica._last_save is not None
+        assert not follower.replica._last_save.done()
+        sent = follower.drive.syncs, world.network.counts.frames
+
+        assert follower.host is not None
+        follower.host.stop("closing")
+        frames = _frames_of(follower)
+        await asyncio.sleep(0.5)
+
+        assert follower.drive.syncs > sent[0], "the save did land"
+        assert frames() == 0
+        await doomed
+
+    run(main())
+
+
+def _frames_of(node: ChaosNode) -> Callable[[], int]:
+    """Counts what a node's courier is given from here on."""
+    assert node.host is not None
+    posted: list[object] = []
+    node.host._courier.post = lambda *parcel: posted.append(parcel)  # type: ignore[method-assign]
+    return lambda: len(posted)
+
+
+def test_reads_and_commands_end_when_the_node_stops() -> None:
+    async def main() -> None:
+        world, leader = await three()
+        world.network.isolate(leader.address, [node.address for node in world.all])
+        read = asyncio.ensure_future(leader.rsm.read())
+        command = leader.rsm.submit(b"x")
+        await asyncio.sleep(0.01)
+
+        assert leader.host is not None
+        leader.host.stop("closing")
+
+        with pytest.raises(ReplicaStopped):
+            await read
+        with pytest.raises(RaftError):
+            await command
+        with pytest.raises(ReplicaStopped):
+            await leader.rsm.submit(b"y")
+        with pytest.raises(ReplicaStopped):
+            await leader.rsm.read()
+
+    run(main())
+
+
+# Reads where nothing else ever happens
+
+
+def test_a_read_on_a_learner_that_is_cut_off_ends() -> None:
+    """A learner has no election timer, so nothing else would ever wake it."""
+
+    async def main() -> None:
+        world, leader = await three()
+        learner = await world.add_node("n4")
+        assert isinstance(learner, ChaosNode) and learner.host is not None
+        leader.replica.core.change_members(add=[(NodeId("n4"), learner.address)], promote=False)
+        leader.replica._wake(leader.replica)
+        added = leader.replica.core.membership.learners[-1]
+        await learner.host.create_replica(ReplicaRecord(GID, UUID, added.id, 99))
+        await learner.start_replica(GID)
+        await world.until(lambda: learner.replica.applied == leader.replica.applied)
+        await learner.rsm.read()
+
+        world.network.isolate(learner.address, [node.address for node in world.all])
+        async with asyncio.timeout(2):
+            with pytest.raises((Unavailable, NotLeader)):
+                await learner.rsm.read()
+
+    run(main())
+
+
+def test_a_blank_replica_refuses_reads_and_never_campaigns() -> None:
+    """Created, and not yet reached by its leader: it knows no member, not even itself."""
+
+    async def main() -> None:
+        world = world_of(1)
+        node = world.make_node("n1")
+        world.nodes["n1"] = node
+        await node.start(create=True)
+        assert node.host is not None
+        await node.host.create_replica(ReplicaRecord(GID, UUID, ReplicaId(5), 99))
+        await node.start_replica(GID)
+
+        with pytest.raises(NotLeader):
+            await node.rsm.read()
+        await asyncio.sleep(5)
+
+        assert node.replica.core.term == 0
+        assert node.replica.stopped_because is None
+
+    run(main())
+
+
+# Births, deaths, and births again
+
+
+@pytest.mark.parametrize("crash", ["none", "before it starts", "after it caught up"])
+def test_a_later_replica_sees_nothing_of_an_earlier_one(crash: str) -> None:
+    async def main() -> None:
+        world, leader = await three()
+        await fill(world, leader)
+        old = others(world, leader)[0]
+        await world.until(lambda: _agrees(old, leader))
+        assert old.host is not None
+        await old.host._data_disk.flush()  # so that the old rows are there after any crash
+        leader.replica.change_members(remove=[old.replica.id])
+        await world.until(world._is_settled)
+
+        await old.host.drop_replica(GID)
+        with pytest.raises(ReplicaRefused):
+            await old.host.create_replica(ReplicaRecord(GID, UUID, ReplicaId(1), 98))
+        await old.host.create_replica(ReplicaRecord(GID, UUID, ReplicaId(9), 99))
+        if crash == "before it starts":
+            old.power_cut()
+            old.power_up()
+            await world.until(lambda: old.up)
+        else:
+            await old.start_replica(GID)
+
+        assert ledger(old.replica) == [] and old.replica.applied == 0
+        assert old.replica.store.reader.get((1).to_bytes(8, "big")) is None
+        if crash == "after it caught up":
+            old.power_cut()
+            old.power_up()
+            await world.until(lambda: old.up)
+            assert ledger(old.replica) == [] and old.replica.applied == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 4))
+def test_a_birth_that_a_power_cut_interrupts_happened_or_did_not(turns: int) -> None:
+    async def main() -> None:
+        world = world_of(1)
+        node = world.nodes["n1"] = world.make_node("n1")
+        await node.start(create=True)
+        node.made = True
+        assert node.host is not None
+        birth = asyncio.ensure_future(node.host.found_group(GID, UUID, incarnation=1))
+        for _ in range(turns):
+            await asyncio.sleep(0.00002)
+        told = birth.done()
+        node.power_cut()
+        birth.cancel()
+        node.power_up()
+        await world.until(lambda: node.up)
+
+        assert node.host is not None
+        assert node.has_replica or not told, "a birth that was reported is gone"
+        if not node.has_replica:
+            await node.host.found_group(GID, UUID, incarnation=2)
+            await node.start_replica(GID)
+        await world.until(lambda: node.replica.leads)
+        await world.submit(node, b"x")
+        world.oracle.check()
+
+    run(main())
+
+
+def test_a_broken_reload_stops_the_replica_alone() -> None:
+    async def main() -> None:
+        world, leader = await three(SHORT_LOGS)
+        follower = await behind(world, leader)
+        follower.power_up()
+        await world.until(lambda: follower.up)
+
+        def reload(_: object) -> None:
+            raise ZeroDivisionError("a bug")
+
+        follower.rsm.machine.reload = reload  # type: ignore[assignment, method-assign]
+        await world.until(lambda: follower.replica.stopped_because is not None)
+        await fill(world, leader, 3)
+
+        assert follower.replica.stopped_because == "ZeroDivisionError: a bug"
+        assert follower.host is not None and not follower.replica._tasks
+        follower.power_cut()
+        follower.power_up()
+        await world.until(lambda: _agrees(follower, leader))
+
+    run(main())
