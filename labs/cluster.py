@@ -6,7 +6,7 @@ through their own logs.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -14,13 +14,14 @@ from labrpc.sim.chance import Chance
 from labrpc.sim.disk import SimDrive
 from labrpc.sim.network import HEALTHY, Faults, SimNetwork, SimTransport
 from labrpc.transport import Address
+from labs.checkers import RaftInvariants
 from raft.config import RaftConfig
-from raft.courier import FrameCourier
+from raft.courier import Courier, FrameCourier
 from raft.disk.log_store import LogStore, NodeIdentity, ReplicaRecord
 from raft.errors import MembershipRefused, NotLeader
 from raft.frames import FrameCodec
 from raft.host import CompactionConfig, Host
-from raft.ports import Rows
+from raft.ports import Rows, StateMachine
 from raft.replica import Replica
 from raft.types import GroupId, GroupUuid, Index, NodeId
 from shardctrler.client import ControllerClient
@@ -87,6 +88,18 @@ class WatchedMachine(StoreMachine):
         return answer
 
 
+class WatchedHost(Host):
+    """A host whose replicas are watched: what they say, store, apply and decide (R1 to R18)."""
+
+    watchers: Mapping[GroupId, RaftInvariants]
+
+    async def start_replica(self, gid: GroupId, machine: StateMachine) -> Replica:
+        watcher = self.watchers[gid]
+        replica = await super().start_replica(gid, watcher.machine(self.node, machine))
+        watcher.started(self.node, replica)
+        return replica
+
+
 class SimNode:
     """A node: its drive, and the process that runs on it now, if one does."""
 
@@ -94,9 +107,11 @@ class SimNode:
         self.name = NodeId(name)
         self.address = Address(name)
         self.drive = SimDrive(cluster.chance.rng(f"drive/{name}"))
+        for watcher in cluster.watchers.values():
+            watcher.watch_drive(name, self.drive, log=LOG, data=DATA)
         self.lives = 0
         self.transport: SimTransport | None = None
-        self.host: Host | None = None
+        self.host: WatchedHost | None = None
         self.assembly: Assembly | None = None
         self._cluster = cluster
         self._log_store: LogStore | None = None
@@ -118,18 +133,24 @@ class SimNode:
         self._log_store = await opening(log_disk, slots, identity)
         transport = self.transport = cluster.network.transport(self.address)
         codec = FrameCodec(CLUSTER, self.name, self.address)
-        self.host = Host(
+        courier: Courier = FrameCourier(
+            lambda to, bulk: transport.channel(Address(to), bulk=bulk), codec
+        )
+        for watcher in cluster.watchers.values():
+            courier = watcher.courier(self.name, courier)
+        self.host = WatchedHost(
             node=self.name,
             address=self.address,
             log_store=self._log_store,
             data_disk=self.drive.disk(DATA),
-            courier=FrameCourier(lambda to, bulk: transport.channel(Address(to), bulk=bulk), codec),
+            courier=courier,
             codec=codec,
             config=cluster.raft,
             rng=Random(rng.random()),
             boot=self._log_store.boot,
             compaction=cluster.compaction,
         )
+        self.host.watchers = cluster.watchers
         transport.listen(self.host.receive)
         self.assembly = Assembly(
             self.host,
@@ -158,6 +179,8 @@ class SimNode:
         end_drive()
         self._log_store.abandon()
         host.stop("crashed")
+        for watcher in self._cluster.watchers.values():
+            watcher.stopped(self.name)
         self.host = self.assembly = self.transport = self._log_store = None
         await assembly.close()  # only ends tasks: its calls fail at once
 
@@ -190,10 +213,11 @@ class SimCluster:
         self.network = SimNetwork(chance, faults)
         self.oracle = ShardOracle(nshards)
         names = [f"n{number + 1}" for number in range(nodes)]
+        gids = [GroupId(gid) for gid in range(groups + 1)]
+        self.watchers = {gid: RaftInvariants(gid) for gid in gids}
         self.nodes = {name: SimNode(self, name) for name in names}
         self.placement = {
-            GroupId(gid): [names[(gid * replicas + at) % nodes] for at in range(replicas)]
-            for gid in range(groups + 1)
+            gid: [names[(gid * replicas + at) % nodes] for at in range(replicas)] for gid in gids
         }
         self.controllers = [Address(name) for name in self.placement[CONTROLLER]]
         self.uuids: dict[GroupId, GroupUuid] = {}

@@ -101,6 +101,9 @@ class Scenario:
         for clerk, controller in pairs:
             await clerk.close()
             await controller.close()
+        for watcher in cluster.watchers.values():
+            assert watcher.checks > 0, "a run that checked nothing shows nothing"
+            watcher.finish()
         return outcome
 
     # What goes wrong
