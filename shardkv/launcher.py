@@ -20,6 +20,7 @@ import fcntl
 import logging
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -281,13 +282,7 @@ class NodeProcess:
         status = self.ended
         assert status is not None
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        command = " ".join(_quoted_word(word) for word in self.command)
-        return f"{self.name} {how}; start it again with: {command}"
-
-
-def _quoted_word(word: str) -> str:
-    plain = word.isascii() and word.replace("/", "").replace(".", "").replace("-", "").isalnum()
-    return word if plain else "'" + word.replace("'", "'\\''") + "'"
+        return f"{self.name} {how}; start it again with: {shlex.join(self.command)}"
 
 
 class Launcher:

@@ -17,7 +17,9 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -53,6 +55,11 @@ HAND_OVER_SECONDS: Final = 1.0
 """How long a stopping node waits for its leaderships to be taken over."""
 CLOSE_SECONDS: Final = 4.0
 """A stop that takes longer is cut off: nothing of it is needed to be safe."""
+OPEN_FILES_WANTED: Final = 4096
+OPEN_FILES_MIN: Final = 1024
+"""Two databases of 256 files each, and connections of clients and peers."""
+FREE_BYTES_MIN: Final = 64 * 1024 * 1024
+"""What opening writes: the memory tables of both databases, as files."""
 LATER: Final = "UNAVAILABLE"
 
 
@@ -251,6 +258,7 @@ def run(
             file=file if file is not None else directory / nodedir.SETTINGS_FILE,
         )
         check_identity(directory, settings.config, identity)
+        check_resources(directory)
         _log_to_file(directory, settings)
         return _run_logged(directory, settings, identity, lifeline)
     finally:
@@ -281,6 +289,30 @@ def check_identity(directory: Path, settings: NodeConfig, identity: NodeIdentity
         )
 
 
+def check_resources(directory: Path) -> None:
+    """Refuse to start where the node would fall over a little later.
+
+    Raises:
+        ConfigError: too few files may be open.
+        DataUnusable: the disk is all but full.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES_WANTED:
+        soft = min(OPEN_FILES_WANTED, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < OPEN_FILES_MIN:
+        raise ConfigError(
+            f"this process may open {soft} files, and a node needs {OPEN_FILES_MIN}: "
+            f"`ulimit -n {OPEN_FILES_WANTED}` before it is started"
+        )
+    free = shutil.disk_usage(directory).free
+    if free < FREE_BYTES_MIN:
+        raise DataUnusable(
+            f"{directory}: {free} bytes are free, and a node needs {FREE_BYTES_MIN} to open its "
+            "databases; nothing was changed. Free some space, and start it again"
+        )
+
+
 def _log_to_file(directory: Path, settings: Settings) -> None:
     chosen = settings.config
     try:
@@ -295,7 +327,7 @@ def _log_to_file(directory: Path, settings: Settings) -> None:
         raise ConfigError(f"{directory / nodedir.LOG_FILE}: {error.strerror}") from error
     given = {key: origin for key, origin in settings.origins.items() if origin != "default"}
     won = ", ".join(f"{key} from {origin}" for key, origin in given.items())
-    log.info("starting", extra={"version": __version__, "settings": won})
+    log.info("starting, settings: %s; all else by default", won, extra={"version": __version__})
     for warning in settings.warnings:
         log.warning("%s", warning)
 
