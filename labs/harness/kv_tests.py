@@ -1,15 +1,16 @@
 """The drivers that the key/value labs' tests share: clients under faults, and what must come out.
 
 `many_strings` and `many_versioned` are the official GenericTest of either edition. The originals'
-clients ask as fast as a machine of their time could answer, which in virtual time would be without
-bound: so a client here takes `WORK_SECONDS_MAX` at most between two calls, which makes as many
-operations a simulated second as theirs made.
+clients ask as fast as their machine answers, and share it: some 100 to 300 operations a second
+together, however many they are. In virtual time answers cost a few milliseconds and nothing else
+bounds them, so a client here works a little between two calls.
 """
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -26,7 +27,9 @@ VERSIONED_SECONDS: Final = 1.0
 PARTITIONS_SECONDS: Final = 2.0
 """Partitions begin after a second, when the original's clients of 2025 have already been told to
 stop and only those that are stuck see any. Ours go on for so long."""
-WORK_SECONDS_MAX: Final = 0.04
+WORK_SECONDS_MAX: Final = 0.05
+"""Of a client's work between two calls, when they are `CLIENTS_ALIKE` or fewer; else more."""
+CLIENTS_ALIKE: Final = 5
 RANDOM_KEYS: Final = 100
 SPEED_CALLS: Final = 1000
 CALL_SECONDS_MAX: Final = 0.1 / 3
@@ -46,8 +49,9 @@ class Trouble:
 class Clients:
     """Clients that run side by side until they are told to stop, between two of their calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         self.stopped = False
+        self._work_seconds_max = WORK_SECONDS_MAX * max(1.0, count / CLIENTS_ALIKE)
 
     async def run(self, bodies: Sequence[Awaitable[T]], seconds: float) -> list[T]:
         """Let them run for so long, and wait for each one's last call."""
@@ -55,6 +59,10 @@ class Clients:
         await asyncio.sleep(seconds)
         self.stopped = True
         return await running
+
+    async def work(self, rng: Random) -> None:
+        """What a client does between two calls."""
+        await asyncio.sleep(rng.uniform(0, self._work_seconds_max))
 
 
 class Partitioner:
@@ -95,11 +103,6 @@ async def restart_all(cluster: KvCluster) -> None:
     cluster.group.shutdown_all()
     await asyncio.sleep(ELECTION_SECONDS)
     await cluster.group.start_all()
-
-
-async def work(rng: Random) -> None:
-    """What a client does between two calls."""
-    await asyncio.sleep(rng.uniform(0, WORK_SECONDS_MAX))
 
 
 # 2024: strings
@@ -146,7 +149,7 @@ class StringsClient:
             await self._clerk.put(str(self._number), "")
         while not clients.stopped:
             await (self._on_random_key() if self._keys else self._on_own_key(str(self._number)))
-            await work(self._rng)
+            await clients.work(self._rng)
         return self.elements
 
     async def _on_own_key(self, key: str) -> None:
@@ -177,7 +180,7 @@ async def many_strings(cluster: KvCluster, trouble: Trouble) -> None:
     """GenericTest of 2024."""
     checker = cluster.strings()
     for _ in range(ITERATIONS):
-        clients = Clients()
+        clients = Clients(trouble.clients)
         clerks = [cluster.strings() for _ in range(trouble.clients)]
         bodies = [
             StringsClient(
@@ -269,11 +272,12 @@ async def one_client_put(
     """Put on the first key, or on random ones, until the clients are stopped."""
     versions = dict.fromkeys(keys, 0)
     puts = Puts()
+    work = partial(clients.work, rng)
     while not clients.stopped:
         key = keys[0] if len(keys) == 1 else keys[rng.randrange(len(keys))]
-        versions[key], ok = await one_put(client, clerk, key, versions[key], lambda: work(rng))
+        versions[key], ok = await one_put(client, clerk, key, versions[key], work)
         puts = puts.plus(Puts(ok=1) if ok else Puts(maybe=1))
-        await work(rng)
+        await work()
     return puts
 
 
@@ -286,7 +290,7 @@ async def spawn_putters(
     seconds: float,
 ) -> Puts:
     """SpawnClientsAndWait with OneClientPut: `count` fresh clerks put for so long."""
-    clients = Clients()
+    clients = Clients(count)
     clerks = [make_clerk() for _ in range(count)]
     bodies = [
         one_client_put(number, clerk, keys, Random(rng.random()), clients)
