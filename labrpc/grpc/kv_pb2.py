@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14labrpc/grpc/kv.proto\x12\nshardkv.v1\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"9\n\x08GetReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\"P\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x17\n\nif_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_if_version\"\x1b\n\x08PutReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\"+\n\rAppendRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x1e\n\x0b\x41ppendReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\"D\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\nif_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_if_version\"\x1c\n\x0b\x44\x65leteReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x0f\n\rStatusRequest\"l\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\x0c\x12\x15\n\rconfig_number\x18\x03 \x01(\x04\x12\'\n\x06groups\x18\x04 \x03(\x0b\x32\x17.shardkv.v1.GroupStatus\"g\n\x0bGroupStatus\x12\x0b\n\x03gid\x18\x01 \x01(\x04\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x05 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x06 \x01(\x04\x32\xa8\x02\n\x02Kv\x12\x33\n\x03Get\x12\x16.shardkv.v1.GetRequest\x1a\x14.shardkv.v1.GetReply\x12\x33\n\x03Put\x12\x16.shardkv.v1.PutRequest\x1a\x14.shardkv.v1.PutReply\x12<\n\x06\x41ppend\x12\x19.shardkv.v1.AppendRequest\x1a\x17.shardkv.v1.AppendReply\x12<\n\x06\x44\x65lete\x12\x19.shardkv.v1.DeleteRequest\x1a\x17.shardkv.v1.DeleteReply\x12<\n\x06Status\x12\x19.shardkv.v1.StatusRequest\x1a\x17.shardkv.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14labrpc/grpc/kv.proto\x12\nshardkv.v1\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"9\n\x08GetReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\"P\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x17\n\nif_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_if_version\"\x1b\n\x08PutReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\"+\n\rAppendRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x1e\n\x0b\x41ppendReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x1c\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"\r\n\x0b\x44\x65leteReply\"\x0f\n\rStatusRequest\"l\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\x0c\x12\x15\n\rconfig_number\x18\x03 \x01(\x04\x12\'\n\x06groups\x18\x04 \x03(\x0b\x32\x17.shardkv.v1.GroupStatus\"g\n\x0bGroupStatus\x12\x0b\n\x03gid\x18\x01 \x01(\x04\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x05 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x06 \x01(\x04\x32\xa8\x02\n\x02Kv\x12\x33\n\x03Get\x12\x16.shardkv.v1.GetRequest\x1a\x14.shardkv.v1.GetReply\x12\x33\n\x03Put\x12\x16.shardkv.v1.PutRequest\x1a\x14.shardkv.v1.PutReply\x12<\n\x06\x41ppend\x12\x19.shardkv.v1.AppendRequest\x1a\x17.shardkv.v1.AppendReply\x12<\n\x06\x44\x65lete\x12\x19.shardkv.v1.DeleteRequest\x1a\x17.shardkv.v1.DeleteReply\x12<\n\x06Status\x12\x19.shardkv.v1.StatusRequest\x1a\x17.shardkv.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,15 +44,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDREPLY']._serialized_start=278
   _globals['_APPENDREPLY']._serialized_end=308
   _globals['_DELETEREQUEST']._serialized_start=310
-  _globals['_DELETEREQUEST']._serialized_end=378
-  _globals['_DELETEREPLY']._serialized_start=380
-  _globals['_DELETEREPLY']._serialized_end=408
-  _globals['_STATUSREQUEST']._serialized_start=410
-  _globals['_STATUSREQUEST']._serialized_end=425
-  _globals['_STATUSREPLY']._serialized_start=427
-  _globals['_STATUSREPLY']._serialized_end=535
-  _globals['_GROUPSTATUS']._serialized_start=537
-  _globals['_GROUPSTATUS']._serialized_end=640
-  _globals['_KV']._serialized_start=643
-  _globals['_KV']._serialized_end=939
+  _globals['_DELETEREQUEST']._serialized_end=338
+  _globals['_DELETEREPLY']._serialized_start=340
+  _globals['_DELETEREPLY']._serialized_end=353
+  _globals['_STATUSREQUEST']._serialized_start=355
+  _globals['_STATUSREQUEST']._serialized_end=370
+  _globals['_STATUSREPLY']._serialized_start=372
+  _globals['_STATUSREPLY']._serialized_end=480
+  _globals['_GROUPSTATUS']._serialized_start=482
+  _globals['_GROUPSTATUS']._serialized_end=585
+  _globals['_KV']._serialized_start=588
+  _globals['_KV']._serialized_end=884
 # @@protoc_insertion_point(module_scope)

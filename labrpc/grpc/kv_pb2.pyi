@@ -53,18 +53,14 @@ class AppendReply(_message.Message):
     def __init__(self, version: _Optional[int] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("key", "if_version")
+    __slots__ = ("key",)
     KEY_FIELD_NUMBER: _ClassVar[int]
-    IF_VERSION_FIELD_NUMBER: _ClassVar[int]
     key: bytes
-    if_version: int
-    def __init__(self, key: _Optional[bytes] = ..., if_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, key: _Optional[bytes] = ...) -> None: ...
 
 class DeleteReply(_message.Message):
-    __slots__ = ("found",)
-    FOUND_FIELD_NUMBER: _ClassVar[int]
-    found: bool
-    def __init__(self, found: bool = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

@@ -61,7 +61,8 @@ class Shelf:
 
     async def delete(self, request: kv.DeleteRequest, timeout: float) -> kv.DeleteReply:
         await self._enter(timeout)
-        return kv.DeleteReply(found=self.rows.pop(request.key, None) is not None)
+        self.rows.pop(request.key, None)
+        return kv.DeleteReply()
 
     async def status(self, request: kv.StatusRequest, timeout: float) -> kv.StatusReply:
         await self._enter(timeout)
@@ -107,9 +108,8 @@ def test_each_operation_reaches_its_handler() -> None:
             assert await ask(kv.GetRequest(key=b"k"), kv.GetReply) == kv.GetReply(
                 found=True, value=b"ab", version=2
             )
-            assert await ask(kv.DeleteRequest(key=b"k"), kv.DeleteReply) == kv.DeleteReply(
-                found=True
-            )
+            assert await ask(kv.DeleteRequest(key=b"k"), kv.DeleteReply) == kv.DeleteReply()
+            assert not (await ask(kv.GetRequest(key=b"k"), kv.GetReply)).found
             assert (await ask(kv.StatusRequest(), kv.StatusReply)).node == "n1"
 
     run(scenario())
