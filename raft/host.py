@@ -100,6 +100,7 @@ class Host:
         self._timer_at = float("inf")  # uvloop gives a due timer no `when`
         self._closed = False
         self._housekeeper = self._loop.create_task(self._keep_house())
+        self._housekeeper.add_done_callback(_look_at_housekeeper)
 
     # Replicas
 
@@ -293,3 +294,9 @@ class Host:
         for replica in self.replicas.values():
             replica.stop(because)
         self._courier.close()
+
+
+def _look_at_housekeeper(task: "asyncio.Task[None]") -> None:
+    """It never ends by itself; without it logs grow for ever, so nobody may miss its end."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("logs are no longer cut on this node", exc_info=error)

@@ -214,7 +214,7 @@ class Replica:
             return
         self._learned[content.source] = address
         if isinstance(content, SnapshotChunk):
-            self._take_chunk(content)
+            self._guarded(partial(self._take_chunk, content))
         elif isinstance(content, ChunkReply):
             stream = self._streams.get(content.source)
             if stream is not None:

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, Final
 
 import raft.host
+from labrpc.sim.disk import DiskFailed
 from labrpc.sim.loop import run
 from labrpc.sim.network import HEALTHY, Faults
 from raft.config import KIB, MIB, Mode, RaftConfig
@@ -39,7 +40,8 @@ from tests.support.oracle import Oracle
 
 FAULTS: Final = (
     "loss", "duplication", "reordering", "long_delay", "partition", "isolate", "one way", "partial",
-    "crash", "kill", "crash all", "trap", "slow disk", "transfer", "members", "compact",
+    "crash", "kill", "crash all", "trap", "disk fails", "slow disk", "transfer", "members",
+    "compact",
 )  # fmt: skip
 TRAPS: Final = (
     "log", "data", "promise", "AppendReply", "VoteReply", "RequestVote", "AppendEntries",
@@ -140,6 +142,7 @@ class ChaosNode(Node):
         self.chaos = world
         self.oracle = world.oracle
         self.oracle.watch(name, self.drive, GID)
+        self.drive.on_failure = lambda error: self.power_cut()
         self.drive.watch(lambda disk, _: self.spring(disk.partition(".")[0]))
         self.starting: asyncio.Task[Host] | None = None
         self.trap: tuple[str, int] | None = None
@@ -170,7 +173,9 @@ class ChaosNode(Node):
             self.starting = None
             if task.cancelled():
                 return
-            if (error := task.exception()) is not None:
+            if isinstance(error := task.exception(), DiskFailed):
+                self.power_cut()
+            elif error is not None:
                 self.oracle.must(False, "start", f"{self.name}: {error!r}")
             else:
                 self.made = True
@@ -354,7 +359,8 @@ class ChaosWorld(World):
             "reordering": self._bad_links, "long_delay": self._bad_links,
             "partition": self._partition, "isolate": self._isolate, "one way": self._one_way,
             "partial": self._partial, "crash": self._crash, "kill": self._kill,
-            "crash all": self._crash_all, "trap": self._trap, "slow disk": self._slow_disk,
+            "crash all": self._crash_all, "trap": self._trap,
+            "disk fails": self._disk_fails, "slow disk": self._slow_disk,
             "transfer": self._transfer, "members": self._members, "compact": self._compact,
         }  # fmt: skip
         until = self._loop.time() + knobs.seconds
@@ -430,6 +436,10 @@ class ChaosWorld(World):
     def _trap(self) -> None:
         self._victim().trap = (self.rng.choice(TRAPS), self.rng.choice([1, 1, 2, 5]))
 
+    def _disk_fails(self) -> None:
+        """A write or an fsync fails, which ends the process."""
+        self._victim().drive.fail_next()
+
     def _slow_disk(self) -> None:
         rng, drive = self.rng, self._victim().drive
         drive.sync_seconds = rng.choice([0.0002, 0.02, 0.3])
@@ -480,6 +490,7 @@ class ChaosWorld(World):
         self.network.heal()
         for node in self.all:
             node.trap = None
+            node.drive._fail_next = False
             node.drive.sync_seconds, node.drive.flush_seconds = 0.0002, 0.001
             node.power_up()
 
@@ -531,6 +542,8 @@ class ChaosWorld(World):
             if node.has_replica:
                 because = node.replica.stopped_because
                 self.oracle.must(because is None, "silent", f"{node.name}: {because}")
+            if node.host is not None and node.host._housekeeper.done():
+                self.oracle.must(False, "silent", f"{node.name}: the housekeeper is gone")
 
     def _agrees(self) -> bool:
         leader = self.leading()
@@ -544,7 +557,7 @@ class ChaosWorld(World):
             node = nodes[member.node]
             if not node.has_replica or node.replica.id != member.id:
                 return False
-            if node.replica.applied != applied:
+            if node.replica.applied != applied or node.replica._tasks:
                 return False
         return True
 

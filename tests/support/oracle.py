@@ -39,7 +39,6 @@ from raft.messages import (
     AppendEntries,
     AppendReply,
     Heartbeat,
-    HeartbeatReply,
     RequestVote,
     VoteReply,
 )
@@ -317,11 +316,6 @@ class Oracle:
                 self._leads(name, boot, known.term)
                 if isinstance(known, AppendEntries):
                     self._matches(known)
-            case HeartbeatReply():
-                self.must(
-                    known.last <= durable.tail.index, "R9",
-                    f"{name} tells of {known.last} durable entries, it has {durable.tail}",
-                )  # fmt: skip
             case _:
                 pass
 
@@ -422,6 +416,8 @@ class Oracle:
             self.probes["elections"] += 1
             self._is_complete(life)
         life.led, life.led_last = core.term, core.log.last.index
+        if core.lost_replicas:
+            self.must(False, "lost", f"{name} counts {core.lost_replicas} out, who lost nothing")
         self._look_at_members(life)
         self._look_at_transfer(life, now)
 
