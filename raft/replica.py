@@ -387,6 +387,8 @@ class Replica:
         leads = self.core.role is Role.LEADER
         if leads != self._led:
             self._led = leads
+            words = "leads" if leads else "leads no more"
+            log.info("group %d: replica %d %s, term %d", self.gid, self.id, words, self.core.term)
             self._machine.leadership_changed(leads)
 
     # Reading
