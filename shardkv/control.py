@@ -8,8 +8,8 @@ from typing import Final
 from labrpc.transport import Address, Transport
 from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.client import ControllerClient
-from shardctrler.commands import JoiningGroup
-from shardctrler.errors import ConfigChanged
+from shardctrler.commands import Code, JoiningGroup
+from shardctrler.errors import ChangeRefused, ConfigChanged
 from shardctrler.types import ConfigNumber, GroupMember, ShardConfig, View
 from shardkv.admin import NodeStatus, ReplicaStatus
 from shardkv.config import ConfigError
@@ -100,6 +100,8 @@ def check_join(wish: Wish, view: View, nodes: Mapping[str, str]) -> None:
         there = [str(member.node) for member in record.members]
         if sorted(there) != sorted(wish.nodes):
             raise GroupIsElsewhere(wish.gid, there)
+    if GroupId(wish.gid) in view.config.groups:
+        raise ChangeRefused(Code.ALREADY_JOINED, (wish.gid,))
 
 
 def joining(wish: Wish, seen: Seen, nodes: Mapping[str, str]) -> JoiningGroup:
