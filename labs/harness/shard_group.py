@@ -106,6 +106,7 @@ class Group(Generic[S]):
         start: Starts one of them.
         cut_off: Servers outside that one that is shut down cannot call any more. Others it could:
             it must be silent by itself.
+        birth: Tells groups apart that have the same servers' names, one after the other.
     """
 
     def __init__(
@@ -117,15 +118,16 @@ class Group(Generic[S]):
         start: StartServer[S],
         *,
         cut_off: Sequence[Address] = (),
+        birth: int = 0,
     ) -> None:
         self.gid, self.names = gid, list(names)
         self.servers: list[S | None] = [None] * len(names)
         self.invariants = RaftInvariants(gid)
         self._network, self._chance = network, chance
         self._start, self._cut_off = start, list(cut_off)
-        self._drives = [SimDrive(chance.rng(f"drive/{name}")) for name in names]
+        self._drives = [SimDrive(chance.rng(f"drive/{name}/{birth}")) for name in names]
         self._ends: list[Ends | None] = [None] * len(names)
-        self._lives = [0] * len(names)
+        self._birth, self._lives = birth, [0] * len(names)
         for name, drive in zip(names, self._drives, strict=True):
             self.invariants.watch_drive(name, drive, log=LOG, data=DATA)
 
@@ -139,7 +141,7 @@ class Group(Generic[S]):
         """Start a server from what its drive holds; it is connected at once."""
         assert self.servers[i] is None, f"{self.names[i]} runs"
         self._lives[i] += 1
-        life = f"{self.names[i]}.{self._lives[i]}"
+        life = f"{self.names[i]}.{self._birth}.{self._lives[i]}"
         ends = self._ends[i] = Ends(self._network, life, self.names)
         server = await self._start(
             ends, i, self._drives[i], self._chance.rng(f"server/{life}"), self.invariants

@@ -20,7 +20,7 @@ def play(request: pytest.FixtureRequest) -> Play:
                 async with asyncio.timeout(TEST_SECONDS_MAX):
                     await scenario(cluster)
             assert all(group.invariants.checks > 0 for group in cluster.groups)
-            assert cluster.watch.oracle.hand_overs > 0, "the watch has seen nothing"
+            assert cluster.watch.hand_overs > 0, "the watch has seen nothing"
 
         run_lab(main(), seed=seed, test=request.node.nodeid)
 

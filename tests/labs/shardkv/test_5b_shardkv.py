@@ -8,10 +8,10 @@ group takes configurations one by one.
 import asyncio
 from collections.abc import Sequence
 
-from labs.harness import kv_history
 from labs.harness.clerks import Recorder, Strings
+from labs.harness.edition import Edition
 from labs.harness.kv_history import judge_calls
-from labs.harness.kv_tests import work
+from labs.harness.kv_tests import Clients
 from labs.harness.shard_ctrler_cluster import ShardCtrlerCluster
 from labs.harness.shard_kv_cluster import GIDS, SERVERS, Model, ShardKVCluster
 from labs.shardkv import key2shard
@@ -57,22 +57,22 @@ class Appenders:
     def __init__(
         self, cluster: ShardKVCluster, model: Model, length: int, pause: float | None = None
     ) -> None:
-        self._stop = False
+        self._clients = Clients(len(model.values))
         self._cluster, self._model = cluster, model
         self._length, self._pause = length, pause
         self._tasks = [asyncio.create_task(self._run(key)) for key in model.values]
 
     async def _run(self, key: str) -> None:
         clerk = self._cluster.make_clerk()
-        while not self._stop:
+        while not self._clients.stopped:
             await self._model.append(key, self._length, clerk)
             if self._pause is None:
-                await work(self._cluster.rng)
+                await self._clients.work(self._cluster.rng)
             else:
                 await asyncio.sleep(self._pause)
 
     async def stop(self) -> None:
-        self._stop = True
+        self._clients.stopped = True
         await asyncio.gather(*self._tasks)
 
 
@@ -380,11 +380,11 @@ def test_unreliable3_5b(play: Play) -> None:
         first = Strings(cluster.make_clerk(), recorder)
         for key in KEYS:
             await first.put(key, cluster.random_string(5))
-        stopped = False
+        clients = Clients(len(KEYS))
 
         async def client() -> None:
             clerk, rng = Strings(cluster.make_clerk(), recorder), cluster.rng
-            while not stopped:
+            while not clients.stopped:
                 key = rng.choice(KEYS)
                 if rng.random() < 0.5:
                     await clerk.append(key, cluster.random_string(5))
@@ -392,15 +392,15 @@ def test_unreliable3_5b(play: Play) -> None:
                     await clerk.put(key, cluster.random_string(5))
                 else:
                     await clerk.get(key)
-                await work(rng)
+                await clients.work(rng)
 
-        clients = asyncio.gather(*[client() for _ in KEYS])
+        running = asyncio.gather(*[client() for _ in KEYS])
         await moves(cluster)
-        stopped = True
+        clients.stopped = True
         cluster.network.reliable = True
-        await clients
+        await running
 
-        judge_calls(recorder.calls, kv_history.Strings())
+        judge_calls(recorder.calls, Edition.E2024)
 
     play(scenario, reliable=False, maxraftstate=100)
 
