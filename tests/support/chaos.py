@@ -38,6 +38,7 @@ from raft.types import Entry, GroupId, NodeId
 from tests.support.hosts import GID, UUID, Ledger, Node, World
 from tests.support.oracle import Oracle
 
+LATE_SECONDS: Final = 4.0  # the longest delay of a message, there and back
 FAULTS: Final = (
     "loss", "duplication", "reordering", "long_delay", "partition", "isolate", "one way", "partial",
     "crash", "kill", "crash all", "trap", "disk fails", "slow disk", "transfer", "members",
@@ -510,9 +511,11 @@ class ChaosWorld(World):
         self.oracle.check()
         return self.oracle
 
-    async def converge(self, seconds: float = 60) -> None:
-        """Every member agrees, and a last command and a read on each member go through."""
-        until = self._loop.time() + seconds
+    async def converge(self) -> None:
+        """A command goes through within 25 E of healing, every member agrees within 60 E, beside
+        what is still on its way: messages that are late and changes of members under way."""
+        healed, longest = self._loop.time(), self.knobs.config.election_seconds_max
+        until = healed + 25 * longest + LATE_SECONDS
         attempt = 0
         while True:
             assert self._loop.time() < until, "L2: no command went through after healing"
@@ -527,11 +530,14 @@ class ChaosWorld(World):
             except (RaftError, TimeoutError):
                 pass
             await asyncio.sleep(0.05)
+        self.oracle.note("seconds to a command", self._loop.time() - healed)
+        until = healed + 60 * longest + LATE_SECONDS
         while not self._agrees():
             assert self._loop.time() < until, f"L3: no agreement after healing: {self._picture()}"
             self.look_for_silent()
             self.oracle.check()
             await asyncio.sleep(0.05)
+        self.oracle.note("seconds to agreement", self._loop.time() - healed)
         for node in self.all:
             if node.has_replica and node.replica.id in members(self.oracle.membership[1]):
                 self.oracle.state_is_canonical(node.name, node.replica)

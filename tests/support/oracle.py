@@ -205,6 +205,7 @@ class Oracle:
         self.acknowledged: dict[bytes, int] = {}
         self.refused: dict[bytes, str] = {}
         self.unknown: dict[bytes, None] = {}
+        self.longest: dict[str, float] = {}
         self._seen: dict[EntryId, tuple[Term, EntryKind, bytes]] = {}
 
     def must(self, holds: bool, invariant: str, story: str) -> None:
@@ -216,6 +217,9 @@ class Oracle:
         if self.violations:
             more = f" (and {len(self.violations) - 1} more)" if len(self.violations) > 1 else ""
             raise AssertionError(self.violations[0] + more)
+
+    def note(self, what: str, seconds: float) -> None:
+        self.longest[what] = max(seconds, self.longest.get(what, 0.0))
 
     # What a node tells
 
