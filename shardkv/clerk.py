@@ -26,6 +26,7 @@ from typing import Any, Final, Protocol
 
 from labrpc.transport import Address, Transport
 from raft.types import GroupId
+from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import NO_GROUP, ShardConfig, ShardId, View
 from shardkv.backoff import Backoff
 from shardkv.client_sessions import ShardSessions
@@ -468,7 +469,7 @@ class Clerk:
         while True:
             try:
                 view = await self._controller.newest()
-            except Exception as error:  # whatever it is, the operations' deadlines bound it
+            except ShardCtrlerError as error:  # the operations' deadlines bound it
                 self._refresh_trouble = f"controller: {error}"
                 log.debug("no configuration from the controller: %s", error)
             else:

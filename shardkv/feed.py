@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from labrpc.transport import Address
 from raft.types import GroupId, NodeId
+from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import ConfigNumber, ShardConfig, View
 from shardkv.backoff import Backoff
 
@@ -26,7 +27,7 @@ _AT_ONCE_SECONDS: Final = 0.1
 
 
 class Controller(Protocol):
-    """The shard controller, as a client of it sees it. Whatever a method raises means "later"."""
+    """The shard controller, as a client of it sees it. A `ShardCtrlerError` means "later"."""
 
     async def newest(self) -> View:
         """The newest configuration and where everybody is now, linearizably."""
@@ -82,7 +83,7 @@ class ConfigFeed:
         if known is None:
             try:
                 known = await self._controller.config(number)
-            except Exception as error:
+            except ShardCtrlerError as error:
                 log.debug("configuration %d: %s", number, error)
                 return None
             assert known.number == number, (known.number, number)
@@ -117,7 +118,7 @@ class ConfigFeed:
                     view = await self._controller.newest()
                 else:
                     view = await self._controller.watch(seen, seconds=WATCH_SECONDS)
-            except Exception as error:  # whatever it is: ask again
+            except ShardCtrlerError as error:  # ask again
                 log.debug("the controller does not answer: %s", error)
                 await asyncio.sleep(self._backoff.next())
             else:
@@ -129,7 +130,7 @@ class ConfigFeed:
     async def _look(self) -> None:
         try:
             self._adopt(await self._controller.newest())
-        except Exception as error:  # who asked will ask again
+        except ShardCtrlerError as error:  # who asked will ask again
             log.debug("the controller does not answer: %s", error)
 
     def _adopt(self, view: View) -> bool:

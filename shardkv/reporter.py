@@ -12,6 +12,7 @@ from raft.host import Host
 from raft.replica import Replica
 from raft.types import GroupId
 from shardctrler.client import ControllerClient
+from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import Directory, GroupMember, NodeAddresses
 from shardkv.feed import ConfigFeed
 
@@ -51,7 +52,7 @@ class Reporter:
             if view is not None:
                 try:
                     await self._compare(view.directory)
-                except Exception as error:  # the next comparison finds the same difference
+                except ShardCtrlerError as error:  # the next comparison finds the same difference
                     log.debug("the controller was not told: %s", error)
             await asyncio.sleep(REPORT_SECONDS)
 

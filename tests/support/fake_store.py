@@ -15,6 +15,7 @@ from labrpc.transport import Address
 from raft.ports import Write
 from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.codec import encode_config
+from shardctrler.errors import Unavailable as ControllerUnavailable
 from shardctrler.types import (
     ConfigNumber,
     Directory,
@@ -159,7 +160,7 @@ class FakeStore:
         self.queries += 1
         await asyncio.sleep(HOP_SECONDS * 2)
         if not self.controller_up:
-            raise Unreachable("the controller is down")
+            raise ControllerUnavailable("the controller is down")
         return View(self.config, Directory())
 
     # The transport
