@@ -176,7 +176,8 @@ class LogStore:
         self._keeper = keeper
         self._groups = groups
         self._number = write_number
-        self._outstanding: dict[asyncio.Future[None], None] = {}
+        self._outstanding: dict[asyncio.Future[None], asyncio.Future[None]] = {}
+        """Saves that somebody may wait for, and the syncs that they stand on."""
         self._dropped: dict[GroupId, ReplicaId] = {}  # tombstones that may still be on their way
 
     # Birth and start
@@ -260,7 +261,9 @@ class LogStore:
         """Wait for the saves under way and write the last promise. The disk stays open: it is
         whoever opened it that closes it."""
         while self._outstanding:
-            await asyncio.gather(*self._outstanding)
+            # Of a save whose caller gave up only the disk still tells when it is over.
+            ends = [s if done.cancelled() else done for done, s in self._outstanding.items()]
+            await asyncio.gather(*ends)
         await self._keeper.close()
 
     def abandon(self) -> None:
@@ -554,8 +557,7 @@ class LogStore:
         self._number += 1
         rows.append((WRITE_NUMBER_KEY, encode_number(WRITE_NUMBER_KEY, self._number)))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outstanding[done] = None
-        synced = self._disk.sync(rows)
+        synced = self._outstanding[done] = self._disk.sync(rows)
         save = _Save(self._number, group, hard_state, entries, dropped, done)
         synced.add_done_callback(partial(self._synced, save))
         return done

@@ -215,6 +215,31 @@ def _frames_of(node: ChaosNode) -> Callable[[], int]:
     return lambda: len(posted)
 
 
+def test_a_store_closes_although_a_caller_gave_up() -> None:
+    """The birth was cancelled while its save was on its way: it lands, and close waits for it."""
+
+    async def main() -> None:
+        world = world_of(1)
+        node = world.nodes["n1"] = world.make_node("n1")
+        await node.start(create=True)
+        node.made = True
+        assert node.host is not None
+        birth = asyncio.ensure_future(node.host.found_group(GID, UUID, incarnation=1))
+        await asyncio.sleep(0.0001)
+        birth.cancel()
+        await asyncio.gather(birth, return_exceptions=True)
+
+        node.host.stop("closing")
+        await node.host._log_store.close()
+        node.power_cut()
+        node.power_up()
+        await world.until(lambda: node.up)
+
+        assert node.has_replica
+
+    run(main())
+
+
 def test_reads_and_commands_end_when_the_node_stops() -> None:
     async def main() -> None:
         world, leader = await three()
