@@ -74,6 +74,12 @@ class Model(Protocol[Op_contra]):
         """The state before any operation. States are hashable values."""
         ...
 
+    @property
+    def blind(self) -> bool:
+        """Whether a write's effect is the same whatever was there. Then one of unknown outcome
+        matters only where a read sees it at once: anywhere else it may as well not have been."""
+        ...
+
     def step(self, state: Any, operation: Op_contra) -> Any:
         """The state after `operation`, or `ILLEGAL` if it cannot have been answered so there."""
         ...
@@ -191,7 +197,8 @@ class _Search(Generic[Op]):
                         found = found[-1:]
                         break
             else:
-                found += self._unknown_next(done, low, state, open_, horizon)
+                reads = [at for at in candidates if began[at] <= horizon and is_read(answered[at])]
+                found += self._unknown_next((done, low, state, open_), horizon, answered, reads)
             for one in reversed(found):
                 key = (one[0], one[2], one[3])
                 if key not in seen:
@@ -200,18 +207,34 @@ class _Search(Generic[Op]):
         return _bounded(ends)
 
     def _unknown_next(
-        self, done: int, low: int, state: Any, open_: frozenset[int], horizon: float
+        self,
+        configuration: tuple[int, int, Any, frozenset[int]],
+        horizon: float,
+        answered: Sequence[Op],
+        reads: Sequence[int],
     ) -> list[tuple[int, int, Any, frozenset[int]]]:
         """Each unknown write that may take effect now. It matters only if something after it can
-        tell, so not at the end."""
-        found = []
+        tell, so not at the end; a blind one only with a read that sees it, one of `reads`."""
+        done, low, state, open_ = configuration
+        step, blind = self._model.step, self._model.blind
+        found: dict[tuple[int, int, Any, frozenset[int]], None] = {}
+        effects: set[Any] = set()
         for number in sorted(open_):
             operation = self._operations[number]
-            if operation.began <= horizon:
-                after = self._model.step(state, operation)
-                if after is not ILLEGAL:
-                    found.append((done, low, after, open_ - {number}))
-        return found
+            if operation.began > horizon:
+                continue
+            after = step(state, operation)
+            if after is ILLEGAL:
+                continue
+            if not blind:
+                found[done, low, after, open_ - {number}] = None
+            elif after not in effects:  # of several alike one is as good as the other
+                effects.add(after)
+                for at in reads:
+                    if step(after, answered[at]) is not ILLEGAL:
+                        found[done | 1 << at, low, after, open_ - {number}] = None
+                        break  # others that fit follow at once
+        return list(found)
 
 
 def _bounded(ends: Iterable[_State]) -> tuple[_State, ...]:
@@ -246,7 +269,7 @@ class _CutModel(Generic[Op]):
 
     def __init__(self, model: Model[Op]) -> None:
         self._model = model
-        self.start = model.start
+        self.start, self.blind = model.start, model.blind
 
     def step(self, state: Any, cut: _Cut[Op]) -> Any:
         return self._model.step(state, cut.inner)
@@ -310,6 +333,8 @@ class Register:
     Args:
         start: The value before the first operation; None: absent.
     """
+
+    blind: Final = True
 
     def __init__(self, start: bytes | None = None) -> None:
         self.start = start

@@ -74,6 +74,7 @@ class Strings:
     """
 
     start: Final = (0, "")
+    blind: Final = False
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._puts = sum(call.asked is Asked.PUT for call in calls)
@@ -106,6 +107,7 @@ class Versioned:
     """
 
     start: Final = ("", 0)
+    blind: Final = False
 
     def step(self, state: tuple[str, int], call: Call) -> object:
         version = state[1]

@@ -18,6 +18,7 @@ from labs.kv import Err
 from labs.linearizability import (
     ILLEGAL,
     NotLinearizable,
+    Register,
     judge,
     judge_register,
 )
@@ -72,6 +73,7 @@ class Step:
 
 class Counter:
     start = 0
+    blind = False
 
     def step(self, state: int, step: Step) -> object:
         if step.kind == "read":
@@ -129,6 +131,38 @@ def test_the_search_agrees_with_trying_every_order() -> None:
         assert found is expected, history
         verdicts[expected] += 1
     assert min(verdicts.values()) > 300, verdicts
+
+
+def test_blind_writes_are_judged_as_any_others() -> None:
+    """What a register's search leaves out makes no difference to what it finds."""
+    rng = Random(4712)
+
+    class Careful(Register):
+        blind = False  # type: ignore[misc]
+
+    verdicts = {True: 0, False: 0}
+    for _ in range(1_500):
+        history = []
+        for _ in range(rng.randint(3, 9)):
+            began = rng.randrange(14)
+            ended = inf if rng.random() < 0.3 else began + 1 + rng.randrange(6)
+            kind = rng.choice((Kind.GET, Kind.PUT, Kind.DELETE))
+            value = None if kind is Kind.DELETE else rng.choice((None, b"a", b"b"))
+            if kind is Kind.PUT and value is None:
+                value = b"c"
+            history.append(operation(kind, value, began, ended))
+        expected = is_judged_legal(history, Careful())
+        assert is_judged_legal(history, Register()) is expected, history
+        verdicts[expected] += 1
+    assert min(verdicts.values()) > 300, verdicts
+
+
+def is_judged_legal(history: list[Operation], model: Register) -> bool:
+    try:
+        judge(history, model)
+    except NotLinearizable:
+        return False
+    return True
 
 
 def simulated(clients: int, operations: int, seed: int) -> list[Operation]:
