@@ -294,9 +294,15 @@ class ShardGroupsCluster:
             raise LabFailure(f"{done} of {len(gets)} keys are served with group {down} down")
         await self.groups[down].start()
 
-    async def put_meanwhile(self, clients: int, meanwhile: Callable[[], Awaitable[T]]) -> T:
-        """OneClientPut of so many clients on k0 while something else goes on; then judge all."""
-        putting = Clients(clients)
+    async def put_meanwhile(
+        self, clients: int, meanwhile: Callable[[], Awaitable[T]], *, leisure: int = 1
+    ) -> T:
+        """OneClientPut of so many clients on k0 while something else goes on; then judge all.
+
+        Args:
+            leisure: How many times longer than usual a client works between two calls.
+        """
+        putting = Clients(clients * leisure)
         bodies = [
             one_client_put(number, self.make_clerk(), ["k0"], Random(self.rng.random()), putting)
             for number in range(clients)

@@ -251,7 +251,7 @@ async def putting(cluster: ShardGroupsCluster, clients: int) -> None:
         assert await cluster.leave_groups(ctrler, gids)
         await asyncio.sleep(max(0.0, began + 20.0 - loop.time()))
 
-    await cluster.put_meanwhile(clients, come_and_go)
+    await cluster.put_meanwhile(clients, come_and_go, leisure=2 if clients > 1 else 1)
 
 
 def test_one_concurrent_clerk_reliable_5a(play: Play) -> None:

@@ -93,7 +93,7 @@ async def with_clerks(cluster: ShardGroupsCluster, count: int) -> None:
         await rounds(cluster, count)
         await asyncio.sleep(max(0.0, began + CLIENTS_SECONDS - loop.time()))
 
-    await cluster.put_meanwhile(CLIENTS, meanwhile)
+    await cluster.put_meanwhile(CLIENTS, meanwhile, leisure=3)
 
 
 def test_partition_recovery_reliable_no_clerk_5c(play: Play) -> None:
