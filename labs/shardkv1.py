@@ -94,10 +94,9 @@ class ShardCtrler:
         current = await self.current()
         if new.num != current.number + 1:
             return
-        known = {**current.departed, **current.groups, **_infos(new)}
-        config = successor(current, new.shards, _infos(new), known)
-        if await self._post(config):
-            await self._carry_out(Change(current, config))
+        change = change_to(current, new)
+        if await self._post(change.config):
+            await self._carry_out(change)
 
     async def query(self) -> ShardConfig:
         """The current configuration."""
@@ -182,6 +181,13 @@ class ShardCtrler:
             names = [member.address for member in info.members]
             clerk = self._groups[info.members] = GroupClerk(self._ends, names)
         return clerk
+
+
+def change_to(current: GroupsConfig, new: ShardConfig) -> Change:
+    """The step from the current configuration to the lab's next one, as groups take it."""
+    groups = _infos(new)
+    known = {**current.departed, **current.groups, **groups}
+    return Change(current, successor(current, new.shards, groups, known))
 
 
 def _infos(config: ShardConfig) -> dict[GroupId, GroupInfo]:

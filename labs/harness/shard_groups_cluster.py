@@ -159,6 +159,10 @@ class ShardGroupsCluster:
 
     # Controllers and changes
 
+    def make_ends(self) -> Ends:
+        """The ends of a process of its own."""
+        return Ends(self.network, self._owner("process"))
+
     def make_controller(self) -> Controller:
         ends = Ends(self.network, self._owner("ctrler"))
         return Controller(ShardCtrler(VersionedClerk(ends[STORE]), ends), ends)
