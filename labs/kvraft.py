@@ -22,7 +22,7 @@ from labs.compaction import NEVER, CompactingMachine, compaction, snapshot_bytes
 from labs.kv import NO_KEY, Err, Read
 from labs.node import GID, UUID, LabNode, Watcher
 from labs.transport import LabTransport
-from raft.config import RaftConfig
+from raft.config import Mode, RaftConfig
 from raft.replica import Replica
 from raft.types import NodeId
 from shardctrler.types import (
@@ -44,6 +44,9 @@ from shardkv.server import GroupServer, GroupStateMachine
 from shardkv.service import StoreService
 
 NSHARDS: Final = 1
+PRODUCTION: Final = RaftConfig()
+PLAIN: Final = RaftConfig(mode=Mode.LAB)
+"""Plain Raft: an isolated leader leads on, and only a failed round keeps it from answering."""
 WATCH_SECONDS: Final = 3600.0
 
 
@@ -103,6 +106,7 @@ class KVServer:
         *,
         maxraftstate: int = NEVER,
         watcher: Watcher | None = None,
+        config: RaftConfig = PRODUCTION,
     ) -> "KVServer":
         """Start server `me` (from 0) of as many as there are `peers`, from what the drive holds.
 
@@ -114,7 +118,7 @@ class KVServer:
             me,
             drive,
             rng,
-            config=RaftConfig(),
+            config=config,
             compaction=compaction(maxraftstate),
             watcher=watcher,
         )

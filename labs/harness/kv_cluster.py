@@ -5,7 +5,8 @@ judging is a failure. The observer of Raft's invariants watches throughout.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -25,11 +26,18 @@ from labs.harness.edition import TEST_SECONDS_MAX, Edition, LabFailure
 from labs.harness.kv_history import judge_calls
 from labs.harness.servers import Make, ReplicatedServer, ServerGroup
 from labs.transport import LabTransport
+from raft.config import RaftConfig
 
 ELECTION_SECONDS: Final = 1.0
 """The tests' unit of sleep (electionTimeout)."""
 RAFT_STATE_FACTOR: Final = 8
 """A raft state may hold so many times `maxraftstate`."""
+
+CONFIGS: Final[Mapping[Edition, RaftConfig]] = {
+    Edition.E2024: kvraft.PLAIN,
+    Edition.E2025: kvraft.PRODUCTION,
+}
+"""One edition runs each mode of the core, so that the suites see both."""
 
 
 class MakeStrings(Protocol):
@@ -53,7 +61,7 @@ class KvCluster:
         edition: By whose model the history is judged: the clerks are of it.
         reliable: The network's kind.
         maxraftstate: In bytes; `NEVER` (-1): no snapshots.
-        make: Starts a server; the labs' own by default.
+        make: Starts a server; None: the project's own.
         clerks: What makes a clerk of either edition.
     """
 
@@ -65,7 +73,7 @@ class KvCluster:
         edition: Edition,
         reliable: bool,
         maxraftstate: int = NEVER,
-        make: Make[Any] = kvraft.KVServer.make,
+        make: Make[Any] | None = None,
         strings: MakeStrings = kvraft.Clerk,
         versioned: MakeVersioned = kvraft.VersionedClerk,
     ) -> None:
@@ -75,7 +83,11 @@ class KvCluster:
         self.network = LabNetwork(chance.rng("network"))
         self.network.reliable = reliable
         self.group: ServerGroup[ReplicatedServer] = ServerGroup(
-            make, count, self.network, chance, maxraftstate=maxraftstate
+            make or partial(kvraft.KVServer.make, config=CONFIGS[edition]),
+            count,
+            self.network,
+            chance,
+            maxraftstate=maxraftstate,
         )
         self.recorder = Recorder()
         self.maxraftstate = maxraftstate

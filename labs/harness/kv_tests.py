@@ -119,7 +119,7 @@ def check_elements(client: int, value: str, count: int) -> None:
         wanted = element(client, number)
         at = value.find(wanted)
         if at < 0:
-            raise LabFailure(f"client {client} misses its element {wanted!r} in {value:.200!r}")
+            raise LabFailure(f"client {client} misses its element {wanted!r} in {value!r:.200}")
         if value.rfind(wanted) != at:
             raise LabFailure(f"client {client}: {wanted!r} is there twice")
         if at <= last:
@@ -157,7 +157,7 @@ class StringsClient:
             added = element(self._number, self.elements)
             before = await self._clerk.append(key, added)
             if self._old_values and before != self._last:
-                raise LabFailure(f"an append to {self._last:.60!r} says it was {before:.60!r}")
+                raise LabFailure(f"an append to {self._last!r:.60} says it was {before!r:.60}")
             self._last += added
             self.elements += 1
         else:
@@ -215,6 +215,42 @@ async def strings_speed(cluster: KvCluster) -> None:
     value = await clerk.get("x")
     if value != "".join(element(0, number) for number in range(SPEED_CALLS)):
         raise LabFailure("the appends are not there, once each and in order")
+
+
+async def strings_one_partition(cluster: KvCluster) -> None:
+    """A minority neither writes nor reads; what it was asked is done after the healing."""
+    clerk = cluster.strings()
+    await clerk.put("1", "13")
+
+    leader = cluster.group.leader()
+    if leader is None:
+        raise LabFailure("nobody leads right after a put")
+    p1, p2 = cluster.group.make_partition(leader)
+    cluster.group.partition(p1, p2)
+    ckp1, ckp2a, ckp2b = cluster.strings(p1), cluster.strings(p2), cluster.strings(p2)
+    await ckp1.put("1", "14")
+    await ckp1.check_get("1", "14")
+
+    putting = asyncio.ensure_future(ckp2a.put("1", "15"))
+    getting = asyncio.ensure_future(ckp2b.get("1"))
+    await asyncio.sleep(1.0)
+    if putting.done() or getting.done():
+        raise LabFailure("a minority has put or got")
+    await ckp1.check_get("1", "14")
+    await ckp1.put("1", "16")
+    await ckp1.check_get("1", "16")
+
+    cluster.group.connect_all()
+    cluster.connect_clerk(ckp2a)
+    cluster.connect_clerk(ckp2b)
+    await asyncio.sleep(ELECTION_SECONDS)
+    async with asyncio.timeout(3.0):
+        await putting
+    async with asyncio.timeout(3.0):
+        read = await getting
+    if read not in ("15", "16"):
+        raise LabFailure(f"the get of the minority brought {read!r}")
+    await clerk.check_get("1", "15")
 
 
 class _in_time:
@@ -346,3 +382,39 @@ async def versioned_speed(cluster: KvCluster) -> None:
             if (err := await clerk.put("k", str(number), number)) is not Err.OK:
                 raise LabFailure(f"put {number} says {err.value}")
     await clerk.check_get("k", str(SPEED_CALLS - 1), SPEED_CALLS)
+
+
+async def versioned_one_partition(cluster: KvCluster) -> None:
+    """As `strings_one_partition`, with the versions that each step must bring."""
+    clerk = cluster.versioned()
+    ver0 = await clerk.put_at_least_once("1", "13", 0)
+
+    leader = cluster.group.leader()
+    if leader is None:
+        raise LabFailure("nobody leads right after a put")
+    p1, p2 = cluster.group.make_partition(leader)
+    cluster.group.partition(p1, p2)
+    ckp1, ckp2a, ckp2b = cluster.versioned(p1), cluster.versioned(p2), cluster.versioned(p2)
+    ver1 = await ckp1.put_at_least_once("1", "14", ver0)
+    await ckp1.check_get("1", "14", ver1)
+
+    putting = asyncio.ensure_future(ckp2a.put_at_least_once("1", "15", ver1))
+    getting = asyncio.ensure_future(ckp2b.get("1"))
+    await asyncio.sleep(1.0)
+    if putting.done() or getting.done():
+        raise LabFailure("a minority has put or got")
+    await ckp1.check_get("1", "14", ver1)
+    ver2 = await ckp1.put_at_least_once("1", "16", ver1)
+    await ckp1.check_get("1", "16", ver2)
+
+    cluster.group.connect_all()
+    cluster.connect_clerk(ckp2a)
+    cluster.connect_clerk(ckp2b)
+    await asyncio.sleep(ELECTION_SECONDS)
+    async with asyncio.timeout(3.0):
+        ver15 = await putting
+    async with asyncio.timeout(3.0):
+        read = await getting
+    if read not in (("15", ver15, Err.OK), ("16", ver2, Err.OK)):
+        raise LabFailure(f"the get of the minority brought {read}")
+    await clerk.check_get("1", "15", ver15)

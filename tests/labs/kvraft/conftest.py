@@ -13,7 +13,7 @@ from tests.support.kv_lab import Play, Scenario
 @pytest.fixture
 def play(request: pytest.FixtureRequest) -> Play:
     edition = request.module.EDITION
-    seed = seed_of(request.node.name, edition)
+    seed = seed_of(request.node.name.partition("[")[0], edition)
 
     def play(
         scenario: Scenario,

@@ -4,12 +4,13 @@ import asyncio
 from functools import partial
 
 from labs.harness.edition import Edition
-from labs.harness.kv_cluster import ELECTION_SECONDS, KvCluster
+from labs.harness.kv_cluster import KvCluster
 from labs.harness.kv_tests import (
     Trouble,
     check_elements,
     element,
     many_strings,
+    strings_one_partition,
     strings_speed,
 )
 from tests.support.kv_lab import Play
@@ -55,40 +56,7 @@ def test_unreliable_one_key_4a(play: Play) -> None:
 
 
 def test_one_partition_4a(play: Play) -> None:
-    """A minority neither writes nor reads; what it was asked is done after the healing."""
-
-    async def scenario(cluster: KvCluster) -> None:
-        clerk = cluster.strings()
-        await clerk.put("1", "13")
-
-        leader = cluster.group.leader()
-        assert leader is not None, "who else has put it"
-        p1, p2 = cluster.group.make_partition(leader)
-        cluster.group.partition(p1, p2)
-        ckp1, ckp2a, ckp2b = cluster.strings(p1), cluster.strings(p2), cluster.strings(p2)
-        await ckp1.put("1", "14")
-        await ckp1.check_get("1", "14")
-
-        putting = asyncio.ensure_future(ckp2a.put("1", "15"))
-        getting = asyncio.ensure_future(ckp2b.get("1"))
-        await asyncio.sleep(1.0)
-        assert not putting.done(), "a put in the minority"
-        assert not getting.done(), "a get in the minority"
-        await ckp1.check_get("1", "14")
-        await ckp1.put("1", "16")
-        await ckp1.check_get("1", "16")
-
-        cluster.group.connect_all()
-        cluster.connect_clerk(ckp2a)
-        cluster.connect_clerk(ckp2b)
-        await asyncio.sleep(ELECTION_SECONDS)
-        async with asyncio.timeout(3.0):
-            await putting
-        async with asyncio.timeout(3.0):
-            assert await getting in ("15", "16")
-        await clerk.check_get("1", "15")
-
-    play(scenario)
+    play(strings_one_partition)
 
 
 def test_many_partitions_one_client_4a(play: Play) -> None:

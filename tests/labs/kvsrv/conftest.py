@@ -13,7 +13,7 @@ from tests.support.kvsrv_lab import Play
 @pytest.fixture
 def play(request: pytest.FixtureRequest) -> Play:
     edition = request.module.EDITION
-    seed = seed_of(request.node.name, edition)
+    seed = seed_of(request.node.name.partition("[")[0], edition)
 
     def play(scenario: Callable[[KvsrvCluster], Awaitable[None]], *, reliable: bool = True) -> None:
         async def main() -> None:

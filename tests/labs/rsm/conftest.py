@@ -14,7 +14,7 @@ PlayRsm = Callable[..., None]
 
 @pytest.fixture
 def play(request: pytest.FixtureRequest) -> PlayRsm:
-    seed = seed_of(request.node.name, Edition.E2025)
+    seed = seed_of(request.node.name.partition("[")[0], Edition.E2025)
 
     def play(
         scenario: Callable[[RsmCluster], Awaitable[None]], *, maxraftstate: int = NEVER
