@@ -8,7 +8,6 @@ and by frames made by hand, which the server has to refuse by itself.
 import asyncio
 import math
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -526,38 +525,6 @@ def test_dead_endpoints_are_skipped_and_twice_the_same_is_once(
     ):
         ended = warm.run("get", "skip", "--endpoints", endpoints, "--timeout", "5")
         assert (ended.status, ended.out, ended.err) == (0, b"1", ""), ended
-
-
-def test_interrupted_in_a_write_says_that_the_outcome_is_unknown(
-    cluster: Cluster, warm: Warm
-) -> None:
-    endpoints = ",".join(cluster.endpoints)
-    assert warm.run("put", "interrupted", "1", "--endpoints", endpoints).status == 0
-    for name in cluster.nodes:
-        cluster.pause(name)
-    try:
-        pid = warm.begin("put", "interrupted", "2", "--endpoints", endpoints)
-        try:
-            wait_for(lambda: is_connected(pid, cluster.base_port), "it to connect", 8)
-            os.kill(pid, signal.SIGINT)
-            begun = time.monotonic()
-        finally:
-            ended = warm.end()
-        assert time.monotonic() - begun < 2
-    finally:
-        for name in cluster.nodes:
-            cluster.resume(name)
-    assert ended.status == 3 and ended.err.count("\n") == 1, ended
-    assert "interrupted; the outcome is unknown" in ended.err
-
-
-def is_connected(pid: int, port: int) -> bool:
-    """Whether the process has a TCP connection to a port of this machine."""
-    tables = (Path(f"/proc/{pid}/net/{table}") for table in ("tcp", "tcp6"))
-    rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
-    peers = {row[9] for row in rows if row[3] == "01" and int(row[2].split(":")[1], 16) == port}
-    own = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
-    return any(f"socket:[{inode}]" in own for inode in peers)
 
 
 # H: impossible administration
