@@ -9,8 +9,9 @@ from labrpc.grpc.discovery import cluster_at
 from labrpc.transport import Address
 from shardkv.errors import ShardKVError, Unavailable
 
-GRACE_SECONDS: Final = 0.1
-"""After the first answer: what the others get to contradict it in."""
+GRACE_SECONDS: Final = 0.5
+"""After the first answer: what the others get to contradict it in. Only nodes that neither answer
+nor refuse cost so much; a busy one must not go unheard, or chance would choose the cluster."""
 CLUSTER_BYTES: Final = 16
 
 
