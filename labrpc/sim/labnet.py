@@ -18,6 +18,7 @@ Beside all this a hop takes 0.5 to 1.5 ms each way, so that the virtual clock mo
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextvars import ContextVar
 from random import Random
 from typing import Final
 
@@ -70,6 +71,10 @@ class LabEnd:
         return self._network.call(self, method, body)
 
 
+NETWORKS: ContextVar["list[LabNetwork] | None"] = ContextVar("networks", default=None)
+"""Where whoever runs a test collects the networks made in it, for their counts; None: nowhere."""
+
+
 class LabNetwork:
     """Ends, servers, and what can go wrong between them.
 
@@ -92,6 +97,9 @@ class LabNetwork:
         self._connected: dict[Hashable, Hashable] = {}  # end name to server name
         self._servers: dict[Hashable, LabServer | None] = {}
         self._running: dict[_Running, None] = {}  # calls whose handler runs
+        networks = NETWORKS.get()
+        if networks is not None:
+            networks.append(self)
 
     def make_end(self, name: Hashable) -> LabEnd:
         """A new end, disabled and not connected."""
@@ -124,6 +132,11 @@ class LabNetwork:
     def delete_server(self, name: Hashable) -> None:
         self._servers[name] = None
         self._look_for_the_dead()
+
+    @property
+    def servers(self) -> int:
+        """Server names that there ever were."""
+        return len(self._servers)
 
     def count(self, server: Hashable) -> int:
         """Requests handed to the server that is now installed under the name."""

@@ -9,22 +9,58 @@ with snapshots is stricter, see `_SnapshotReader`.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Sequence
+from random import Random
+from typing import Final, Protocol
 
 import msgpack
 
 from labrpc.sim.chance import Chance
 from labrpc.sim.disk import SimDrive
-from labrpc.sim.labnet import LabNetwork
+from labrpc.sim.labnet import LabEnd, LabNetwork, LabServer
 from labs.checkers import RaftInvariants
 from labs.harness.edition import TEST_SECONDS_MAX, Edition, LabFailure
-from labs.raft import DATA, GID, LOG, ApplyMsg, ApplyQueue, Command, Raft
+from labs.harness.figures import note_operations
+from labs.raft import DATA, GID, LOG, ApplyMsg, ApplyQueue, Command, Raft, Started, Watcher
 
 ELECTION_SECONDS: Final = 1.0
 """The tests' unit of sleep (RaftElectionTimeout)."""
 SNAPSHOT_INTERVAL: Final = 10
 LOG_BYTES_MAX: Final = 2000
+
+
+class RaftServer(Protocol):
+    """What the tester asks of a server; `labs.raft.Raft` says what each call means."""
+
+    @property
+    def server(self) -> LabServer: ...
+
+    def start(self, command: Command) -> Started: ...
+
+    def get_state(self) -> tuple[int, bool]: ...
+
+    def snapshot(self, index: int, data: bytes) -> None: ...
+
+    def read_snapshot(self) -> tuple[int, bytes]: ...
+
+    def persist_bytes(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+
+class MakeRaft(Protocol):
+    """As `labs.raft.Raft.make`."""
+
+    def __call__(
+        self,
+        peers: Sequence[LabEnd],
+        me: int,
+        drive: SimDrive,
+        apply_queue: ApplyQueue,
+        rng: Random,
+        *,
+        watcher: Watcher | None = None,
+    ) -> Awaitable[RaftServer]: ...
 
 
 class RaftCluster:
@@ -36,18 +72,27 @@ class RaftCluster:
         edition: Whose rules hold where they differ.
         reliable: The network's kind.
         snapshots: Whether the service takes snapshots.
+        make: Starts a server, the project's own by default. Only of that one can the invariants be
+            watched; the tester's own checks hold for any.
     """
 
     def __init__(
-        self, count: int, *, seed: str, edition: Edition, reliable: bool, snapshots: bool
+        self,
+        count: int,
+        *,
+        seed: str,
+        edition: Edition,
+        reliable: bool,
+        snapshots: bool,
+        make: MakeRaft = Raft.make,
     ) -> None:
         self.count, self.edition = count, edition
         self.rng = Chance(seed).rng("tester")
-        self.servers: list[Raft | None] = [None] * count
+        self.servers: list[RaftServer | None] = [None] * count
         self.connected = [False] * count
         self.index_max = 0  # the highest index that anybody applied
         self._chance = Chance(seed)
-        self._snapshots = snapshots
+        self._snapshots, self._make = snapshots, make
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._network = LabNetwork(self._chance.rng("network"))
@@ -76,6 +121,7 @@ class RaftCluster:
         for i in range(self.count):
             self.crash(i)
         self._network.cleanup()
+        note_operations(self.index_max)
         self.invariants.finish()
         if kind is None and took > TEST_SECONDS_MAX:
             raise LabFailure(f"the test took {took:.1f} s; the limit is {TEST_SECONDS_MAX} s")
@@ -108,7 +154,7 @@ class RaftCluster:
             self._network.connect(name, j)
             self._ends[i].append(name)
         queue: ApplyQueue = asyncio.Queue(maxsize=1)
-        server = await Raft.make(
+        server = await self._make(
             ends,
             i,
             self.drives[i],
@@ -144,10 +190,10 @@ class RaftCluster:
         for i in range(self.count):
             self.connect(i)
 
-    def alive(self) -> list[Raft]:
+    def alive(self) -> list[RaftServer]:
         return [server for server in self.servers if server is not None]
 
-    def server(self, i: int) -> Raft:
+    def server(self, i: int) -> RaftServer:
         """Server `i`, which must be up."""
         server = self.servers[i]
         if server is None:
@@ -311,7 +357,7 @@ class _Reader:
         self.cluster, self.i = cluster, i
         self.log: dict[int, Command] = {}
 
-    def begin(self, server: Raft) -> None:
+    def begin(self, server: RaftServer) -> None:
         """A new life of the server begins."""
 
     async def read(self, queue: ApplyQueue) -> None:
@@ -346,9 +392,9 @@ class _SnapshotReader(_Reader):
     def __init__(self, cluster: RaftCluster, i: int) -> None:
         super().__init__(cluster, i)
         self.last_applied = 0
-        self.server: Raft | None = None
+        self.server: RaftServer | None = None
 
-    def begin(self, server: Raft) -> None:
+    def begin(self, server: RaftServer) -> None:
         self.server = server
         index, snapshot = server.read_snapshot()
         if snapshot:

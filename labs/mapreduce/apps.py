@@ -5,8 +5,6 @@ worker's process and may block, sleep and end it: three of them look at the othe
 process ids, one ends its own on purpose.
 """
 
-import importlib
-import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, Protocol, cast
 
+from labs.loading import load
 from labs.mapreduce.files import Pair, encode
 
 CRASHES_IN_1000: Final = 330
@@ -167,20 +166,9 @@ def load_app(name: str) -> MakeApp:
     """
     if name in APPS:
         return APPS[name]
-    where, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise LookupError(f"no app {name!r}; there are {', '.join(APPS)}, or name a module:Class")
-    try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            assert spec is not None and spec.loader is not None, "a .py file has a loader"
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(where)
-        return cast(MakeApp, getattr(module, attribute))
-    except (ImportError, OSError, AttributeError) as error:
-        raise LookupError(f"no app {name!r}: {error}") from error
+    return cast(MakeApp, load(name))
 
 
 def words(contents: str) -> list[str]:

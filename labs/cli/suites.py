@@ -1,0 +1,68 @@
+"""`labs list`, `labs run` and `labs table`: the official suites."""
+
+import argparse
+import sys
+import time
+
+from labs.cli import catalog, session
+from labs.cli.lines import Lines
+from labs.cli.session import Choice
+from labs.loading import load
+
+
+def list_tests(arguments: argparse.Namespace) -> int:
+    tests = session.collect(_choice(arguments))
+    for test in tests:
+        official = test.official
+        sys.stdout.write(
+            f"{test.edition:4}  {test.part:3} {official.lab:13} {official.name:44} {test.nodeid}\n"
+        )
+    return 0 if tests else _nothing(arguments)
+
+
+def run_tests(arguments: argparse.Namespace) -> int:
+    """Returns 0 if all passed, 1 if any failed, 2 if there was none or it cannot be tested."""
+    if arguments.implementation is not None and (why := _unfit(arguments)):
+        sys.stderr.write(f"{why}\n")
+        return 2
+    began = time.perf_counter()
+    with Lines(sys.stdout, tracebacks=arguments.traceback) as lines:
+        session.run(_choice(arguments), lines)
+    if not lines.runs:
+        return _nothing(arguments)
+    passed, failed = len(lines.runs) - len(lines.failed), len(lines.failed)
+    took = time.perf_counter() - began
+    sys.stdout.write(f"{passed} passed, {failed} failed in {took:.1f} s\n")
+    return 1 if failed else 0
+
+
+def write_table(arguments: argparse.Namespace) -> int:
+    """Run all, and write `docs/labs.md` to standard output; the lines go to standard error."""
+    with Lines(sys.stderr) as lines:
+        session.run(_choice(arguments), lines)
+    failed = [ran.test.nodeid for ran in lines.runs if not ran.passed or ran.skipped]
+    sys.stdout.write(catalog.table((ran.test for ran in lines.runs), failed))
+    return 1 if failed else 0
+
+
+def _choice(arguments: argparse.Namespace) -> Choice:
+    """Of what the verb offers."""
+    given = vars(arguments)
+    fields = Choice.__dataclass_fields__
+    return Choice(**{name: given[name] for name in fields if name in given})
+
+
+def _unfit(arguments: argparse.Namespace) -> str | None:
+    """Why somebody else's implementation cannot be tested so; None: it can."""
+    if catalog.places_of(arguments.part) != ["tests/labs/raft"]:
+        return f"--impl is for the raft lab (raft, 3A to 3D), not for {arguments.part}"
+    try:
+        load(arguments.implementation)
+    except LookupError as error:
+        return str(error)
+    return None
+
+
+def _nothing(arguments: argparse.Namespace) -> int:
+    sys.stderr.write(f"no such test: {arguments.part} {arguments.test or ''}; see `labs list`\n")
+    return 2
