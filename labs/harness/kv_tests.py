@@ -27,7 +27,8 @@ VERSIONED_SECONDS: Final = 1.0
 PARTITIONS_SECONDS: Final = 2.0
 """Partitions begin after a second, when the original's clients of 2025 have already been told to
 stop and only those that are stuck see any. Ours go on for so long."""
-WORK_SECONDS_MAX: Final = 0.05
+STRINGS_WORK_SECONDS_MAX: Final = 0.08
+VERSIONED_WORK_SECONDS_MAX: Final = 0.05
 """Of a client's work between two calls, when they are `CLIENTS_ALIKE` or fewer; else more."""
 CLIENTS_ALIKE: Final = 5
 RANDOM_KEYS: Final = 100
@@ -49,9 +50,9 @@ class Trouble:
 class Clients:
     """Clients that run side by side until they are told to stop, between two of their calls."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, work_seconds_max: float = VERSIONED_WORK_SECONDS_MAX) -> None:
         self.stopped = False
-        self._work_seconds_max = WORK_SECONDS_MAX * max(1.0, count / CLIENTS_ALIKE)
+        self._work_seconds_max = work_seconds_max * max(1.0, count / CLIENTS_ALIKE)
 
     async def run(self, bodies: Sequence[Awaitable[T]], seconds: float) -> list[T]:
         """Let them run for so long, and wait for each one's last call."""
@@ -180,7 +181,7 @@ async def many_strings(cluster: KvCluster, trouble: Trouble) -> None:
     """GenericTest of 2024."""
     checker = cluster.strings()
     for _ in range(ITERATIONS):
-        clients = Clients(trouble.clients)
+        clients = Clients(trouble.clients, STRINGS_WORK_SECONDS_MAX)
         clerks = [cluster.strings() for _ in range(trouble.clients)]
         bodies = [
             StringsClient(
@@ -326,7 +327,7 @@ async def spawn_putters(
     seconds: float,
 ) -> Puts:
     """SpawnClientsAndWait with OneClientPut: `count` fresh clerks put for so long."""
-    clients = Clients(count)
+    clients = Clients(count, VERSIONED_WORK_SECONDS_MAX)
     clerks = [make_clerk() for _ in range(count)]
     bodies = [
         one_client_put(number, clerk, keys, Random(rng.random()), clients)

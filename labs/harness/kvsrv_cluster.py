@@ -14,6 +14,7 @@ from labs.harness.kv_tests import Clients, StringsClient, check_elements
 
 ITERATIONS: Final = 3
 ITERATION_SECONDS: Final = 1.0
+WORK_SECONDS_MAX: Final = 0.01
 SERVER: Final = "s0"
 
 
@@ -82,7 +83,7 @@ async def many_strings(cluster: KvsrvCluster, clients: int) -> None:
     """GenericTest of the 2024 lab: clients on a key each, and what each of them must see."""
     checker = cluster.strings()
     for _ in range(ITERATIONS):
-        running = Clients(clients)
+        running = Clients(clients, WORK_SECONDS_MAX)
         clerks = [cluster.strings() for _ in range(clients)]
         bodies = [
             StringsClient(number, clerk, Random(cluster.rng.random()), keys=0, old_values=True).run(

@@ -35,7 +35,7 @@ async def one_client(cluster: KvsrvCluster, me: int, clients: Clients) -> int:
 
 
 async def many_clients(cluster: KvsrvCluster, count: int) -> None:
-    clients = Clients(count)
+    clients = Clients(count, work_seconds_max=0.0)
     bodies = [one_client(cluster, me, clients) for me in range(count)]
     assert sum(await clients.run(bodies, SECONDS)) > 0
 
