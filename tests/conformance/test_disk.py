@@ -131,6 +131,7 @@ def test_a_batch_is_applied_in_order(bench: Bench) -> None:
     [
         pytest.param(b"b", b"d", [b"b", b"c"], id="the low end is in and the high end is not"),
         pytest.param(b"aa", b"c", [b"b"], id="the ends need not exist"),
+        pytest.param(b"b", b"c", [b"b"], id="the low end alone"),
         pytest.param(b"", b"\xff", [b"a", b"b", b"c", b"d"], id="everything"),
         pytest.param(b"c", b"c", [], id="nothing lies between a key and itself"),
         pytest.param(b"d", b"b", [], id="nothing lies between ends that crossed"),

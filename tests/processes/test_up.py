@@ -41,6 +41,7 @@ def refusal(cluster: Cluster, *arguments: str | bytes, status: int = 1) -> str:
     return done.err
 
 
+@pytest.mark.timeout(300)  # some sixty commands, each a process
 def test_a_cluster_is_founded_used_stopped_and_found_again(
     cluster: Cluster, tmp_path: Path
 ) -> None:

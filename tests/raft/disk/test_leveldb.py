@@ -440,6 +440,37 @@ def test_a_damaged_table_is_found_when_it_is_read(tmp_path: Path) -> None:
 # Slots
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("kept", [0, 4000], ids=["emptied", "cut"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["the first", "the middle one", "the last"])
+def test_a_range_is_never_shorter_than_it_is(
+    tmp_path: Path, which: int, kept: int, reverse: bool
+) -> None:
+    """A table that cannot be opened must not look like the end of the rows, wherever it lies."""
+
+    async def write() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        for first in range(3):
+            disk.write([(b"%d/%04d" % (first, n), os.urandom(100)) for n in range(200)])
+            await disk.flush()  # a table each
+        await disk.close()
+
+    async def read() -> int:
+        disk = LevelDB.open(tmp_path / "db", trust_log=False, on_failure=lambda _: None)
+        try:
+            return sum(1 for _ in disk.range(b"", b"9", reverse=reverse))
+        finally:
+            await disk.close()
+
+    asyncio.run(write())
+    assert asyncio.run(read()) == 600
+    tables = sorted((tmp_path / "db").glob("*.ldb"))
+    assert len(tables) == 3
+    os.truncate(tables[which], kept)
+    with pytest.raises(StorageFailed):
+        asyncio.run(read())
+
+
 def test_a_slot_reads_what_an_earlier_life_wrote(tmp_path: Path) -> None:
     async def main() -> None:
         worker = Worker("slots")
