@@ -33,7 +33,7 @@ _SUITES: Final = (
         "TestConcurrentOne TestRegression1 TestKilled TestBenchmark",
     ),
     _Suite("2025", "labrpc", "tests/labrpc/test_labnet.py", "TestLongDelayRace"),
-    _Suite("both", "labgob", "tests/labs/labgob", "TestGOB TestCapital TestDefault"),
+    _Suite("both", "labgob", "tests/labs/test_labgob.py", "TestGOB TestCapital TestDefault"),
     _Suite("2025", "tester1", "tests/labs/test_tester1.py", "TestBasic TestShutdownServer"),
     _Suite(
         "both",

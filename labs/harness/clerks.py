@@ -7,6 +7,7 @@ from typing import Protocol
 from labrpc.sim.labnet import LabEnd, LabNetwork
 from labrpc.transport import Address
 from labs.harness.edition import LabFailure
+from labs.harness.figures import note_operations
 from labs.harness.kv_history import Asked, Call
 from labs.kv import Err, Read
 
@@ -44,6 +45,7 @@ class Recorder:
 
     def begin(self, clerk: int, asked: Asked, key: str, value: str = "", version: int = 0) -> Call:
         self._moments += 1
+        note_operations(1)
         call = Call(clerk, asked, key, value, version, self._moments, self._loop.time())
         self.calls.append(call)
         return call

@@ -28,7 +28,7 @@ class Figures(NamedTuple):
 Sink = Callable[[Figures], None]
 
 _sink: ContextVar[Sink | None] = ContextVar("figures_sink", default=None)
-_operations: ContextVar[list[int] | None] = ContextVar("figures_operations", default=None)
+_gauge: ContextVar["Gauge | None"] = ContextVar("figures_gauge", default=None)
 
 
 @contextmanager
@@ -43,9 +43,9 @@ def reporting_to(sink: Sink) -> Iterator[None]:
 
 def note_operations(count: int) -> None:
     """For clusters: so many agreements, or calls of clerks, were made."""
-    noted = _operations.get()
-    if noted is not None:
-        noted.append(count)
+    gauge = _gauge.get()
+    if gauge is not None:
+        gauge.operations += count
 
 
 class Gauge:
@@ -55,16 +55,16 @@ class Gauge:
         self._seed = seed
         self._seconds = 0.0
         self._networks: list[LabNetwork] = []
-        self._operations: list[int] = []
+        self.operations = 0
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        tokens = NETWORKS.set(self._networks), _operations.set(self._operations)
+        tokens = NETWORKS.set(self._networks), _gauge.set(self)
         try:
             yield
         finally:
             NETWORKS.reset(tokens[0])
-            _operations.reset(tokens[1])
+            _gauge.reset(tokens[1])
             sink = _sink.get()
             if sink is not None:
                 sink(self._read())
@@ -84,5 +84,5 @@ class Gauge:
             peers=sum(network.servers for network in self._networks),
             rpcs=sum(network.total_count for network in self._networks),
             bytes=sum(network.total_bytes for network in self._networks),
-            operations=sum(self._operations),
+            operations=self.operations,
         )

@@ -74,6 +74,23 @@ def test_basic() -> None:
     play(scenario)
 
 
+def test_types() -> None:
+    """The labs' two kinds of handlers take pointers and values; ours are plain and `async`."""
+
+    async def later(body: bytes) -> bytes:
+        await asyncio.sleep(0.01)
+        return b"async " + body
+
+    async def scenario(network: LabNetwork) -> None:
+        network.add_server("s", LabServer({"plain": lambda body: b"plain " + body, "async": later}))
+        end = end_to(network, "s")
+
+        assert await end.call("plain", b"x") == b"plain x"
+        assert await end.call("async", b"x") == b"async x"
+
+    play(scenario)
+
+
 def test_disconnect() -> None:
     async def scenario(network: LabNetwork) -> None:
         network.add_server("s", JunkServer().server())
@@ -215,12 +232,36 @@ def test_killed(seed: int, how: str) -> None:
     play(scenario, seed)
 
 
-def test_many_calls_are_all_answered() -> None:
+def test_benchmark() -> None:
+    """100,000 calls, one after the other; 22 us each in the course's own network of 2016."""
+
     async def scenario(network: LabNetwork) -> None:
         network.add_server("s", JunkServer().server())
         end = end_to(network, "s")
-        for _ in range(5_000):
+        for _ in range(100_000):
             assert await end.call("Junk.handler2", b"111") == b"handler2-111"
+        assert network.count("s") == network.total_count == 100_000
+
+    play(scenario)
+
+
+def test_long_delay_race() -> None:
+    """A switch of the long delays, during a call too, harms nobody."""
+
+    async def scenario(network: LabNetwork) -> None:
+        network.add_server("s", JunkServer().server())
+        end = end_to(network, "s")
+        assert await end.call("Junk.handler1", b"9099") == b"9099"
+        network.long_delays = True
+        network.delete_server("s")
+
+        call = end.call("Junk.handler1", b"9099")
+        network.long_delays = True
+        await asyncio.wait([call], timeout=0.2)
+        network.long_delays = True
+
+        assert await call is None
+        assert asyncio.get_running_loop().time() < 7.1
 
     play(scenario)
 

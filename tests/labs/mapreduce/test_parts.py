@@ -194,5 +194,5 @@ def test_an_app_is_loaded_by_name_module_or_path(tmp_path: Path) -> None:
     assert load_app("labs.mapreduce.apps:WordCount") is APPS["wc"]
     assert getattr(load_app(f"{tmp_path}/own.py:Mine"), "__name__", None) == "Mine"
     for nothing in ("cw", "labs.mapreduce.apps:None", "nowhere:X", f"{tmp_path}/no.py:X"):
-        with pytest.raises(LookupError, match="no app|cannot load"):
+        with pytest.raises(LookupError, match=r"no app|cannot load"):
             load_app(nothing)
