@@ -64,6 +64,8 @@ class ReplicaStatus(NamedTuple):
     learners: tuple[MemberStatus, ...]
     config_number: int  # of the configuration that a store group has applied; 0 if none
     shards: tuple[ShardStatus, ...]
+    lost: tuple[MemberStatus, ...] = ()
+    """Of a leader: members that lost what they had acknowledged in this term, and count no more."""
 
     @property
     def leads(self) -> bool:

@@ -227,6 +227,9 @@ class AdminService:
             learners=_members(membership.learners),
             config_number=self._groups.config_number(gid),
             shards=self._groups.shards(gid),
+            lost=_members(
+                tuple(member for member in _everyone(replica) if member.id in core.lost_replicas)
+            ),
         )
 
 

@@ -37,7 +37,8 @@ def status(request: Request, watch: bool) -> None:
     """Show every node and group as they see themselves: leaders, terms, applied indexes and lags,
     shards with their phase, copies under way, versions.
 
-    Exit status 1 if a group has no leader or a node does not answer.
+    Exit status 1 if a group has no leader, a node does not answer, or a replica stopped or lost
+    entries.
     """
     from shardkv.cli.failures import refused
 
@@ -117,8 +118,14 @@ class Picture:
         """What an operator should know, a sentence each."""
         found = [f"{name} does not answer" for name in self.silent]
         for gid in self.gids:
-            if self.leader(gid) is None:
+            leader = self.leader(gid)
+            if leader is None:
                 found.append(f"group {gid} has no leader")
+            found += [
+                f"group {gid} on {member.node} lost entries that it had acknowledged and counts no "
+                "more: was an old copy of its directory put back? Give the cluster a new node"
+                for member in (leader[1].lost if leader is not None else ())
+            ]
             for node, replica in self.replicas(gid):
                 if replica.stopped:
                     found.append(f"group {gid} on {node.node} stopped: {shown(replica.stopped)}")
@@ -157,6 +164,7 @@ class Picture:
             "config": status.config_number if status is not None else None,
             "voters": [member.node for member in status.voters] if status is not None else None,
             "learners": [member.node for member in status.learners] if status is not None else None,
+            "lost": [member.node for member in status.lost] if status is not None else None,
             "changing": bool(status.outgoing) if status is not None else None,
             "shards": {
                 phase: [shard.shard for shard in status.shards if shard.phase == phase]

@@ -264,6 +264,44 @@ def contents(directory: Path) -> dict[str, str]:
     }
 
 
+def test_an_old_copy_put_back_counts_no_more_and_status_says_so(warm: Warm, tmp_path: Path) -> None:
+    """The node itself cannot know; its leader, which it told that it had more, can."""
+
+    async def append(cluster: Cluster, letter: str) -> str:
+        async with cluster.eyes() as eyes, aio.connect(cluster.endpoints) as clerk:
+            for _ in range(20):
+                await clerk.append("letters", letter)
+            value = await clerk.get("letters")
+            assert value is not None and value.endswith(letter.encode() * 20)
+            return await eyes.leader(1)
+
+    def stop(cluster: Cluster, name: str) -> None:
+        cluster.send(name, signal.SIGTERM)
+        cluster.wait_ended(name)
+
+    with running(tmp_path / "cluster") as cluster:
+        leader = run(append(cluster, "a"))
+        victim = min(cluster.nodes.keys() - {leader})
+        directory = cluster.nodes[victim].data
+        run(catches_up(cluster))
+        stop(cluster, victim)
+        shutil.copytree(directory, tmp_path / "old")
+        cluster.restart(victim)
+        assert run(append(cluster, "b")) == leader
+        run(catches_up(cluster))
+        stop(cluster, victim)
+        shutil.rmtree(directory)
+        shutil.copytree(tmp_path / "old", directory)
+        cluster.restart(victim)
+
+        def status() -> str:
+            return warm.run("status", "--endpoints", ",".join(cluster.endpoints)).err
+
+        complaint = f"group 1 on {victim} lost entries that it had acknowledged"
+        wait_for(lambda: complaint in status(), "a complaint of the leader")
+        assert run(append(cluster, "c")) == leader, "the others serve"
+
+
 # What is in use, and what is no node
 
 

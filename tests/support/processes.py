@@ -249,6 +249,7 @@ class Cluster:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
+        directory.mkdir(exist_ok=True)
         self.data = data or directory / "data"
         self.settings = dict(settings or {})
         self.nodes: dict[str, Node] = {}
