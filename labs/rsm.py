@@ -106,6 +106,11 @@ class RSM:
             return Err.WRONG_LEADER, None
 
     @property
+    def waiting(self) -> int:
+        """Requests in `submit` that have no outcome yet."""
+        return self._rsm.pending
+
+    @property
     def server(self) -> LabServer:
         """What answers this server's peers."""
         return LabServer(self._node.handlers)

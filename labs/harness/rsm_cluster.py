@@ -14,6 +14,7 @@ from labrpc.sim.disk import SimDrive
 from labrpc.sim.labnet import LabEnd, LabNetwork
 from labs.compaction import NEVER
 from labs.harness.edition import TEST_SECONDS_MAX, LabFailure
+from labs.harness.figures import note_operations
 from labs.harness.servers import ServerGroup
 from labs.node import Watcher
 from labs.rsm import RSM, Err, Request
@@ -57,6 +58,7 @@ class RsmCluster:
         self.connected = [True] * SERVERS
         self.counters = [Counter() for _ in range(SERVERS)]  # of the servers' present lives
         self._leader = 0
+        self._submitted = 0
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
 
@@ -68,6 +70,7 @@ class RsmCluster:
         took = self._loop.time() - self._began
         self.group.shutdown_all()
         self._network.cleanup()
+        note_operations(self._submitted)
         self.group.invariants.finish()
         if kind is None and took > TEST_SECONDS_MAX:
             raise LabFailure(f"the test took {took:.1f} s; the limit is {TEST_SECONDS_MAX} s")
@@ -118,6 +121,7 @@ class RsmCluster:
                 if server is None or not self.connected[i] or (among and i not in among):
                     continue
                 err, reply = await server.submit(request)
+                self._submitted += 1
                 if err is Err.OK:
                     self._leader = i
                     return reply

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from labs.compaction import NEVER
-from labs.harness.edition import TEST_SECONDS_MAX, Edition, run_lab, seed_of
+from labs.harness.edition import TEST_SECONDS_MAX, run_lab, seed_of
 from labs.harness.rsm_cluster import RsmCluster
 
 PlayRsm = Callable[..., None]
@@ -14,7 +14,7 @@ PlayRsm = Callable[..., None]
 
 @pytest.fixture
 def play(request: pytest.FixtureRequest) -> PlayRsm:
-    seed = seed_of(request.node.name.partition("[")[0], Edition.E2025)
+    seed = seed_of(request.node.name.partition("[")[0], request.module.EDITION)
 
     def play(
         scenario: Callable[[RsmCluster], Awaitable[None]], *, maxraftstate: int = NEVER
