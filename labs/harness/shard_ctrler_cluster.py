@@ -1,7 +1,7 @@
 """The tester of the 2024 shard controller: three servers, clerks, what it checks of a config."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -10,6 +10,7 @@ from labrpc.sim.disk import SimDrive
 from labrpc.sim.labnet import LabNetwork
 from labrpc.transport import Address
 from labs.harness.edition import TEST_SECONDS_MAX, LabFailure
+from labs.harness.figures import note_operations
 from labs.harness.shard_group import Ends, Group, shuffled
 from labs.node import Watcher
 from labs.shardctrler import CONTROLLER, Clerk, Config, ShardCtrler
@@ -63,7 +64,7 @@ class ShardCtrlerCluster:
         self._clerks += 1
         name = f"{self._prefix}-clerk{self._clerks}"
         rng = self._chance.rng(name)
-        return Clerk(Ends(self.network, name, shuffled(rng, self.group.names)), rng)
+        return _CountedClerk(Ends(self.network, name, shuffled(rng, self.group.names)), rng)
 
     async def await_leader(self) -> int:
         """Who leads; looked at again and again (the original looked at one server for ever)."""
@@ -74,6 +75,24 @@ class ShardCtrlerCluster:
                 return leaders[0]
             await asyncio.sleep(QUERY_SECONDS)
         raise LabFailure(f"no single leader for {LEADER_SECONDS_MAX} s")
+
+
+class _CountedClerk(Clerk):
+    async def query(self, num: int) -> Config:
+        note_operations(1)
+        return await super().query(num)
+
+    async def join(self, servers: Mapping[int, Sequence[str]]) -> None:
+        note_operations(1)
+        await super().join(servers)
+
+    async def leave(self, gids: Sequence[int]) -> None:
+        note_operations(1)
+        await super().leave(gids)
+
+    async def move(self, shard: int, gid: int) -> None:
+        note_operations(1)
+        await super().move(shard, gid)
 
 
 async def check(clerk: Clerk, gids: Iterable[int]) -> Config:

@@ -16,6 +16,7 @@ from labrpc.transport import Address
 from labs.compaction import NEVER
 from labs.harness.clerks import Recorder, Versioned
 from labs.harness.edition import TEST_SECONDS_MAX, Edition, LabFailure
+from labs.harness.figures import note_operations
 from labs.harness.kv_history import judge_calls
 from labs.harness.kv_tests import Clients, one_client_put
 from labs.harness.shard_group import Ends, Group, StartServer
@@ -99,6 +100,7 @@ class ShardGroupsCluster:
 
     async def __aexit__(self, kind: object, *_: object) -> None:
         took = self._loop.time() - self._began
+        note_operations(len(self.recorder.calls))
         for task in self._background:
             task.cancel()
         ended = await asyncio.gather(*self._background, return_exceptions=True)

@@ -12,6 +12,7 @@ from labrpc.sim.labnet import LabNetwork
 from labrpc.transport import Address
 from labs.compaction import NEVER
 from labs.harness.edition import TEST_SECONDS_MAX, LabFailure
+from labs.harness.figures import note_operations
 from labs.harness.shard_ctrler_cluster import ShardCtrlerCluster
 from labs.harness.shard_group import Ends, Group, StartServer
 from labs.harness.shard_oracle import ShardWatch
@@ -110,7 +111,7 @@ class ShardKVCluster:
         controllers = (ctrler or self.ctrler).group.names
         name = f"clerk{len(self._clerks) + 1}"
         rng = self._chance.rng(name)
-        clerk = Clerk(Ends(self.network, name, controllers), controllers, rng)
+        clerk = _CountedClerk(Ends(self.network, name, controllers), controllers, rng)
         self._clerks.append(clerk)
         return clerk
 
@@ -135,6 +136,20 @@ class ShardKVCluster:
             for group in self.groups
             for server in group.running()
         )
+
+
+class _CountedClerk(Clerk):
+    async def get(self, key: str) -> str:
+        note_operations(1)
+        return await super().get(key)
+
+    async def put(self, key: str, value: str) -> None:
+        note_operations(1)
+        await super().put(key, value)
+
+    async def append(self, key: str, value: str) -> None:
+        note_operations(1)
+        await super().append(key, value)
 
 
 class Model:

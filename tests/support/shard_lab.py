@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from labs.compaction import NEVER
 from labs.harness.shard_kv_cluster import ShardKVCluster
 
 Scenario = Callable[[ShardKVCluster], Awaitable[None]]
@@ -12,5 +13,5 @@ class Play(Protocol):
     """Runs a scenario on a new cluster."""
 
     def __call__(
-        self, scenario: Scenario, *, reliable: bool = True, maxraftstate: int = -1
+        self, scenario: Scenario, *, reliable: bool = True, maxraftstate: int = NEVER
     ) -> None: ...

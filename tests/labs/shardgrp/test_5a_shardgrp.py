@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-from labs.harness.edition import Edition, run_lab, seed_of
 from labs.harness.shard_groups_cluster import GROUPS, ShardGroupsCluster, Values
 from labs.shardcfg import FIRST_NUMBER, GID1, ShardConfig, key2shard
 from raft.types import GroupId
@@ -14,22 +13,20 @@ VALUE_BYTES = 1000
 SLACK_BYTES = 10_000
 
 
-def test_init_query_5a() -> None:
+def test_init_query_5a(play: Play) -> None:
     """The first configuration is stored, and read as it was."""
-    seed = seed_of("test_init_query_5a", Edition.E2025)
 
-    async def main() -> None:
-        async with ShardGroupsCluster(seed=seed, with_group1=False) as cluster:
-            config = ShardConfig()
-            config.join_balance({GID1: ["xxx"]})
-            await cluster.controller.ctrler.init_config(config)
+    async def scenario(cluster: ShardGroupsCluster) -> None:
+        config = ShardConfig()
+        config.join_balance({GID1: ["xxx"]})
+        await cluster.controller.ctrler.init_config(config)
 
-            found = await cluster.make_controller().ctrler.query()
-            assert found == config
-            assert (found.num, found.shards[0]) == (FIRST_NUMBER, GID1)
-            found.check([GID1])
+        found = await cluster.make_controller().ctrler.query()
+        assert found == config
+        assert (found.num, found.shards[0]) == (FIRST_NUMBER, GID1)
+        found.check([GID1])
 
-    run_lab(main(), seed=seed, test="tests/labs/shardgrp/test_5a_shardgrp.py::test_init_query_5a")
+    play(scenario, with_group1=False)
 
 
 def test_static_one_shard_group_5a(play: Play) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from labs.compaction import NEVER
 from labs.harness.edition import TEST_SECONDS_MAX, Edition, run_lab, seed_of
 from labs.harness.shard_kv_cluster import ShardKVCluster
 from tests.support.shard_lab import Play, Scenario
@@ -11,9 +12,9 @@ from tests.support.shard_lab import Play, Scenario
 
 @pytest.fixture
 def play(request: pytest.FixtureRequest) -> Play:
-    seed = seed_of(request.node.name, Edition.E2024)
+    seed = seed_of(request.node.name.partition("[")[0], Edition.E2024)
 
-    def play(scenario: Scenario, *, reliable: bool = True, maxraftstate: int = -1) -> None:
+    def play(scenario: Scenario, *, reliable: bool = True, maxraftstate: int = NEVER) -> None:
         async def main() -> None:
             cluster = ShardKVCluster(seed=seed, reliable=reliable, maxraftstate=maxraftstate)
             async with cluster:
