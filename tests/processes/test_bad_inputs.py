@@ -1,7 +1,7 @@
 """Bad inputs to a real cluster: keys, values and frames at their limits, impossible administration,
 and the command line where a cluster is needed to tell.
 
-`Cluster A` of the tables of limits is asked twice: by the clerk, which refuses before it sends,
+Limits are asked for twice: by the clerk, which refuses before it sends,
 and by frames made by hand, which the server has to refuse by itself.
 """
 
@@ -43,7 +43,6 @@ from shardkv.types import Answer, Code, Row, SessionId, Version
 from tests.support.processes import (
     Cluster,
     Seen,
-    Warm,
     free_base_port,
     leader_in,
     replicas_in,
@@ -67,13 +66,6 @@ FILES_MORE_MAX = 12
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running(tmp_path_factory.mktemp("inputs"), groups=2, shards=SHARDS) as cluster:
         yield cluster
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    warm = Warm(tmp_path_factory.mktemp("warm"))
-    yield warm
-    warm.close()
 
 
 # What holds besides, for every refusal
@@ -479,9 +471,7 @@ def test_the_wrong_replica_points_to_the_right_one_and_serves_nothing(cluster: C
     run(scenario())
 
 
-def test_a_client_of_another_cluster_is_turned_away(
-    cluster: Cluster, warm: Warm, tmp_path: Path
-) -> None:
+def test_a_client_of_another_cluster_is_turned_away(cluster: Cluster, tmp_path: Path) -> None:
     async def scenario() -> None:
         stranger = GrpcTransport(bytes(range(16)), "stranger")
         async with nothing_happens(cluster):
@@ -503,7 +493,7 @@ def test_a_client_of_another_cluster_is_turned_away(
         log = cluster.directory / "other" / "node.log"
         wait_for(lambda: log.exists() and " running " in log.read_text(), "the other cluster")
         mixed = f"{cluster.endpoints[0]},{other}"
-        ended = warm.run("get", "k", "--endpoints", mixed)
+        ended = cluster.cli("get", "k", "--endpoints", mixed)
         assert ended.status == 1 and "cluster id mismatch" in ended.err, ended
         assert cluster.cluster.hex() in ended.err and bytes(range(16)).hex() in ended.err
     finally:
@@ -514,16 +504,14 @@ def test_a_client_of_another_cluster_is_turned_away(
 # A: the command line, where it takes a cluster to tell
 
 
-def test_dead_endpoints_are_skipped_and_twice_the_same_is_once(
-    cluster: Cluster, warm: Warm
-) -> None:
-    assert warm.run("put", "skip", "1", "--endpoints", cluster.endpoints[0]).status == 0
+def test_dead_endpoints_are_skipped_and_twice_the_same_is_once(cluster: Cluster) -> None:
+    assert cluster.cli("put", "skip", "1", "--endpoints", cluster.endpoints[0]).status == 0
     dead = f"127.0.0.1:{free_base_port(1)}"
     for endpoints in (
         f"{dead},{cluster.endpoints[1]}",
         f"{cluster.endpoints[2]},{dead},{cluster.endpoints[2]}",
     ):
-        ended = warm.run("get", "skip", "--endpoints", endpoints, "--timeout", "5")
+        ended = cluster.cli("get", "skip", "--endpoints", endpoints, "--timeout", "5")
         assert (ended.status, ended.out, ended.err) == (0, b"1", ""), ended
 
 
@@ -553,13 +541,11 @@ ADMINISTRATION: list[tuple[list[str], int, str]] = [
 ]
 
 
-def test_impossible_administration_changes_nothing(cluster: Cluster, warm: Warm) -> None:
+def test_impossible_administration_changes_nothing(cluster: Cluster) -> None:
     async def scenario() -> None:
         async with nothing_happens(cluster, logged=True):
             for words, status, complaint in ADMINISTRATION:
-                ended = await asyncio.to_thread(
-                    warm.run, "ctl", *words, SHARDKV_ENDPOINTS=",".join(cluster.endpoints)
-                )
+                ended = await asyncio.to_thread(cluster.cli, "ctl", *words)
                 assert ended.status == status, (words, ended)
                 assert complaint in ended.err and ended.err.count("\n") == 1, (words, ended)
                 assert ended.out == b"" and ended.seconds < REFUSAL_SECONDS_MAX, (words, ended)
@@ -630,20 +616,17 @@ def test_two_operators_at_once_are_put_in_order(cluster: Cluster) -> None:
     run(scenario())
 
 
-def test_a_group_on_a_node_that_is_down_is_finished_by_asking_again(
-    cluster: Cluster, warm: Warm
-) -> None:
-    endpoints = ",".join(cluster.endpoints)
+def test_a_group_on_a_node_that_is_down_is_finished_by_asking_again(cluster: Cluster) -> None:
     cluster.kill("n3")
-    before = warm.run("ctl", "query", "--endpoints", endpoints)
-    words = ["ctl", "join", "3=n1,n2,n3", "--endpoints", endpoints]
-    ended = warm.run(*words, "--timeout", "2")
+    before = cluster.cli("ctl", "query")
+    words = ["ctl", "join", "3=n1,n2,n3"]
+    ended = cluster.cli(*words, "--timeout", "2")
     assert ended.status == 3 and ended.seconds < 5, ended
-    assert warm.run("ctl", "query", "--endpoints", endpoints).out == before.out
-    status = warm.run("status", "--endpoints", endpoints, "--timeout", "2")
+    assert cluster.cli("ctl", "query").out == before.out
+    status = cluster.cli("status", "--timeout", "2")
     assert status.status == 1 and "does not answer" in status.err
     cluster.restart("n3")
-    ended = warm.run(*words, "--timeout", "20")
+    ended = cluster.cli(*words, "--timeout", "20")
     assert ended.status == 0, ended
 
     async def serves() -> None:

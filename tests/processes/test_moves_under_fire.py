@@ -11,7 +11,6 @@ from tests.support.processes import (
     Cluster,
     Eyes,
     Seen,
-    Warm,
     leader_in,
     replicas_in,
     run,
@@ -27,10 +26,10 @@ BALLAST_BYTES = 40_000
 
 
 def test_groups_leave_and_join_while_leaders_and_everything_are_killed(tmp_path: Path) -> None:
-    async def scenario(cluster: Cluster, warm: Warm) -> None:
+    async def scenario(cluster: Cluster) -> None:
         async with cluster.eyes() as eyes, Load(cluster.endpoints, pause=0.03) as load:
             await put_ballast(cluster)
-            operator = Operator(cluster, warm, eyes)
+            operator = Operator(cluster, eyes)
 
             await load.some(80)
             await operator.ctl("move", "0", "2")
@@ -62,27 +61,20 @@ def test_groups_leave_and_join_while_leaders_and_everything_are_killed(tmp_path:
             await load.finish()
             await check_ballast(cluster)
 
-    warm = Warm(tmp_path)
-    try:
-        with running(tmp_path, groups=2, shards=SHARDS) as cluster:
-            run(scenario(cluster, warm))
-    finally:
-        warm.close()
+    with running(tmp_path, groups=2, shards=SHARDS) as cluster:
+        run(scenario(cluster))
 
 
 class Operator:
     """Changes configurations by the command line, and waits until shards have come to rest."""
 
-    def __init__(self, cluster: Cluster, warm: Warm, eyes: Eyes) -> None:
-        self._cluster, self._warm, self._eyes = cluster, warm, eyes
+    def __init__(self, cluster: Cluster, eyes: Eyes) -> None:
+        self._cluster, self._eyes = cluster, eyes
         self._number = 1
         self._killed = ""
 
     async def ctl(self, *words: str) -> None:
-        endpoints = ",".join(self._cluster.endpoints)
-        ended = await asyncio.to_thread(
-            self._warm.run, "ctl", *words, "--endpoints", endpoints, "--timeout", "20"
-        )
+        ended = await asyncio.to_thread(self._cluster.cli, "ctl", *words, "--timeout", "20")
         assert ended.status == 0, ended
         self._number += 1
         assert ended.out == b"config %d\n" % self._number

@@ -259,6 +259,7 @@ class Cluster:
             *("--shards", str(shards), "--base-port", str(self.base_port)),
         ]
         self._runs = 0
+        self._warm: Warm | None = None
         self._up: subprocess.Popen[bytes] | None = None
 
     # Starting
@@ -401,19 +402,19 @@ class Cluster:
                 env=environment(**self.settings),
             )
 
-    def cli(self, *arguments: str | bytes, **options: object) -> Ended:
-        """A command line against this cluster."""
-        return run_program(
-            *arguments,
-            SHARDKV_ENDPOINTS=",".join(self.endpoints),
-            **options,  # type: ignore[arg-type]
-        )
+    def cli(self, *words: str | bytes, stdin: bytes = b"") -> Ended:
+        """A command line against this cluster, one at a time."""
+        if self._warm is None:
+            self._warm = Warm(self.directory)
+        return self._warm.run(*words, stdin=stdin, SHARDKV_ENDPOINTS=",".join(self.endpoints))
 
     # Ending
 
     def close(self) -> None:
         """End every process that names our directory."""
         deadline = time.monotonic() + SOON
+        if self._warm is not None:
+            self._warm.close()
         if self._up is not None and self._up.poll() is None:
             self._up.kill()
             self._up.wait()
