@@ -36,7 +36,11 @@ def trace(seed: str) -> str:
         cluster = ShardGroupsCluster(seed=seed, reliable=False)
         async with cluster:
             values = await cluster.spread_puts(cluster.make_clerk())
-            await cluster.partition_controller(values, reconnect=True)
+            gids, ctrler = [cluster.new_gid(), cluster.new_gid()], cluster.controller.ctrler
+            assert await cluster.join_groups(ctrler, gids)
+            cluster.groups[gids[0]].shutdown_server(0)
+            assert await cluster.leave_groups(ctrler, gids)
+            await values.check()
             lines.append([str(call) for call in cluster.recorder.calls])
             lines.append((cluster.network.total_count, cluster.network.total_bytes))
 
