@@ -10,7 +10,7 @@ TEST_SECONDS_MAX ?= 600
 DEMO_SECONDS_MAX ?= 240
 PYTEST_ARGS ?=
 
-.PHONY: all demo test lint fix verify traces proto config bench clean help
+.PHONY: all demo test lint fix verify traces labs-table proto config bench clean help
 .DEFAULT_GOAL := all
 
 all: $(STAMP)  ## install into .venv, and say what to do next
@@ -54,6 +54,9 @@ fix: $(STAMP)  ## let ruff repair and format the sources
 
 traces: $(STAMP)  ## write the golden traces anew; review the difference
 	UPDATE_TRACES=1 $(BIN)/python -m pytest -q tests/raft/test_traces.py
+
+labs-table: $(STAMP)  ## run every official test of the labs, and write docs/labs.md anew
+	$(BIN)/python -m labs table --jobs 2 > docs/labs.md.new; status=$$?; mv docs/labs.md.new docs/labs.md; exit $$status
 
 config: $(STAMP)  ## write config.example.yaml anew from the table of keys
 	$(BIN)/python -m shardkv.config > config.example.yaml.new

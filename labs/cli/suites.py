@@ -3,10 +3,11 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 
 from labs.cli import catalog, session
 from labs.cli.lines import Lines
-from labs.cli.session import Choice
+from labs.cli.session import Choice, Ran
 from labs.loading import load
 
 
@@ -30,10 +31,27 @@ def run_tests(arguments: argparse.Namespace) -> int:
         session.run(_choice(arguments), lines)
     if not lines.runs:
         return _nothing(arguments)
+    for text in summary(lines.runs):
+        sys.stdout.write(f"{text}\n")
     passed, failed = len(lines.runs) - len(lines.failed), len(lines.failed)
     took = time.perf_counter() - began
     sys.stdout.write(f"{passed} passed, {failed} failed in {took:.1f} s\n")
     return 1 if failed else 0
+
+
+def summary(runs: Sequence[Ran]) -> list[str]:
+    """A line a lab, if there are several: its runs, and their seconds in all."""
+    labs: dict[str, list[Ran]] = {}
+    for ran in runs:
+        labs.setdefault(ran.test.official.lab, []).append(ran)
+    if len(labs) < 2:
+        return []
+    lines = []
+    for lab, own in labs.items():
+        simulated = sum(ran.figures.seconds for ran in own if ran.figures is not None)
+        real = sum(ran.seconds for ran in own)
+        lines.append(f"{lab:14} {len(own):4} runs {simulated:9.1f} s simulated {real:8.1f} s real")
+    return lines
 
 
 def write_table(arguments: argparse.Namespace) -> int:

@@ -1,10 +1,14 @@
 """Which of our tests is which official one, what a user may call them, and the table of them."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from labs.cli import catalog
 from labs.cli.official import OFFICIAL
 
+ROOT = Path(__file__).resolve().parents[2]
 RAFT = "tests/labs/raft/test_3b_log.py::"
 
 
@@ -102,3 +106,18 @@ def test_the_table_says_what_passed_what_failed_and_what_is_missing() -> None:
     assert f"| 2024 | 3 raft | TestCount3B | `{ids[0]}` | yes |" in lines
     assert f"| 2025 | 3 raft | TestCount3B | `{ids[1]}` | **no** |" in lines
     assert "| both | 3 raft | TestBackup3B |  | not there yet |" in lines
+
+
+def test_the_published_table_is_of_these_tests() -> None:
+    """Every official test has its row, every row a test that is there, and all have passed."""
+    table = (ROOT / "docs/labs.md").read_text()
+    rows = re.findall(
+        r"^\| (\S+) \| ([^|]+) \| ([^|]+) \| `([^`]+)` \| yes \|$", table, re.MULTILINE
+    )
+
+    assert {(lab, name) for _, lab, name, _ in rows} == {(o.lab, o.name) for o in OFFICIAL}
+    for edition, lab, name, nodeid in rows:
+        test = catalog.recognise(nodeid, None if edition == "both" else edition)
+        assert test is not None and (test.official.lab, test.official.name) == (lab, name)
+        source = (ROOT / nodeid.partition("::")[0]).read_text()
+        assert f"def {catalog.function_of(nodeid)}(" in source, nodeid
