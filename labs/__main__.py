@@ -22,7 +22,12 @@ def _verb(module: str, name: str) -> Verb:
     """A verb whose module is imported when it is called: some are heavy, some need pytest."""
 
     def call(arguments: argparse.Namespace) -> int:
-        verb: Verb = getattr(importlib.import_module(module), name)
+        try:
+            verb: Verb = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            if error.name != "pytest":
+                raise
+            raise SystemExit("the labs' tests need pytest: pip install 'shardkv[dev]'") from error
         return verb(arguments)
 
     return call

@@ -22,10 +22,6 @@ from labs.harness.figures import Figures
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-class TestsMissing(Exception):
-    """The tests are not beside the package: it was installed without them."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """What to run, and how."""
@@ -123,8 +119,8 @@ def run(choice: Choice, listener: Listener) -> None:
     """Run what was chosen; the listener hears of each run as it ends.
 
     Raises:
-        TestsMissing: there is nothing to run.
-        SystemExit: pytest itself failed, or was interrupted; what it said was written.
+        SystemExit: the tests are not there, or pytest itself failed or was interrupted; what it
+            said was written.
     """
     configure(implementation=choice.implementation, real_time=choice.real_time)
     options = [f"--lab-repeat={choice.repeat}"]
@@ -160,7 +156,7 @@ def _selection(choice: Choice) -> list[str]:
 
 def _pytest(choice: Choice, arguments: Sequence[str], ear: object) -> None:
     if not (ROOT / "tests" / "labs").is_dir():
-        raise TestsMissing(f"the labs' tests are not there: no tests/labs in {ROOT}")
+        raise SystemExit(f"the labs' tests are not beside the package: no tests/labs in {ROOT}")
     places = [ROOT / place for place in catalog.places_of(choice.part)]
     paths = [str(place) for place in places if place.is_file() or any(place.glob("test_*.py"))]
     if not paths:

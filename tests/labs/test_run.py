@@ -1,5 +1,6 @@
 """`python -m labs` as a user calls it, on our Raft, on a right one and on a wrong one."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from labs.cli.plugin import seeds
 from labs.harness.edition import plain_id
+from labs.harness.realtime import run_really
 
 ROOT = Path(__file__).resolve().parents[2]
 RIGHT = "docs/examples/compact_raft.py:CompactRaft"
@@ -122,6 +124,15 @@ def test_a_test_also_runs_on_the_real_clock() -> None:
     assert line is not None
     run_seconds, real_seconds = (float(number) for number in line.groups())
     assert real_seconds >= run_seconds > 0.1
+
+
+def test_on_the_real_clock_a_failure_that_nobody_saw_fails_the_run() -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(int, "no number")
+        await asyncio.sleep(60)
+
+    with pytest.raises(RuntimeError, match="no number"):
+        run_really(main())
 
 
 def test_seeds_are_counted_up() -> None:
