@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from labs.cli import simulate
+
 Verb = Callable[[argparse.Namespace], int]
 
 _EPILOGUE: Final = """\
@@ -14,7 +16,8 @@ examples:
   python -m labs run 3B --jobs 2
   python -m labs run 3C figure8_unreliable --edition 2025 --repeat 100 --jobs 2
   python -m labs run raft --impl mymodule:MyRaft        (docs/labs-interface.md)
-  python -m labs simulate --seed 4711
+  python -m labs simulate --seed 4711 --trace story.txt --history operations.jsonl
+  python -m labs simulate --seeds 1..200 --jobs 2
 """
 
 
@@ -80,9 +83,8 @@ def parser() -> argparse.ArgumentParser:
     verb.set_defaults(call=_verb("labs.cli.suites", "write_table"))
 
     verb = verbs.add_parser("simulate", help="a cluster under faults, from a seed")
-    verb.add_argument("--seed", default="1", help="a run's seed; of many, the first one's")
-    verb.add_argument("--runs", type=int, default=1, help="how many, counting up the seed")
-    verb.set_defaults(call=_verb("labs.cli.simulate", "simulate"))
+    simulate.add_arguments(verb)
+    verb.set_defaults(call=simulate.simulate)
     return whole
 
 

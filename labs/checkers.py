@@ -17,6 +17,9 @@ fails the run at once (the loop reports it), with its number:
 - R9  what a message promises is durable when it is sent: log, vote, term, and the promise that
       names term and vote beside the log.
 - R10 a leader commits only an entry of its own term that a majority holds durably.
+- R11 two memberships that follow each other have quorums that meet; one change at a time, and only
+      after a commit of the leader's own term.
+- R16 a transfer ends within an election's time.
 - R17 a message carries the term its sender had, and only a term's leader appends in it.
 - R18 what a replica starts from is what it had made durable.
 
@@ -25,12 +28,14 @@ Each check costs O(1) or O(what is new), so that it can be on in every simulated
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Final
 
 from labrpc.sim.disk import SimDrive, Write
+from labs.observer import InvariantBroken, Observer
 from raft.courier import Courier
 from raft.disk.data_store import PROGRESS, decode_progress
 from raft.disk.promise import decode_promise
@@ -44,6 +49,7 @@ from raft.disk.records import (
     Tail,
     decode_entry,
     decode_hard_state,
+    decode_replica,
     decode_start,
     decode_tail,
     entry_key,
@@ -64,6 +70,7 @@ from raft.ports import Reader, Rows, StateMachine
 from raft.quorum import Electorate
 from raft.replica import Replica
 from raft.snapshot_stream import ChunkReply, SnapshotChunk
+from raft.trace import message_line
 from raft.types import (
     NOBODY,
     ZERO,
@@ -73,6 +80,7 @@ from raft.types import (
     GroupId,
     HardState,
     Index,
+    Membership,
     ReplicaId,
     Role,
     SnapshotMeta,
@@ -88,10 +96,6 @@ NO_START: Final = Start(SnapshotMeta(), b"")
 NO_TAIL: Final = Tail(ZERO, b"")
 
 
-class InvariantBroken(AssertionError):
-    """What must always hold did not."""
-
-
 @dataclass(slots=True)
 class _Durable:
     """What one node's drive holds for sure, decoded batch by batch."""
@@ -103,7 +107,11 @@ class _Durable:
     applied: Index = NO_INDEX  # of the state machine's rows
     incarnation: int = 0
     entries: dict[int, tuple[Term, bytes]] = field(default_factory=dict)  # term and chain value
-    exists: bool = False
+    replica: ReplicaId = NOBODY  # which replica of the group this node holds
+
+    @property
+    def exists(self) -> bool:
+        return self.replica != NOBODY
 
     def term_at(self, index: int) -> Term | None:
         """The term at `index`, None for what lies before the start or past the end."""
@@ -122,6 +130,9 @@ class _Life:
     commit: Index
     led: Term = NO_TERM  # the term it led when last looked at, 0 if it did not
     last: EntryId = ZERO  # of its log, while it leads
+    start: Index = NO_INDEX  # where its log began when last looked at
+    members_at: Index = NO_INDEX  # where the membership in force stood when last looked at
+    transfer: tuple[ReplicaId, float] | None = None  # to whom, and since when
 
 
 class RaftInvariants:
@@ -129,13 +140,14 @@ class RaftInvariants:
 
     Args:
         gid: The group; what others say and store is passed by.
+        observer: Told what is seen; None: one of its own.
     """
 
-    def __init__(self, gid: GroupId) -> None:
+    def __init__(self, gid: GroupId, observer: Observer | None = None) -> None:
         self.gid = gid
+        self.observer = observer or Observer()
         self.leaders: dict[Term, str] = {}
         self.checks = 0  # how often a turn was looked at: a run that checked nothing proves nothing
-        self.broken: list[InvariantBroken] = []
         self._durable: dict[str, _Durable] = {}
         self._lives: dict[str, _Life] = {}
         self._nodes: dict[ReplicaId, str] = {}
@@ -147,22 +159,29 @@ class RaftInvariants:
         self._entry_prefix = entry_key(gid, 0)[:-8]
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def broken(self) -> list[InvariantBroken]:
+        return self.observer.broken
+
+    def memberships(self) -> list[Membership]:
+        """What its replicas that run now take the membership to be; at first nothing."""
+        return [life.replica.core.membership for life in self._lives.values()]
+
+    def term_of(self, index: Index) -> Term:
+        """The term of a committed entry."""
+        return self._canonical[index][0] if index < len(self._canonical) else NO_TERM
+
     def finish(self) -> None:
         """At the end of a run: raise what was broken, if the run has not failed of it already.
 
         Raises:
             InvariantBroken: the first one.
         """
-        if self.broken:
-            raise self.broken[0]
+        self.observer.finish()
 
     def _demand(self, holds: bool, invariant: str, text: str) -> None:
-        if holds:
-            return
-        error = InvariantBroken(f"{invariant}: {text}")
-        self.broken.append(error)
-        # Raised into the loop, not here: the driver would stop the replica and go on.
-        self._loop.call_soon(_throw, error)
+        if not holds:
+            self.observer.broke(invariant, f"group {self.gid}: {text}")
 
     # The seams
 
@@ -187,14 +206,15 @@ class RaftInvariants:
 
     def machine(self, name: str, inner: StateMachine) -> StateMachine:
         """Stand between a replica and its state machine."""
-        return _WatchedMachine(inner, partial(self._applied, name))
+        return _WatchedMachine(inner, partial(self._applied, name), self.observer)
 
     def started(self, name: str, replica: Replica) -> None:
         """A replica was loaded and takes part from now on (R18)."""
         durable, core = self._durable[name], replica.core
         self._lives[name] = _Life(replica, core.applied, core.commit)
-        self._nodes[replica.id] = name
         log = core.log
+        self._lives[name].start = log.start.last.index
+        self._lives[name].members_at = log.membership_index
         self._demand(durable.exists, "R18", f"{name} starts a replica that it never stored")
         self._demand(
             (core.term, core.vote) == durable.hard_state,
@@ -226,9 +246,11 @@ class RaftInvariants:
             if key.startswith(ENTRY):
                 continue
             if key == self._keys[REPLICA]:
-                durable.exists = value is not None
                 if value is None:
                     self._durable[node] = durable = _Durable()
+                else:
+                    durable.replica = decode_replica(key, value).replica
+                    self._nodes[durable.replica] = node
             elif value is None:
                 continue
             elif key == self._keys[HARD_STATE]:
@@ -347,6 +369,8 @@ class RaftInvariants:
                 "R17",
                 f"{node} of term {core.term} says {message!r}",
             )
+        if self.observer.wire:
+            self.observer.tell_wire(f"g{self.gid} {message_line(message)}")
         self._check_promise(node, durable, message)
         if isinstance(message, AppendEntries | Heartbeat):
             leads_now = core.role is Role.LEADER and core.term == message.term
@@ -360,11 +384,15 @@ class RaftInvariants:
         match message:
             case RequestVote(pre=False):
                 voted = HardState(message.term, message.source)
+                # A newer term may have come since; its own vote was durable before it (R2).
                 self._demand(
-                    durable.hard_state == durable.vow == voted,
+                    (durable.hard_state == voted or durable.hard_state.term > message.term)
+                    and (durable.vow == voted or durable.vow.term > message.term),
                     "R9",
                     f"{node} campaigns with {durable.hard_state} on disk: {message!r}",
                 )
+            case VoteReply(pre=True, granted=False):
+                self.observer.probe("pre-vote refused")
             case VoteReply(pre=False, granted=True):
                 voted = HardState(message.term, message.target)
                 # A newer term may have come since; the vote in this one was durable then (R2).
@@ -426,7 +454,11 @@ class RaftInvariants:
         if leads:
             self._look_at_leader(node, life)
         elif life.led:
-            life.led = NO_TERM
+            self._deposed(node, life)
+        if core.log.start.last.index != life.start:
+            life.start = core.log.start.last.index
+            if any(p.match < life.start for p in core.progress.values()):
+                self.observer.probe("log cut while a peer lagged")
         # A snapshot that is being installed has restarted the log in memory, not yet the state.
         start = core.log.start.last.index
         installing = core.log.durable < start
@@ -444,6 +476,15 @@ class RaftInvariants:
             self._look_at_commit(node, life, leads)
             life.commit = core.commit
 
+    def _deposed(self, node: str, life: _Life) -> None:
+        core = life.replica.core
+        self.observer.tell(f"g{self.gid} {node} leads no more term={life.led}")
+        if life.last.index > core.commit:
+            self.observer.probe("leader deposed with uncommitted tail")
+        if core.term == life.led:
+            self.observer.probe("leader stepped down without a quorum")
+        life.led, life.transfer = NO_TERM, None
+
     def _look_at_leader(self, node: str, life: _Life) -> None:
         core = life.replica.core
         term, log = core.term, core.log
@@ -453,6 +494,7 @@ class RaftInvariants:
                 other is None, "R1", f"{node} leads term {term}, which {other} has led already"
             )
             self.leaders[term] = node
+            self.observer.tell(f"g{self.gid} {node} leads term={term} last={log.last.index}")
             self._look_at_victory(node, life)
             life.led = term
         elif life.last != log.last:
@@ -461,6 +503,44 @@ class RaftInvariants:
             )
             self._demand(kept, "R4", f"{node} leads term {term} and replaces its own {life.last}")
         life.last = log.last
+        if log.membership_index != life.members_at:
+            self._look_at_members(node, life)
+        self._look_at_transfer(node, life)
+
+    def _look_at_members(self, node: str, life: _Life) -> None:
+        """R11. The commit index is looked at after the append: a change that was appended before
+        an entry of this term was committed shows as long as that is so."""
+        core = life.replica.core
+        log = core.log
+        at, life.members_at = log.membership_index, log.membership_index
+        if at > log.start.last.index and log.term(at) == core.term:
+            self._demand(
+                log.term(core.commit) == core.term,
+                "R11",
+                f"{node} changes members at {at} in term {core.term}, and has committed only "
+                f"{log.id_at(core.commit)}",
+            )
+        open_ = [index for index, _ in log.memberships if index > core.commit]
+        self._demand(len(open_) <= 1, "R11", f"{node}: uncommitted changes of members at {open_}")
+        for (_, before), (index, after) in pairwise(log.memberships):
+            self._demand(
+                not before.voters or quorums_meet(before, after),
+                "R11",
+                f"{node}: a majority of {Electorate.of(before)} and one of "
+                f"{Electorate.of(after)}, at {index}, need not meet",
+            )
+
+    def _look_at_transfer(self, node: str, life: _Life) -> None:
+        core, target = life.replica.core, life.replica.core.transfer_target
+        if target == NOBODY:
+            life.transfer = None
+        elif life.transfer is None or life.transfer[0] != target:
+            life.transfer = (target, self._loop.time())
+        else:
+            lasted = self._loop.time() - life.transfer[1]
+            # It is given up when the leader's next timer rings.
+            longest = core.config.election_seconds_max + core.config.heartbeat_seconds
+            self._demand(lasted <= longest, "R16", f"{node}: a transfer lasts {lasted:.3f} s")
 
     def _look_at_victory(self, node: str, life: _Life) -> None:
         """R5: by R3 it is enough that the last entry committed in an earlier term is there."""
@@ -511,7 +591,10 @@ class RaftInvariants:
 
     def _holds(self, index: Index, term: Term, replica: ReplicaId) -> int:
         """`index` if the replica holds the entry (index, term) durably, otherwise 0."""
-        durable = self._durable[self._nodes[replica]]
+        node = self._nodes.get(replica)
+        if node is None or self._durable[node].replica != replica:
+            return NO_INDEX  # not made yet, or gone
+        durable = self._durable[node]
         held = durable.term_at(index) == term or index < durable.start.meta.last.index
         return index if held else 0
 
@@ -558,11 +641,41 @@ class _WatchedCourier:
         self._inner.close()
 
 
+class NodeCourier:
+    """The courier of a node with many groups. Only those whose turn it was are looked at.
+
+    Args:
+        touched: Groups that have had a turn since the last flush; emptied here.
+    """
+
+    def __init__(
+        self,
+        watchers: Mapping[GroupId, RaftInvariants],
+        name: str,
+        inner: Courier,
+        touched: dict[GroupId, None],
+    ) -> None:
+        self._watchers, self._name, self._inner, self._touched = watchers, name, inner, touched
+
+    def post(self, address: str, parcel: Parcel) -> None:
+        self._watchers[parcel.gid].said(self._name, parcel)
+        self._inner.post(address, parcel)
+
+    def flush(self) -> None:
+        for gid in self._touched:
+            self._watchers[gid].turned(self._name)
+        self._touched.clear()
+        self._inner.flush()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
 class _WatchedMachine:
     """A state machine that shows what it is given."""
 
-    def __init__(self, inner: StateMachine, watch: "partial[None]") -> None:
-        self._inner, self._watch = inner, watch
+    def __init__(self, inner: StateMachine, watch: "partial[None]", observer: Observer) -> None:
+        self._inner, self._watch, self._observer = inner, watch, observer
 
     def apply(self, entries: Sequence[Entry], rows: Rows) -> None:
         self._watch(entries)
@@ -575,6 +688,7 @@ class _WatchedMachine:
         self._inner.leadership_changed(leads)
 
     def snapshot_installed(self, index: Index) -> None:
+        self._observer.probe("snapshot installed")
         self._inner.snapshot_installed(index)
 
     def stopped(self) -> None:
@@ -585,6 +699,7 @@ class _WatchedMachine:
 
 
 PAGE_BYTES: Final = 2**62
+REPLICAS_ENUMERATED_MAX: Final = 9
 
 
 def _entries(replica: Replica, lo: Index) -> Sequence[Entry]:
@@ -595,5 +710,24 @@ def _entries(replica: Replica, lo: Index) -> Sequence[Entry]:
     return core.log.slice(lo, Index(core.commit + 1), PAGE_BYTES)
 
 
-def _throw(error: InvariantBroken) -> None:
-    raise error
+def quorums_meet(before: Membership, after: Membership) -> bool:
+    """Whether every quorum of the one shares a replica with every quorum of the other (R11)."""
+    one, other = Electorate.of(before), Electorate.of(after)
+    if one == other:
+        return True
+    everybody = sorted({*one.voters, *one.outgoing, *other.voters, *other.outgoing})
+    if len(everybody) > REPLICAS_ENUMERATED_MAX:
+        return bool(set(one.voters + one.outgoing) & set(other.voters + other.outgoing))
+
+    def is_quorum(electorate: Electorate, chosen: set[ReplicaId]) -> bool:
+        return all(
+            2 * sum(voter in chosen for voter in voters) > len(voters)
+            for voters in (electorate.voters, electorate.outgoing)
+            if voters
+        )
+
+    for mask in range(1 << len(everybody)):
+        chosen = {replica for at, replica in enumerate(everybody) if mask >> at & 1}
+        if is_quorum(one, chosen) and is_quorum(other, {*everybody} - chosen):
+            return False
+    return True

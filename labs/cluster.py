@@ -11,19 +11,21 @@ from random import Random
 from typing import Final
 
 from labrpc.sim.chance import Chance
-from labrpc.sim.disk import SimDrive
+from labrpc.sim.disk import DiskFailed, SimDrive
 from labrpc.sim.network import HEALTHY, Faults, SimNetwork, SimTransport
 from labrpc.transport import Address
-from labs.checkers import RaftInvariants
+from labs.checkers import NodeCourier, RaftInvariants
+from labs.observer import Observer
+from labs.store_invariants import StoreInvariants, WatchedMachine
 from raft.config import RaftConfig
-from raft.courier import Courier, FrameCourier
+from raft.courier import FrameCourier
 from raft.disk.log_store import LogStore, NodeIdentity, ReplicaRecord
 from raft.errors import MembershipRefused, NotLeader
 from raft.frames import FrameCodec
 from raft.host import CompactionConfig, Host
-from raft.ports import Rows, StateMachine
+from raft.ports import StateMachine
 from raft.replica import Replica
-from raft.types import GroupId, GroupUuid, Index, NodeId
+from raft.types import GroupId, GroupUuid, Member, NodeId
 from shardctrler.client import ControllerClient
 from shardctrler.commands import JoiningGroup
 from shardctrler.types import GroupMember, NodeAddresses, ShardId
@@ -31,73 +33,28 @@ from shardkv.assembly import CONTROLLER, Assembly
 from shardkv.clerk import Clerk
 from shardkv.machine import StoreMachine
 from shardkv.phases import SETTLED, Phase
-from shardkv.types import Answer
+from shardkv.server import GroupServer
 
 CLUSTER: Final = bytes(range(16))
 LOG, DATA, PROMISES = "log", "data", ("promise-a", "promise-b")
 GROWTH_SECONDS: Final = 30.0
 
 
-class TwoOwners(AssertionError):
-    """Two groups serve one shard (S1)."""
-
-
-class ShardOracle:
-    """Watches every entry that is applied for the first time anywhere: the canonical state.
-
-    S1: of each shard at most one group's canonical state serves. S5: configurations one by one.
-    """
-
-    def __init__(self, nshards: int) -> None:
-        self.applied: dict[GroupId, Index] = {}
-        self._numbers: dict[GroupId, int] = {}
-        self._serving: list[GroupId | None] = [None] * nshards
-        self.hand_overs = 0
-
-    def saw(self, machine: StoreMachine, index: Index) -> None:
-        """`machine` has just applied a command of the entry at `index`."""
-        gid = machine.gid
-        if index < self.applied.get(gid, 0):
-            return
-        self.applied[gid] = index
-        before = self._numbers.get(gid, 0)
-        assert before <= machine.number <= before + 1, (gid, before, machine.number)
-        self._numbers[gid] = machine.number
-        for number, owner in enumerate(self._serving):
-            serves = machine.record(ShardId(number)).phase is Phase.SERVING
-            if serves and owner != gid:
-                if owner is not None:
-                    raise TwoOwners(
-                        f"groups {owner} and {gid} serve shard {number} at entry {index}"
-                    )
-                self._serving[number] = gid
-                self.hand_overs += 1
-            elif not serves and owner == gid:
-                self._serving[number] = None
-
-
-class WatchedMachine(StoreMachine):
-    """A group's machine that tells the oracle of each command."""
-
-    oracle: ShardOracle | None = None
-
-    def apply(self, index: Index, command: bytes, rows: Rows) -> Answer:
-        answer = super().apply(index, command, rows)
-        if self.oracle is not None:
-            self.oracle.saw(self, index)
-        return answer
-
-
 class WatchedHost(Host):
     """A host whose replicas are watched: what they say, store, apply and decide (R1 to R18)."""
 
     watchers: Mapping[GroupId, RaftInvariants]
+    touched: dict[GroupId, None]
 
     async def start_replica(self, gid: GroupId, machine: StateMachine) -> Replica:
         watcher = self.watchers[gid]
         replica = await super().start_replica(gid, watcher.machine(self.node, machine))
         watcher.started(self.node, replica)
         return replica
+
+    def _wake(self, replica: Replica) -> None:
+        self.touched[replica.gid] = None
+        super()._wake(replica)
 
 
 class SimNode:
@@ -106,7 +63,7 @@ class SimNode:
     def __init__(self, cluster: "SimCluster", name: str) -> None:
         self.name = NodeId(name)
         self.address = Address(name)
-        self.drive = SimDrive(cluster.chance.rng(f"drive/{name}"))
+        self.drive = SimDrive(cluster.chance.rng(f"drive/{name}"), on_failure=self._failed)
         for watcher in cluster.watchers.values():
             watcher.watch_drive(name, self.drive, log=LOG, data=DATA)
         self.lives = 0
@@ -115,16 +72,38 @@ class SimNode:
         self.assembly: Assembly | None = None
         self._cluster = cluster
         self._log_store: LogStore | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._ending: list[asyncio.Task[None]] = []
 
     @property
     def alive(self) -> bool:
-        return self.host is not None
+        """Whether a process runs here, be it that it still starts."""
+        return self._starting is not None or self.host is not None
 
-    async def start(self) -> None:
-        """A new process on what the drive holds; the first one makes the node."""
+    @property
+    def running(self) -> bool:
+        return self._starting is None and self.host is not None
+
+    async def start(self) -> bool:
+        """A new process on what the drive holds; the first one makes the node.
+
+        Returns:
+            Whether it runs; False: it was ended while it started, or its disk failed.
+        """
         assert not self.alive, f"{self.name} runs"
-        cluster = self._cluster
         self.lives += 1
+        self._cluster.observer.tell(f"{self.name} starts life={self.lives}")
+        starting = asyncio.get_running_loop().create_task(self._start())
+        self._starting = starting
+        (error,) = await asyncio.gather(starting, return_exceptions=True)
+        if self._starting is starting:
+            self._starting = None
+        if isinstance(error, Exception) and not isinstance(error, DiskFailed):
+            raise error
+        return error is None
+
+    async def _start(self) -> None:
+        cluster = self._cluster
         rng = cluster.chance.rng(f"node/{self.name}/{self.lives}")
         log_disk = self.drive.disk(LOG)
         slots = (self.drive.slot(PROMISES[0]), self.drive.slot(PROMISES[1]))
@@ -133,11 +112,13 @@ class SimNode:
         self._log_store = await opening(log_disk, slots, identity)
         transport = self.transport = cluster.network.transport(self.address)
         codec = FrameCodec(CLUSTER, self.name, self.address)
-        courier: Courier = FrameCourier(
-            lambda to, bulk: transport.channel(Address(to), bulk=bulk), codec
+        touched: dict[GroupId, None] = {}
+        courier = NodeCourier(
+            cluster.watchers,
+            self.name,
+            FrameCourier(lambda to, bulk: transport.channel(Address(to), bulk=bulk), codec),
+            touched,
         )
-        for watcher in cluster.watchers.values():
-            courier = watcher.courier(self.name, courier)
         self.host = WatchedHost(
             node=self.name,
             address=self.address,
@@ -150,12 +131,12 @@ class SimNode:
             boot=self._log_store.boot,
             compaction=cluster.compaction,
         )
-        self.host.watchers = cluster.watchers
+        self.host.watchers, self.host.touched = cluster.watchers, touched
         transport.listen(self.host.receive)
         self.assembly = Assembly(
             self.host,
             transport,
-            addresses=NodeAddresses(client=self.address, peer=self.address),
+            addresses=NodeAddresses(self.address, self.address),
             nshards=cluster.nshards,
             endpoints=cluster.controllers,
             rng=Random(rng.random()),
@@ -163,26 +144,59 @@ class SimNode:
         )
         await self.assembly.open()
 
-    async def crash(self) -> None:
+    def crash(self) -> None:
         """A power cut: what was not durable may be gone."""
-        await self._end(self.drive.crash)
+        self._end("power cut", self.drive.crash)
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         """kill -9: the process is gone, what it handed to the disk lands."""
-        await self._end(self.drive.end_process)
+        self._end("killed", self.drive.end_process)
 
-    async def _end(self, end_drive: Callable[[], None]) -> None:
-        assert self.host is not None and self.transport is not None
-        assert self.assembly is not None and self._log_store is not None
-        host, assembly = self.host, self.assembly
-        self.transport.crash()  # nothing leaves any more, and nothing comes in
+    def _failed(self, error: DiskFailed) -> None:
+        self._end(f"disk failed: {error}", self.drive.crash)
+
+    def _end(self, how: str, end_drive: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        self._cluster.observer.tell(f"{self.name} {how}")
+        if self.transport is not None:
+            self.transport.crash()  # nothing leaves any more, and nothing comes in
+        if self._starting is not None:
+            self._starting.cancel()
         end_drive()
-        self._log_store.abandon()
-        host.stop("crashed")
+        if self._log_store is not None:
+            self._log_store.abandon()
+        if self.host is not None:
+            self.host.stop("crashed")
         for watcher in self._cluster.watchers.values():
             watcher.stopped(self.name)
-        self.host = self.assembly = self.transport = self._log_store = None
-        await assembly.close()  # only ends tasks: its calls fail at once
+        if self.assembly is not None:  # only ends tasks: its calls fail at once
+            closing = asyncio.get_running_loop().create_task(self.assembly.close())
+            self._ending = [task for task in self._ending if not task.done()] + [closing]
+        self.host = self.assembly = self.transport = self._log_store = self._starting = None
+
+    # Replicas that come and go
+
+    async def create(self, record: ReplicaRecord) -> None:
+        """Make a blank replica, as `shardkv up` does, and start it."""
+        host, assembly = self.host, self.assembly
+        assert host is not None and assembly is not None
+        await host.create_replica(record)
+        if self.host is host:
+            self._cluster.observer.tell(f"{self.name} creates g{record.gid}/{record.replica}")
+            await assembly.start(record.gid)
+
+    async def drop(self, gid: GroupId) -> None:
+        """Delete the replica of a group that it has left."""
+        host, assembly = self.host, self.assembly
+        assert host is not None and assembly is not None
+        self._cluster.observer.tell(f"{self.name} drops g{gid}")
+        group = assembly.groups.pop(gid, None)
+        assembly.service.groups.pop(gid, None)
+        if group is not None:
+            await group.handover.close()
+        self._cluster.watchers[gid].stopped(self.name)
+        await host.drop_replica(gid)
 
 
 class SimCluster:
@@ -205,16 +219,23 @@ class SimCluster:
         raft: RaftConfig | None = None,
         compaction: CompactionConfig | None = None,
         faults: Faults = HEALTHY,
+        observer: Observer | None = None,
     ) -> None:
         self.chance = chance
+        self.observer = observer or Observer()
         self.nshards = nshards
         self.raft = raft or RaftConfig()
         self.compaction = compaction or CompactionConfig(log_entries_max=200, keep_entries=50)
         self.network = SimNetwork(chance, faults)
-        self.oracle = ShardOracle(nshards)
         names = [f"n{number + 1}" for number in range(nodes)]
         gids = [GroupId(gid) for gid in range(groups + 1)]
-        self.watchers = {gid: RaftInvariants(gid) for gid in gids}
+        self.watchers = {gid: RaftInvariants(gid, self.observer) for gid in gids}
+        self.oracle = StoreInvariants(
+            nshards,
+            self.observer,
+            lambda gid, index: self.watchers[gid].term_of(index),
+            grace=self.raft.election_seconds_max,
+        )
         self.nodes = {name: SimNode(self, name) for name in names}
         self.placement = {
             gid: [names[(gid * replicas + at) % nodes] for at in range(replicas)] for gid in gids
@@ -229,9 +250,9 @@ class SimCluster:
         """The groups of the store."""
         return [gid for gid in self.placement if gid != CONTROLLER]
 
-    def new_machine(self, gid: GroupId, nshards: int) -> StoreMachine:
+    def new_machine(self, gid: GroupId, nshards: int) -> WatchedMachine:
         machine = WatchedMachine(gid, nshards)
-        machine.oracle = self.oracle
+        machine.watcher = self.oracle
         return machine
 
     # Birth
@@ -299,10 +320,16 @@ class SimCluster:
 
     def machines(self, gid: GroupId) -> list[StoreMachine]:
         """The group's state machines on the nodes that are up."""
+        return [server.machine for server in self.servers(gid)]
+
+    def servers(self, gid: GroupId) -> list[GroupServer]:
+        """The group's replicas on the nodes that are up, but for those that it has let go."""
         return [
-            node.assembly.groups[gid].server.machine
+            node.assembly.groups[gid].server
             for node in self.nodes.values()
-            if node.assembly is not None and gid in node.assembly.groups
+            if node.assembly is not None
+            and gid in node.assembly.groups
+            and not node.assembly.groups[gid].server.replica.core.removed
         ]
 
     def leader(self, gid: GroupId) -> SimNode | None:
@@ -316,13 +343,38 @@ class SimCluster:
         ]
         return max(leading, key=lambda pair: pair[0], default=(0, None))[1]
 
+    def voters(self, gid: GroupId) -> list[Member]:
+        """Everybody who votes in the group, by what its leader knows; [] while nobody leads."""
+        node = self.leader(gid)
+        if node is None or node.host is None:
+            return []
+        membership = node.host.replicas[gid].core.membership
+        return [*membership.voters, *membership.outgoing]
+
+    def converged(self, gid: GroupId) -> bool:
+        """Whether everybody up and in the group has applied all that its leader's log holds (L3),
+        and no change of members is under way (L5)."""
+        node = self.leader(gid)
+        if node is None or node.host is None:
+            return False
+        core = node.host.replicas[gid].core
+        here = [n.host.replicas.get(gid) for n in self.nodes.values() if n.host is not None]
+        ids = {member.id for member in core.membership.voters}
+        held = [replica for replica in here if replica is not None and replica.id in ids]
+        return (
+            not core.membership.outgoing
+            and not core.membership.learners
+            and 2 * len(held) > len(ids)
+            and all(replica.applied == core.log.last.index for replica in held)
+        )
+
     def quiet(self, number: int) -> bool:
-        """Whether every replica of every group has taken configuration `number`, with every
-        shard settled, each served by exactly one group, and nothing left of others (S12)."""
+        """Whether every replica that is up, of every group, has taken configuration `number`, with
+        every shard settled and served by exactly one group."""
         owners = [0] * self.nshards
         for gid in self.gids:
             machines = self.machines(gid)
-            if len(machines) < len(self.placement[gid]):
+            if 2 * len(machines) <= len(self.voters(gid)) or not machines:
                 return False
             for machine in machines:
                 if machine.number != number or machine.unsettled:

@@ -4,6 +4,7 @@ A history holds no opinion. Times are loop seconds; an operation whose outcome n
 end, because it may take effect at any later time.
 """
 
+import json
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -38,6 +39,26 @@ class Operation:
     def writes(self) -> bool:
         return self.kind is not Kind.GET
 
+    def line(self) -> str:
+        """The operation as one line of JSON, for checkers that are not ours. Of one without an
+        answer `return` is null, and so is `result`, which only gets have."""
+        outcome = {True: "ok", False: "fail", None: "unknown"}[self.happened]
+        value = self.value.decode("latin-1") if self.value is not None else None
+        reads = self.kind is Kind.GET
+        return json.dumps(
+            {
+                "client": self.client,
+                "call": round(self.began, 9),
+                "return": round(self.ended, 9) if self.ended < inf else None,
+                "kind": self.kind.value,
+                "key": self.key.decode("latin-1"),
+                "value": None if reads else value or "",
+                "outcome": outcome,
+                "result": value if reads and self.happened else None,
+            },
+            separators=(",", ":"),
+        )
+
     def __str__(self) -> str:
         end = f"{self.ended:.6f}" if self.ended < inf else "never"
         shown = "absent" if self.value is None else repr(self.value[:40])
@@ -62,6 +83,12 @@ class History:
 
     def keys(self) -> list[bytes]:
         return sorted({operation.key for operation in self.operations})
+
+    def by_key(self) -> dict[bytes, list[Operation]]:
+        found: dict[bytes, list[Operation]] = {}
+        for operation in self.operations:
+            found.setdefault(operation.key, []).append(operation)
+        return found
 
     def of(self, key: bytes) -> list[Operation]:
         return [operation for operation in self.operations if operation.key == key]

@@ -1,37 +1,51 @@
 """One run, drawn from a seed: a cluster, what goes wrong in it, and whether it was right.
 
-First things break while clients ask and an administrator changes configurations; safety is watched
-throughout. Then everything is healed, and the cluster must come to rest: every copy finished,
-every shard served by one group, every key answered. At the end the clients' history is judged.
+First things break while clients ask and an administrator changes things; safety is watched
+throughout. Then a core of nodes is healed (in half of the runs a minority stays down for good), and
+the cluster must come to rest within bounds. At the end the clients' history is judged.
+
+- L1  every group has a leader within 20 E of healing (E: the largest election time-out).
+- L2  every shard answers a fresh operation within 25 E.
+- L3  every replica of the core has applied what its group's leader has within 60 E,
+- L4  every migration has ended within 100 E,
+- L5  and so has every change of members, within 60 E.
+- S12 nothing is left of shards that a group does not own, within 150 E.
+- C1  what clients saw is linearizable, key by key.
+- C8  what was acknowledged is there, whatever lost its power.
 
 Each seed draws which kinds of fault it has at all, so that runs differ in kind and not only in
 order (swarm testing, Groce et al., ISSTA 2012).
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
 from labrpc.sim.chance import Chance
-from labrpc.sim.disk import SYNC_SECONDS
-from labrpc.sim.loop import run
-from labrpc.sim.network import HEALTHY
+from labrpc.sim.loop import SimulationError, VirtualLoop, run
 from labs.cluster import SimCluster
 from labs.history import History, Kind
-from labs.linearizability import NotLinearizable, judge_list, judge_register
+from labs.knobs import Knobs, turned
+from labs.linearizability import NotLinearizable, Undecided, judge_list, judge_register
+from labs.nemesis import FAULTS, Nemesis
+from labs.observer import InvariantBroken, Observer
+from labs.operator import Operator
 from labs.workload import Workload, WorkloadConfig
 from shardctrler.client import ControllerClient
-from shardctrler.errors import ShardCtrlerError
-from shardctrler.types import ShardId
 
-REST_SECONDS_MAX: Final = 60.0
-"""How long a healed cluster may take to come to rest (L2 to L4)."""
-ANSWER_SECONDS_MAX: Final = 10.0
-FAULTS: Final = (
-    "crash", "power cut", "partition", "isolate", "one way", "loss", "delay", "slow disk",
-    "clients",
-)  # fmt: skip
+LEADER_E: Final = 20
+ANSWER_E: Final = 25
+CONVERGED_E: Final = 60
+MIGRATED_E: Final = 100
+CLEAN_E: Final = 150
+LATE_SECONDS: Final = 5.0
+"""The longest delay of a message that left before the healing; added to each bound."""
+POLL_SECONDS: Final = 0.1
+SHORT_DEADLINE_SECONDS: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +61,8 @@ class ScenarioConfig:
     change_pause_max: float = 3.0
     faults: tuple[str, ...] | None = None
     """Which kinds there are; None: drawn from the seed."""
+    knobs: Knobs | None = None
+    """None: drawn from the seed."""
 
 
 @dataclass(slots=True)
@@ -61,203 +77,307 @@ class Outcome:
     crashes: int
     rest_seconds: float
     faults: tuple[str, ...]
+    story_hash: str
+    probes: Counter[str]
+    checks: int
+    seconds: float = 0.0
+    """Virtual seconds that the whole run took."""
+    events: int = 0
+    """Callbacks of the loop."""
+
+
+def drawn_faults(seed: int | str) -> tuple[str, ...]:
+    """The kinds of fault that a seed has: each with probability 1/2, at least one."""
+    rng = Chance(seed).rng("swarm")
+    return tuple(fault for fault in FAULTS if rng.random() < 0.5) or (rng.choice(FAULTS),)
 
 
 class Scenario:
-    """One run. `play` it on a virtual loop."""
+    """One run. `play` it on a virtual loop.
 
-    def __init__(self, seed: int | str, config: ScenarioConfig) -> None:
+    Args:
+        observer: Sees everything; None: one without a sink.
+    """
+
+    def __init__(
+        self, seed: int | str, config: ScenarioConfig, observer: Observer | None = None
+    ) -> None:
         self.config = config
         self.history = History()
+        self.observer = observer or Observer()
         self._chance = Chance(seed)
-        rng = self._chance.rng("swarm")
-        drawn = [fault for fault in FAULTS if rng.random() < 0.5] or [rng.choice(FAULTS)]
-        self._faults = drawn if config.faults is None else list(config.faults)
+        self.faults = drawn_faults(seed) if config.faults is None else config.faults
+        self.knobs = config.knobs or Knobs.draw(self._chance.rng("knobs"))
         self._cluster = SimCluster(
-            self._chance, nodes=config.nodes, groups=config.groups, nshards=config.nshards
+            self._chance,
+            nodes=config.nodes,
+            groups=config.groups,
+            nshards=config.nshards,
+            raft=self.knobs.raft,
+            compaction=self.knobs.compaction,
+            observer=self.observer,
         )
-        self._crashes = 0
+        self._cluster.oracle.values_are_unique = True
+        self._longest = self.knobs.raft.election_seconds_max
+        self._healed = 0.0
 
     async def play(self) -> Outcome:
-        config, cluster = self.config, self._cluster
+        with turned(self.knobs):
+            return await self._play()
+
+    async def _play(self) -> Outcome:
+        config, cluster, chance = self.config, self._cluster, self._chance
+        self.observer.tell(f"faults {' '.join(self.faults)}")
         await cluster.start()
         pairs = [cluster.client() for _ in range(config.workload.clients)]
         clerks = [clerk for clerk, _ in pairs]
         _, admin = cluster.client()
-        await admin.join([cluster.joining(gid) for gid in cluster.gids[:-1]])
-        workload = Workload(clerks, self._chance.rng("workload"), config.workload, self.history)
-
+        await admin.join([cluster.joining(gid) for gid in cluster.gids[:-1] or cluster.gids])
+        workload = Workload(
+            clerks,
+            chance.rng("workload"),
+            config.workload,
+            self.history,
+            cluster.oracle,
+            deadline=self._deadline if "deadlines" in self.faults else None,
+        )
+        operator = Operator(cluster, admin, list(self.faults), chance.rng("changes"))
+        nemesis = Nemesis(
+            cluster,
+            list(self.faults),
+            chance.rng("faults"),
+            pause_max=config.fault_pause_max,
+            acknowledged=lambda: sum(one.happened is True for one in self.history.operations),
+        )
+        maintaining = asyncio.ensure_future(operator.maintain())
         asking = asyncio.ensure_future(workload.run())
-        breaking = asyncio.ensure_future(self._break_things(self._chance.rng("faults")))
-        changing = asyncio.ensure_future(self._change_things(admin, self._chance.rng("changes")))
-        await asyncio.gather(breaking, changing)
+        striking = asyncio.ensure_future(nemesis.strike(config.seconds))
+        changing = asyncio.ensure_future(operator.change(config.seconds, config.change_pause_max))
+        await asyncio.gather(striking, changing)
         workload.stop()
-        await self._heal()
+        await nemesis.heal(self._core())
+        self._healed = asyncio.get_running_loop().time()
         await asking
-
-        rest_seconds = await self._come_to_rest(admin)
+        rest_seconds = await self._come_to_rest(admin, workload)
+        maintaining.cancel()
         await self._judge(workload)
-        outcome = self._outcome(rest_seconds, (await admin.newest()).config.number)
+        configs = (await admin.newest()).config.number
         for clerk, controller in pairs:
             await clerk.close()
             await controller.close()
-        for watcher in cluster.watchers.values():
-            assert watcher.checks > 0, "a run that checked nothing shows nothing"
-            watcher.finish()
-        return outcome
+        return self._outcome(rest_seconds, configs, nemesis.crashes)
 
-    # What goes wrong
+    def _deadline(self, rng: Random) -> float:
+        """Some clients lose patience soon."""
+        usual = self.config.workload.timeout
+        return rng.uniform(0.01, SHORT_DEADLINE_SECONDS) if rng.random() < 0.3 else usual
 
-    async def _break_things(self, rng: Random) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self.config.seconds
-        while loop.time() < until:
-            await asyncio.sleep(rng.uniform(0, self.config.fault_pause_max))
-            await self._break_one(rng.choice(self._faults), rng)
+    def _core(self) -> set[str] | None:
+        """Which nodes live on; None: all. Of each group a majority of whoever votes, and of what
+        the clients' and groups' first question goes to."""
+        rng, cluster = self._chance.rng("core"), self._cluster
+        if rng.random() < 0.5:
+            return None
+        core = set(cluster.nodes)
+        for victim in rng.sample(sorted(core), min(2, len(core))):
+            rest = core - {victim}
+            if all(self._has_majority(gid, rest) for gid in cluster.placement):
+                core = rest
+        return core
 
-    async def _break_one(self, fault: str, rng: Random) -> None:
-        """One fault, for a while."""
-        cluster, network = self._cluster, self._cluster.network
-        names = list(cluster.nodes)
-        addresses = [node.address for node in cluster.nodes.values()]
-        seconds = rng.uniform(0.1, 2.5)
-        match fault:
-            case "crash" | "power cut":
-                down = names if fault == "power cut" else rng.sample(names, rng.choice((1, 1, 2)))
-                await self._crash(down, rng, seconds)
-                return
-            case "partition":
-                side = rng.sample(addresses, rng.randint(1, len(addresses) - 1))
-                network.partition(side, [other for other in addresses if other not in side])
-            case "isolate":
-                network.isolate(rng.choice(addresses), addresses)
-            case "one way":
-                source = rng.choice(addresses)
-                for target in addresses:
-                    if target != source and rng.random() < 0.7:
-                        network.cut(source, target)
-            case "loss":
-                network.set_faults(HEALTHY.with_(loss=rng.uniform(0, 0.2), duplication=0.1))
-            case "delay":
-                network.set_faults(HEALTHY.with_(long_delay=rng.uniform(0, 0.2), reordering=0.1))
-            case "slow disk":
-                cluster.nodes[rng.choice(names)].drive.sync_seconds = rng.uniform(0.005, 0.3)
-            case "clients":
-                for client in cluster.client_addresses:
-                    if rng.random() < 0.5:
-                        network.isolate(client, addresses)
-        await asyncio.sleep(seconds)
-        network.set_faults(HEALTHY)
-        network.heal()
-        for node in cluster.nodes.values():
-            node.drive.sync_seconds = SYNC_SECONDS
-
-    async def _crash(self, names: list[str], rng: Random, seconds: float) -> None:
-        for name in names:
-            node = self._cluster.nodes[name]
-            await (node.crash() if rng.random() < 0.7 else node.kill())
-            self._crashes += 1
-        await asyncio.sleep(seconds)
-        for name in names:
-            await self._cluster.nodes[name].start()
-
-    async def _heal(self) -> None:
-        self._cluster.network.set_faults(HEALTHY)
-        self._cluster.network.heal()
-        for node in self._cluster.nodes.values():
-            if not node.alive:
-                await node.start()
-
-    # What the administrator does
-
-    async def _change_things(self, admin: ControllerClient, rng: Random) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self.config.seconds
-        while loop.time() < until:
-            await asyncio.sleep(rng.uniform(0, self.config.change_pause_max))
-            try:
-                await self._change_one(admin, rng)
-            except ShardCtrlerError:
-                continue  # refused, in vain or unknown: all are the administrator's daily bread
-
-    async def _change_one(self, admin: ControllerClient, rng: Random) -> None:
-        config = (await admin.newest(timeout=2.0)).config
-        gid = rng.choice(self._cluster.gids)
-        if rng.random() < 0.4:
-            to = rng.choice(sorted(config.groups))
-            await admin.move(ShardId(rng.randrange(self.config.nshards)), to, timeout=2.0)
-        elif gid in config.groups:
-            await admin.leave([gid], timeout=2.0)
-        else:
-            await admin.join([self._cluster.joining(gid)], timeout=2.0)
+    def _has_majority(self, gid: object, core: set[str]) -> bool:
+        cluster = self._cluster
+        watcher = cluster.watchers[gid]  # type: ignore[index]
+        return all(
+            2 * sum(member.node in core for member in voters) > len(voters)
+            for membership in watcher.memberships()
+            for voters in (membership.voters, membership.outgoing)
+            if voters
+        )
 
     # Whether it was right
 
-    async def _come_to_rest(self, admin: ControllerClient) -> float:
+    async def _within(
+        self, invariant: str, times: int, what: str, holds: Callable[[], bool]
+    ) -> None:
+        """Wait until `holds`, at most `times` E after the healing."""
         loop = asyncio.get_running_loop()
-        healed = loop.time()
-        number = (await admin.newest(timeout=REST_SECONDS_MAX)).config.number
-        while not self._cluster.quiet(number):
-            if loop.time() - healed > REST_SECONDS_MAX:
-                raise AssertionError(f"not at rest {REST_SECONDS_MAX:g} s after it was healed (L4)")
-            await asyncio.sleep(0.1)
-        return loop.time() - healed
+        until = self._healed + times * self._longest + LATE_SECONDS
+        while not holds():
+            if loop.time() > until:
+                raise InvariantBroken(
+                    invariant,
+                    f"{what} is not so {loop.time() - self._healed:.1f} s after healing "
+                    f"({times} E are {times * self._longest:g} s):\n{self._picture()}",
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _come_to_rest(self, admin: ControllerClient, workload: Workload) -> float:
+        loop, cluster = asyncio.get_running_loop(), self._cluster
+        gids = list(cluster.placement)
+        await self._within(
+            "L1", LEADER_E, "a leader in every group", lambda: all(map(cluster.leader, gids))
+        )
+        clients = self.config.workload.clients
+        until = self._healed + self._answer_seconds()
+        await asyncio.gather(
+            *[self._read_all(workload, number, clients, until) for number in range(clients)]
+        )
+        number = (await admin.newest(timeout=self._answer_seconds())).config.number
+        await self._within("L4", MIGRATED_E, "at rest", lambda: cluster.quiet(number))
+        await self._within(
+            "L3", CONVERGED_E, "every replica at its leader's end, and no change of members",
+            lambda: all(map(cluster.converged, gids)),
+        )  # fmt: skip
+        rest = loop.time() - self._healed
+        await self._within("L6", CLEAN_E, "no garbage", self._clean)
+        config = (await admin.newest(timeout=self._answer_seconds())).config
+        for gid in cluster.gids:
+            for server in cluster.servers(gid):
+                rows = server.replica.store.reader
+                cluster.oracle.judge_rest(server.machine, rows, config)
+        return rest
+
+    async def _read_all(self, workload: Workload, client: int, clients: int, until: float) -> None:
+        """One client's share of the keys, one after the other (L2)."""
+        loop = asyncio.get_running_loop()
+        for key in workload.keys[client::clients]:
+            read = await workload.ask(client, Kind.GET, key, None, max(until - loop.time(), 0.001))
+            if not read.happened:
+                raise InvariantBroken("L2", f"a healed cluster does not answer: {read}")
+
+    def _answer_seconds(self) -> float:
+        return ANSWER_E * self._longest + LATE_SECONDS
+
+    def _clean(self) -> bool:
+        cluster = self._cluster
+        servers = [server for gid in cluster.gids for server in cluster.servers(gid)]
+        return not any(server.machine.has_garbage for server in servers)  # type: ignore[attr-defined]
 
     async def _judge(self, workload: Workload) -> None:
-        for key in workload.lists:
-            last = await workload.ask(0, Kind.GET, key, None, ANSWER_SECONDS_MAX)
-            assert last.happened, f"{key!r} is not answered by a healed cluster (L2)"
-            judge_list(self.history.of(key), last.value)
-        for key in workload.registers:
-            last = await workload.ask(0, Kind.GET, key, None, ANSWER_SECONDS_MAX)
-            assert last.happened, f"{key!r} is not answered by a healed cluster (L2)"
-            judge_register(self.history.of(key))
-        self._judge_versions()
+        oracle, operations = self._cluster.oracle, self.history.by_key()
+        with _c1():
+            for key in workload.keys:
+                last = await workload.ask(0, Kind.GET, key, None, self._answer_seconds())
+                if not last.happened:
+                    raise InvariantBroken("L2", f"a healed cluster does not answer: {last}")
+                oracle.judge_last(last)
+                seen = [*operations.get(key, ()), last]
+                if key in workload.lists:
+                    judge_list(seen, last.value)
+                else:
+                    judge_register(seen)
+        oracle.judge_unknown(self.history.operations)
+        self.observer.finish()
 
-    def _judge_versions(self) -> None:
-        """No version of a key comes twice, and a read shows a value with its own version."""
-        wrote: dict[tuple[bytes, int], bytes | None] = {}
-        for operation in self.history.operations:
-            if operation.kind is Kind.PUT and operation.happened:
-                place = (operation.key, operation.version)
-                if place in wrote:
-                    raise NotLinearizable(f"version {operation.version} came twice: {operation}")
-                wrote[place] = operation.value
-        for operation in self.history.operations:
-            if operation.kind is Kind.GET and operation.happened and operation.value is not None:
-                written = wrote.get((operation.key, operation.version), operation.value)
-                if written != operation.value:
-                    raise NotLinearizable(f"a value with another one's version: {operation}")
+    def _picture(self) -> str:
+        lines = []
+        for node in self._cluster.nodes.values():
+            if node.host is None:
+                lines.append(f"{node.name}: down")
+                continue
+            for gid, replica in node.host.replicas.items():
+                core = replica.core
+                lines.append(
+                    f"{node.name} g{gid}/{replica.id}: {core.role.value} term {core.term} "
+                    f"applied {replica.applied} commit {core.commit} "
+                    f"log {core.log.start.last.index}..{core.log.last.index} "
+                    f"voters {[v.id for v in core.membership.voters]} "
+                    f"learners {[v.id for v in core.membership.learners]}"
+                )
+            if node.assembly is not None:
+                lines += [
+                    f"{node.name} g{gid}: config {group.server.machine.number} unsettled "
+                    f"{[(s, r.phase.name) for s, r in group.server.machine.unsettled]}"
+                    for gid, group in node.assembly.groups.items()
+                ]
+        return "\n".join(lines)
 
-    def _outcome(self, rest_seconds: float, configs: int) -> Outcome:
+    def _outcome(self, rest_seconds: float, configs: int, crashes: int) -> Outcome:
         ends = [operation.happened for operation in self.history.operations]
+        checks = [watcher.checks for watcher in self._cluster.watchers.values()]
+        assert all(checks), "a run that checked nothing shows nothing"
         return Outcome(
             acknowledged=ends.count(True),
             unknown=ends.count(None),
             refused=ends.count(False),
             hand_overs=self._cluster.oracle.hand_overs,
             configs=configs,
-            crashes=self._crashes,
+            crashes=crashes,
             rest_seconds=rest_seconds,
-            faults=tuple(self._faults),
+            faults=self.faults,
+            story_hash=self.observer.story_hash,
+            probes=self.observer.probes,
+            checks=sum(checks),
         )
 
 
-def play(seed: int | str, config: ScenarioConfig | None = None) -> tuple[Outcome, History]:
+@contextmanager
+def _c1() -> Iterator[None]:
+    """The judges do not know the invariants' numbers."""
+    try:
+        yield
+    except (NotLinearizable, Undecided) as error:
+        raise InvariantBroken("C1", str(error)) from error
+
+
+def broken_invariant(error: BaseException) -> str:
+    """The id of the invariant that an error of a run is about; H1 if it is about none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InvariantBroken):
+            return cause.invariant
+        cause = cause.__cause__
+    return "H1"
+
+
+class Played(AssertionError):
+    """A run that was wrong: what is needed to tell of it."""
+
+    def __init__(self, error: BaseException, scenario: Scenario) -> None:
+        self.invariant = broken_invariant(error)
+        told = error.__cause__ if isinstance(error.__cause__, InvariantBroken) else error
+        text = str(told) or repr(told)
+        self.text = text if self.invariant in text else f"{self.invariant}: {text}"
+        self.last = list(scenario.observer.last)
+        self.history = scenario.history
+        super().__init__(self.text)
+
+
+def play(
+    seed: int | str,
+    config: ScenarioConfig | None = None,
+    *,
+    sink: Callable[[str], None] | None = None,
+) -> tuple[Outcome, History]:
     """Play one run to its end.
 
+    Args:
+        sink: Takes the trace, line by line.
+
     Raises:
-        AssertionError: something was wrong; the notes name the seed and how to play it again.
+        Played: something was wrong; the notes name the seed and how to play it again.
     """
     scenario: list[Scenario] = []
+    loops: list[VirtualLoop] = []
 
     async def main() -> Outcome:
-        scenario.append(Scenario(seed, config or ScenarioConfig()))
-        return await scenario[0].play()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loops.append(loop)
+        observer = Observer(sink, wire=sink is not None)
+        scenario.append(Scenario(seed, config or ScenarioConfig(), observer))
+        outcome = await scenario[0].play()
+        outcome.seconds = loop.time()
+        return outcome
 
     try:
         outcome = run(main(), seed=seed)
-    except BaseException as error:
-        error.add_note(f"again: python -m labs simulate --seed {seed}")
-        raise
+    except (AssertionError, SimulationError, OSError, ArithmeticError, LookupError) as error:
+        if not scenario:
+            raise
+        played = Played(error, scenario[0])
+        played.add_note(f"again: python -m labs simulate --seed {seed}")
+        raise played from error
+    outcome.events = loops[0].events
     return outcome, scenario[0].history

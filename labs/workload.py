@@ -4,11 +4,13 @@ Every written value is unique in its run, so that a read names its write.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 from labs.history import History, Kind, Operation
+from labs.store_invariants import StoreInvariants
 from shardkv.clerk import Clerk
 from shardkv.errors import OutcomeUnknown, Unavailable
 
@@ -23,8 +25,9 @@ class WorkloadConfig:
     lists: int = 12
     registers: int = 12
     timeout: float = 3.0
-    pause_max: float = 0.08
-    """A client waits so long at most between two operations."""
+    pause_max: float = 0.2
+    """A client waits so long at most between two operations; six clients ask about 50 times a second
+    at the default."""
     writes: float = 0.6
     """The share of operations that write."""
     deletes: float = 0.15
@@ -37,6 +40,8 @@ class Workload:
     Args:
         clerks: One a client.
         rng: What is asked; nothing else draws from it.
+        witness: Told of each operation's begin and end.
+        deadline: Draws each operation's time in seconds; None: as the config says.
     """
 
     def __init__(
@@ -45,7 +50,12 @@ class Workload:
         rng: Random,
         config: WorkloadConfig,
         history: History,
+        witness: StoreInvariants | None = None,
+        *,
+        deadline: Callable[[Random], float] | None = None,
     ) -> None:
+        self._deadline = deadline
+        self._witness = witness
         self._clerks = clerks
         self._rngs = [Random(f"{rng.random()}/{client}") for client in range(len(clerks))]
         self._config = config
@@ -53,6 +63,10 @@ class Workload:
         self._stopping = False
         self.lists = [b"list %d" % number for number in range(config.lists)]
         self.registers = [b"register %d" % number for number in range(config.registers)]
+
+    @property
+    def keys(self) -> list[bytes]:
+        return self.lists + self.registers
 
     async def run(self) -> None:
         """Ask until `stop`; each client ends its last operation first."""
@@ -71,7 +85,8 @@ class Workload:
                 written += 1
                 value = b"%d.%d" % (client, written)
                 value += SEPARATOR if kind is Kind.APPEND else b""
-            await self.ask(client, kind, key, value)
+            timeout = None if self._deadline is None else self._deadline(rng)
+            await self.ask(client, kind, key, value, timeout)
             await asyncio.sleep(rng.uniform(0, self._config.pause_max))
 
     def _draw(self, rng: Random) -> tuple[Kind, bytes]:
@@ -92,6 +107,17 @@ class Workload:
         clerk = self._clerks[client]
         seconds = self._config.timeout if timeout is None else timeout
         operation = self._history.begin(client, kind, key, value, loop.time())
+        witness = self._witness
+        told = witness.called(operation) if witness is not None else 0
+        try:
+            await self._carry_out(clerk, operation, seconds)
+        finally:
+            if witness is not None:
+                witness.ended(operation, told, operation.began + seconds)
+        return operation
+
+    async def _carry_out(self, clerk: Clerk, operation: Operation, seconds: float) -> None:
+        kind, key, value = operation.kind, operation.key, operation.value
         try:
             match kind:
                 case Kind.GET:
@@ -103,10 +129,9 @@ class Workload:
                 case Kind.DELETE:
                     await clerk.delete(key, timeout=seconds)
         except OutcomeUnknown:
-            return operation  # it has no end
+            return  # it has no end
         except Unavailable:
             operation.happened = False
         else:
             operation.happened = True
-        operation.ended = loop.time()
-        return operation
+        operation.ended = asyncio.get_running_loop().time()

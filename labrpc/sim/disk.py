@@ -153,6 +153,10 @@ class SimDrive:
         """Let the next sync, flush or un-synced write fail."""
         self._fail_next = True
 
+    def heal(self) -> None:
+        """Take back a failure that was asked for and has not struck yet; there is room again."""
+        self._fail_next = self.full = False
+
     def flip_bit(self, name: str, key: bytes | None = None) -> bytes:
         """Flip one bit in the stored value of `key`, or of a row drawn; return its key."""
         volume = self._volumes[name]

@@ -13,6 +13,7 @@ import asyncio
 import gc
 import heapq
 from asyncio import base_events
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
@@ -24,6 +25,10 @@ Args = TypeVarTuple("Args")
 
 TURNS_WITHOUT_TIME_MAX: Final = 1_000_000
 NAMED_TASKS_MAX: Final = 50
+CANCELLED_TIMERS_MAX: Final = 1000
+"""More of them are taken out of the heap."""
+RESOLUTION_SECONDS: Final = 1e-9
+"""Timers so close together ring in one turn, as on asyncio's own loops."""
 
 
 class SimulationError(Exception):
@@ -42,27 +47,16 @@ class Unhandled(SimulationError):
     """A task or a callback failed, and nobody looked."""
 
 
-class _Timer(asyncio.TimerHandle):
-    """A timer that keeps its place among those of the same moment; a heap alone would not."""
-
-    __slots__ = ("number",)
-
-    number: int
-    _when: float
-    _scheduled: bool
-
-    def __lt__(self, other: object) -> bool:
-        assert isinstance(other, _Timer)
-        return (self._when, self.number) < (other._when, other.number)
-
-
 class VirtualLoop(base_events.BaseEventLoop):
     """A loop whose clock starts at 0.0 and moves only when nothing can run.
 
     `failures` holds the messages and exceptions that nobody handled.
     """
 
-    _scheduled: "list[asyncio.TimerHandle]"  # of the base class: a heap by time
+    # Of the base class:
+    _ready: "deque[asyncio.Handle]"
+    _stopping: bool
+    _timer_cancelled_count: int
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,8 +64,10 @@ class VirtualLoop(base_events.BaseEventLoop):
         self._now = 0.0
         self._turns_without_time = 0
         self._tasks_born = 0
+        self.events = 0  # callbacks run so far
         self._timers_set = 0
-        self._selector = self  # the base class waits for events by calling `select`
+        # By time, and those of one moment in the order they were set. Tuples: they compare in C.
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
         self.set_exception_handler(self._note_failure)
 
@@ -81,11 +77,19 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     # What the base class asks of a concrete loop
 
-    def select(self, timeout: float | None) -> list[NoReturn]:
-        """Called when a turn begins: 0 when something is ready, None when nothing ever will be."""
-        if timeout is None:
+    def _run_once(self) -> None:
+        """One turn: what is ready runs, and what that makes ready runs in the next one. When
+        nothing is, the clock jumps to the next timer."""
+        timers, ready = self._timers, self._ready
+        if self._timer_cancelled_count > CANCELLED_TIMERS_MAX:
+            self._forget_cancelled()
+            timers = self._timers
+        while timers and timers[0][2].cancelled():
+            self._timer_cancelled_count -= 1
+            _unschedule(heapq.heappop(timers)[2])
+        if not ready and not self._stopping and not timers:
             raise Deadlock(f"at {self._now:.6f} s everybody waits for ever:\n{self._who_waits()}")
-        if timeout <= 0:
+        if ready or self._stopping or timers[0][0] <= self._now:
             self._turns_without_time += 1
             if self._turns_without_time > TURNS_WITHOUT_TIME_MAX:
                 raise Stalled(
@@ -94,12 +98,28 @@ class VirtualLoop(base_events.BaseEventLoop):
                 )
         else:
             self._turns_without_time = 0
-            # Not now + timeout: rounding could leave the clock just short of the timer.
-            self._now = max(self._now, self._scheduled[0].when())
-        return []
+            self._now = timers[0][0]
+        due = self._now + RESOLUTION_SECONDS
+        while timers and timers[0][0] < due:
+            timer = heapq.heappop(timers)[2]
+            _unschedule(timer)
+            ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                self.events += 1
+                handle._run()
 
-    def _process_events(self, events: list[NoReturn]) -> None:
-        assert not events, "there is nothing to wait for but time"
+    def _forget_cancelled(self) -> None:
+        kept = []
+        for item in self._timers:
+            if item[2].cancelled():
+                _unschedule(item[2])
+            else:
+                kept.append(item)
+        heapq.heapify(kept)
+        self._timers = kept
+        self._timer_cancelled_count = 0
 
     def _write_to_self(self) -> None:
         """Wakes a sleeping selector; ours never sleeps."""
@@ -113,10 +133,9 @@ class VirtualLoop(base_events.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """Call back at `when`; timers of one moment ring in the order they were set."""
         self._timers_set += 1
-        timer = _Timer(when, callback, args, self, context)
-        timer.number = self._timers_set
-        heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, self._timers_set, timer))
+        timer._scheduled = True  # type: ignore[attr-defined]  # so that cancelling it is counted
         return timer
 
     # What must not happen in a simulation
@@ -219,6 +238,10 @@ def run(main: Coroutine[Any, Any, T], *, seed: Seed | None = None) -> T:
     finally:
         loop.close()
         gc.unfreeze()
+
+
+def _unschedule(timer: asyncio.TimerHandle) -> None:
+    timer._scheduled = False  # type: ignore[attr-defined]
 
 
 def _birth(task: "asyncio.Task[Any]") -> int:

@@ -1,22 +1,361 @@
-"""`labs simulate`: a cluster under faults, from a seed."""
+"""`labs simulate`: a cluster under faults, from a seed, or a campaign of seeds.
+
+A failure prints its seed, the commit, the broken invariant with the values that broke it, the last
+events and the command that plays it again; then it is shrunk to fewer kinds of fault, fewer clients
+and less time, for as long as the same invariant breaks.
+"""
 
 import argparse
+import hashlib
+import logging
+import multiprocessing
+import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final, TextIO
 
-from labs.scenario import play
+from labs.history import History
+from labs.nemesis import FAULTS
+from labs.observer import REQUIRED_PROBES, missing
+from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
+
+ROOT: Final = Path(__file__).parents[2]
+PROBED_SEEDS_MIN: Final = 100
+"""A campaign of so many runs must visit every required probe."""
+AGAIN_EVERY: Final = 20
+"""Of a campaign every so many-th seed is played twice, and must tell the same story (H2)."""
+SHRINK_SECONDS: Final = 60.0
+SEED_SPACE: Final = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One run, in a form that travels between processes."""
+
+    seed: int
+    outcome: Outcome | None
+    failure: str
+    """Empty if it was right."""
+    invariant: str
+    last: tuple[str, ...]
+    cpu_seconds: float
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """The flags of the verb."""
+    usual = ScenarioConfig()
+    verb.add_argument("--seed", help="a run's seed (1 if nothing else is said)")
+    verb.add_argument("--seeds", metavar="A..B", type=_seeds, help="a campaign, both included")
+    verb.add_argument(
+        "--fresh", action="store_true", help="a campaign of seeds drawn from the commit's hash"
+    )
+    verb.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="begin no run after so many real seconds"
+    )
+    verb.add_argument("--jobs", type=int, default=1, help="so many processes")
+    verb.add_argument("--seconds", type=float, help=f"simulated, of faults ({usual.seconds:g})")
+    verb.add_argument("--minutes", type=float, help="the same in minutes")
+    verb.add_argument("--nodes", type=int, default=usual.nodes)
+    verb.add_argument("--groups", type=int, default=usual.groups)
+    verb.add_argument("--clients", type=int, default=usual.workload.clients)
+    verb.add_argument(
+        "--faults", type=_faults, metavar="A,B", help=f"kinds, or none: {', '.join(FAULTS)}"
+    )
+    verb.add_argument("--trace", type=Path, metavar="FILE", help="one line of text an event")
+    verb.add_argument("--history", type=Path, metavar="FILE", help="one line of JSON an operation")
+    verb.add_argument(
+        "--shrink-seconds", type=float, default=SHRINK_SECONDS, help="real; 0: do not shrink"
+    )
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("..")
+    if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise argparse.ArgumentTypeError("two numbers, as 1..200")
+    return range(int(first), int(last) + 1)
+
+
+def _faults(text: str) -> tuple[str, ...]:
+    kinds = tuple(kind.strip() for kind in text.split(",") if kind.strip() not in ("", "none"))
+    if unknown := [kind for kind in kinds if kind not in FAULTS]:
+        raise argparse.ArgumentTypeError(
+            f"no such kind: {unknown[0]}; there are {', '.join(FAULTS)}"
+        )
+    return kinds
 
 
 def simulate(arguments: argparse.Namespace) -> int:
-    """Returns 0 if every run was right; the first that was not shows its seed and a traceback."""
-    for number in range(arguments.runs):
-        whole = arguments.seed.isdigit()
-        seed = int(arguments.seed) + number if whole else f"{arguments.seed}/{number}"
-        if arguments.runs == 1 and not whole:
-            seed = arguments.seed
-        began = time.perf_counter()
-        outcome, _ = play(seed)
-        took = time.perf_counter() - began
-        sys.stdout.write(f"seed {seed}: {outcome} in {took:.1f} s\n")
-        sys.stdout.flush()
+    """Returns 0 if every run was right, and every required probe was visited."""
+    logging.getLogger().addHandler(logging.NullHandler())  # what faults make the parts say
+    config = _config(arguments)
+    if arguments.seeds is None and not arguments.fresh:
+        return _one(_seed(arguments.seed), config, arguments)
+    seeds = arguments.seeds
+    if arguments.fresh:
+        base = int(hashlib.sha256(commit().encode()).hexdigest(), 16) % SEED_SPACE
+        seeds = range(base, base + 100_000)
+    return _Campaign(seeds, config, arguments).run()
+
+
+def _config(arguments: argparse.Namespace) -> ScenarioConfig:
+    usual = ScenarioConfig()
+    seconds = usual.seconds if arguments.seconds is None else arguments.seconds
+    if arguments.minutes is not None:
+        seconds = 60 * arguments.minutes
+    return replace(
+        usual,
+        seconds=seconds,
+        nodes=arguments.nodes,
+        groups=arguments.groups,
+        workload=replace(usual.workload, clients=arguments.clients),
+        faults=arguments.faults,
+    )
+
+
+def _seed(text: str | None) -> int | str:
+    if text is None:
+        return 1
+    return int(text) if text.isdigit() else text
+
+
+def commit() -> str:
+    """The commit that is checked out; `unknown` outside a checkout."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return asked.stdout.strip()
+
+
+# One seed
+
+
+def _one(seed: int | str, config: ScenarioConfig, arguments: argparse.Namespace) -> int:
+    began = time.process_time()
+    failed: Played | None = None
+    outcome: Outcome | None = None
+    with _lines(arguments.trace) as trace:
+        sink = None if trace is None else partial(_write_line, trace)
+        try:
+            outcome, history = play(seed, config, sink=sink)
+        except Played as error:
+            failed, history = error, error.history
+    _write_history(arguments.history, history)
+    took = time.process_time() - began
+    if failed is not None:
+        _tell_failure(seed, config, failed.text, failed.last)
+        _shrink(seed, config, failed.invariant, arguments.shrink_seconds)
+        return 1
+    assert outcome is not None
+    _say(
+        f"seed {seed}: right. {outcome.acknowledged} acknowledged, {outcome.unknown} unknown, "
+        f"{outcome.refused} refused, {outcome.hand_overs} hand-overs, {outcome.configs} "
+        f"configurations, {outcome.crashes} crashes; at rest {outcome.rest_seconds:.1f} s after "
+        f"healing"
+    )
+    _say(f"  faults: {', '.join(outcome.faults) or 'none'}")
+    _say(f"  probes: {_probes(outcome.probes)}")
+    _say(
+        f"  story {outcome.story_hash}; {outcome.seconds:.1f} simulated s, {outcome.events} events, "
+        f"{took:.1f} s of one core: {outcome.seconds / took:.0f} x"
+    )
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _write_line(file: TextIO, line: str) -> None:
+    file.write(line + "\n")
+
+
+@contextmanager
+def _lines(path: Path | None) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+        return
+    with path.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def _write_history(path: Path | None, history: History) -> None:
+    if path is not None:
+        with path.open("w", encoding="utf-8") as file:
+            for operation in history.operations:
+                _write_line(file, operation.line())
+
+
+def _probes(probes: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(probes.items())) or "none"
+
+
+# Failures
+
+
+def _command(seed: int | str, config: ScenarioConfig, *, faults: bool = True) -> str:
+    usual = ScenarioConfig()
+    words = ["python -m labs simulate", f"--seed {seed}"]
+    if config.seconds != usual.seconds:
+        words.append(f"--seconds {config.seconds:g}")
+    if config.nodes != usual.nodes:
+        words.append(f"--nodes {config.nodes}")
+    if config.groups != usual.groups:
+        words.append(f"--groups {config.groups}")
+    if config.workload.clients != usual.workload.clients:
+        words.append(f"--clients {config.workload.clients}")
+    if config.faults is not None and faults:
+        words.append(f"--faults {','.join(config.faults) or 'none'}")
+    return " ".join(words)
+
+
+def _tell_failure(
+    seed: int | str, config: ScenarioConfig, text: str, last: list[str] | tuple[str, ...]
+) -> None:
+    faults = drawn_faults(seed) if config.faults is None else config.faults
+    _say(f"seed {seed}: BROKEN {text}")
+    _say(f"  commit {commit()}, faults: {', '.join(faults) or 'none'}")
+    _say("  the last events:")
+    for line in last:
+        _say(f"    {line[:300]}")
+    _say(f"  again: {_command(seed, config)}")
+
+
+def _shrink(seed: int | str, config: ScenarioConfig, invariant: str, budget: float) -> None:
+    """Look for a smaller run in which the same invariant breaks, as long as there is time."""
+    until = time.perf_counter() + budget
+    faults = drawn_faults(seed) if config.faults is None else config.faults
+    smallest, tries = replace(config, faults=faults), 0
+    while time.perf_counter() < until:
+        for candidate in _smaller(smallest):
+            if time.perf_counter() >= until:
+                break
+            tries += 1
+            result = run_seed(seed, candidate)  # type: ignore[arg-type]
+            if result.invariant == invariant:
+                smallest = candidate
+                break
+        else:
+            break
+    if tries:
+        _say(f"  shrunk, in {tries} tries: {_command(seed, smallest)}")
+
+
+def _smaller(config: ScenarioConfig) -> Iterator[ScenarioConfig]:
+    """Runs that are smaller in one way each, the boldest first."""
+    if config.seconds > 2:
+        yield replace(config, seconds=round(config.seconds / 2, 1))
+    faults = config.faults or ()
+    half = len(faults) // 2
+    if half > 1:
+        yield replace(config, faults=faults[:half])
+        yield replace(config, faults=faults[half:])
+    for fault in faults:
+        yield replace(config, faults=tuple(other for other in faults if other != fault))
+    clients = config.workload.clients
+    if clients > 1:
+        yield replace(config, workload=replace(config.workload, clients=clients // 2))
+    if config.seconds > 2:
+        yield replace(config, seconds=round(config.seconds * 0.8, 1))
+
+
+# Campaigns
+
+
+def run_seed(seed: int, config: ScenarioConfig) -> Result:
+    """Play one seed, in whatever process."""
+    logging.disable(logging.CRITICAL)  # what faults make the parts say
+    began = time.process_time()
+    try:
+        outcome, _ = play(seed, config)
+    except Played as error:
+        took = time.process_time() - began
+        return Result(seed, None, error.text, error.invariant, tuple(error.last), took)
+    took = time.process_time() - began
+    if seed % AGAIN_EVERY == 0:
+        again, _ = play(seed, config)
+        if again.story_hash != outcome.story_hash:
+            text = f"H2: two runs tell {outcome.story_hash} and {again.story_hash}"
+            return Result(seed, None, text, "H2", (), took)
+    return Result(seed, outcome, "", "", (), took)
+
+
+class _Campaign:
+    """Many seeds, and what they came to."""
+
+    def __init__(self, seeds: range, config: ScenarioConfig, arguments: argparse.Namespace) -> None:
+        self._seeds, self._config, self._arguments = seeds, config, arguments
+        self._probes: Counter[str] = Counter()
+        self._done = 0
+        self._events = 0
+        self._simulated = 0.0
+        self._cpu = 0.0
+        self._failed: list[Result] = []
+
+    def run(self) -> int:
+        began = time.perf_counter()
+        _say(f"commit {commit()}, seeds from {self._seeds[0]}")
+        for result in self._results(began):
+            self._take(result)
+        took = time.perf_counter() - began
+        self._tell(took)
+        return 1 if self._failed or self._lacks() else 0
+
+    def _results(self, began: float) -> Iterator[Result]:
+        budget = self._arguments.budget
+        play_one = partial(run_seed, config=self._config)
+        if self._arguments.jobs == 1:
+            for seed in self._seeds:
+                if budget is not None and time.perf_counter() - began > budget:
+                    return
+                yield play_one(seed)
+            return
+        with multiprocessing.get_context("spawn").Pool(self._arguments.jobs) as pool:
+            for result in pool.imap(play_one, self._seeds):
+                yield result
+                if budget is not None and time.perf_counter() - began > budget:
+                    return
+
+    def _take(self, result: Result) -> None:
+        self._done += 1
+        self._cpu += result.cpu_seconds
+        if result.outcome is None:
+            self._failed.append(result)
+            _tell_failure(result.seed, self._config, result.failure, result.last)
+            return
+        self._events += result.outcome.events
+        self._simulated += result.outcome.seconds
+        self._probes.update(result.outcome.probes)
+
+    def _lacks(self) -> list[str]:
+        if self._config.faults is not None or self._done < PROBED_SEEDS_MIN:
+            return []
+        return missing(self._probes)
+
+    def _tell(self, took: float) -> None:
+        _say(f"probes: {_probes(self._probes)}")
+        if unvisited := missing(self._probes):
+            judged = (
+                "these must be" if self._lacks() else f"judged from {PROBED_SEEDS_MIN} seeds on"
+            )
+            _say(f"never visited, of {len(REQUIRED_PROBES)} ({judged}): {', '.join(unvisited)}")
+        cpu = max(self._cpu, 1e-9)
+        _say(
+            f"{self._done} seeds in {took:.1f} s: {self._done / took:.2f} seeds/s, "
+            f"{self._events / cpu:.0f} events/s and core, {self._simulated / 60:.1f} simulated "
+            f"minutes, {self._simulated / cpu:.0f} simulated s per s and core"
+        )
+        for result in self._failed[:1]:
+            _shrink(result.seed, self._config, result.invariant, self._arguments.shrink_seconds)
+        verdict = f"{len(self._failed)} FAILED" if self._failed else "all right"
+        _say(f"{verdict}{', but probes were not visited' if self._lacks() else ''}")

@@ -1,0 +1,115 @@
+"""What the watchers of one run share: the story so far, what was visited, and what was broken.
+
+The *story* is one line of text an event, with nothing in it that another process would not say
+too: no wall time, no pid, no path. Its hash stands for the run: equal seeds, equal hashes (H2).
+
+A *probe* counts how often a rare state was visited. A simulator that never visits one of
+`REQUIRED_PROBES` proves nothing about it, so a campaign that does not fails.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Final
+
+EVENTS_KEPT: Final = 40
+"""So many last events are told with a failure."""
+
+REQUIRED_PROBES: Final = (
+    "leader deposed with uncommitted tail",
+    "leader stepped down without a quorum",
+    "pre-vote refused",
+    "snapshot installed",
+    "log cut while a peer lagged",
+    "duplicate answered from the table",
+    "duplicate answered after leader change",
+    "duplicate answered after migration",
+    "op refused at apply",
+    "shard moved A to B to A",
+    "mutual moves",
+    "chunk repeated or late",
+    "freeze crossed by restart",
+    "power cut of all nodes with acked writes",
+    "transfer succeeded",
+    "replica replaced",
+    "unknown outcome that took effect",
+    "unknown outcome that did not",
+)
+"""What every campaign of `PROBED_SEEDS_MIN` seeds or more must visit."""
+
+
+class InvariantBroken(AssertionError):
+    """What must always hold did not. `docs/invariants.md` says what each id means."""
+
+    def __init__(self, invariant: str, text: str) -> None:
+        super().__init__(f"{invariant}: {text}")
+        self.invariant = invariant
+
+
+class Observer:
+    """The common memory of one run's watchers. Made on the run's loop.
+
+    Args:
+        sink: Takes each line as it is told; None: nobody wants more than the last ones.
+        wire: Whether messages and syncs are told too. They are many, and not part of the hash.
+    """
+
+    def __init__(self, sink: Callable[[str], None] | None = None, *, wire: bool = False) -> None:
+        self.probes: Counter[str] = Counter()
+        self.broken: list[InvariantBroken] = []
+        self.last: deque[str] = deque(maxlen=EVENTS_KEPT)
+        self.wire = wire and sink is not None
+        self._sink = sink
+        self._hash = blake2b(digest_size=8)
+        self._loop = asyncio.get_running_loop()
+
+    def tell(self, text: str) -> None:
+        """An event of the story."""
+        line = f"{self._loop.time():.6f} {text}"
+        self.last.append(line)
+        self._hash.update(line.encode())
+        if self._sink is not None:
+            self._sink(line)
+
+    def tell_wire(self, text: str) -> None:
+        """An event below the story. Ask `wire` first: making the text costs more than all else."""
+        if self._sink is not None:
+            self._sink(f"{self._loop.time():.6f} {text}")
+
+    def probe(self, name: str) -> None:
+        self.probes[name] += 1
+
+    @property
+    def story_hash(self) -> str:
+        return self._hash.hexdigest()
+
+    def demand(self, holds: bool, invariant: str, text: str) -> None:
+        """Note a broken invariant, and fail the run."""
+        if not holds:
+            self.broke(invariant, text)
+
+    def broke(self, invariant: str, text: str) -> None:
+        error = InvariantBroken(invariant, text)
+        self.broken.append(error)
+        self.tell(f"BROKEN {error}")
+        # Raised into the loop, not here: the driver would stop the replica and go on.
+        self._loop.call_soon(_throw, error)
+
+    def finish(self) -> None:
+        """At the end of a run.
+
+        Raises:
+            InvariantBroken: the first one.
+        """
+        if self.broken:
+            raise self.broken[0]
+
+
+def missing(probes: Counter[str], required: Iterable[str] = REQUIRED_PROBES) -> list[str]:
+    """The required probes that were never visited."""
+    return [name for name in required if not probes[name]]
+
+
+def _throw(error: InvariantBroken) -> None:
+    raise error

@@ -1,0 +1,539 @@
+"""The invariants of shards and clients, watched in the canonical state.
+
+The *canonical* state of a group is what the replica that applies an entry first makes of it; every
+other one must make the same (R6). So each command is judged once, with the state before and after
+it, and costs O(1), but for the freeze and the install of a shard, which are hashed whole.
+
+- S1  at most one group serves a shard.  S2  its owners follow one another: an install follows the
+      freeze of the owner before, and numbers grow.
+- S3  the rows at the install are those at the freeze.  S4  so are the sessions; no counter falls.
+- S5  configurations are taken one by one, with nothing unsettled.  S6  each is the same everywhere.
+- S7  a step that is late or out of place changes nothing.
+- S8  a frozen copy is dropped only after a later owner has the shard.
+- S9  a write takes effect only where its shard is served when it is applied.
+- C2  what a client is told fits the canonical order: a read shows a state that stood between its
+      call and its answer, and none older than what any client had been told before the call.
+- C3  no write takes effect twice.  C4  told "not done": it never is. Told "done": it is, once.
+- C5  a repeated write gets its first answer.
+- C7  every operation ends within its deadline and an election's time.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from labs.history import Kind, Operation
+from labs.observer import Observer
+from raft.ports import Reader, Rows
+from raft.types import GroupId, Index, Term
+from shardctrler.types import ShardConfig, ShardId
+from shardkv.commands import (
+    Chunk,
+    Configure,
+    Drop,
+    Install,
+    Mutation,
+    Op,
+    OpenSession,
+    decode,
+)
+from shardkv.machine import StoreMachine
+from shardkv.phases import Phase
+from shardkv.rows import DATA, SESSIONS, ShardRecord, decode_row, prefix_of
+from shardkv.types import NO_GENERATION, Answer, Code, Generation
+
+DEADLINE_TICK_SECONDS: Final = 0.1
+_REFUSED_HERE: Final = (Code.WRONG_GROUP, Code.NOT_READY)
+_FORGOTTEN: Final = (
+    Code.SEQUENCE_STALE, Code.SESSION_EXPIRED, Code.SEQUENCE_OVER_WINDOW, Code.SEQUENCE_REUSED
+)  # fmt: skip
+_FINAL: Final = (Code.OK, Code.VERSION_MISMATCH, Code.VALUE_TOO_LONG)
+
+
+class State(NamedTuple):
+    """A key between two writes."""
+
+    value: bytes | None
+    version: int
+    since: float
+
+
+class _Frozen(NamedTuple):
+    """A shard as a freeze left it."""
+
+    gid: GroupId
+    data: bytes
+    sessions: bytes
+
+
+@dataclass(slots=True)
+class _Key:
+    states: list[State] = field(default_factory=lambda: [State(None, 0, 0.0)])
+    told: int = 0
+    """The newest state that any client was told of."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """One group's canonical state, as far as it is followed."""
+
+    at: tuple[int, int] = (0, -1)
+    answers: dict[tuple[int, int], Answer] = field(default_factory=dict)
+    number: int = 0
+
+
+class StoreInvariants:
+    """Watches all groups of a store.
+
+    Args:
+        nshards: Of the cluster.
+        observer: Told what is seen and what is broken.
+        term_of: The term of a group's committed entry.
+        grace: How late after its deadline an operation may end, in seconds.
+    """
+
+    def __init__(
+        self,
+        nshards: int,
+        observer: Observer,
+        term_of: Callable[[GroupId, Index], Term],
+        *,
+        grace: float = 1.0,
+    ) -> None:
+        self.hand_overs = 0
+        self.effects: dict[tuple[bytes, bytes], int] = {}  # (key, value written) -> its state
+        self.observer = observer
+        self.values_are_unique = False
+        """Whether no client ever writes one value twice to a key, so that a value names its write;
+        without it C3 is watched by sessions alone, and what clients are told is not."""
+        self.on_step: Callable[[str, GroupId], None] = _nobody
+        self._term_of = term_of
+        self._grace = grace + DEADLINE_TICK_SECONDS
+        self._groups: dict[GroupId, _Group] = {}
+        self._serving: list[GroupId | None] = [None] * nshards
+        self._taken: list[list[tuple[int, GroupId]]] = [[] for _ in range(nshards)]
+        self._frozen: dict[tuple[ShardId, int], _Frozen] = {}
+        self._counters = [0] * nshards
+        self._configs: dict[int, ShardConfig] = {}
+        self._answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term]] = {}
+        self._keys: dict[bytes, _Key] = {}
+        self._undone: dict[tuple[bytes, bytes], None] = {}
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def applied(self) -> dict[GroupId, Index]:
+        return {gid: Index(group.at[0]) for gid, group in self._groups.items()}
+
+    def leaving(self) -> int:
+        """How many shards nobody serves now."""
+        return self._serving.count(None)
+
+    # What a machine applies
+
+    def apply(
+        self,
+        machine: "WatchedMachine",
+        index: Index,
+        at: int,
+        command: bytes,
+        rows: Rows,
+        carry_out: Callable[[], Answer],
+    ) -> Answer:
+        """Let `machine` apply the command that is number `at` of its entry, and judge it."""
+        group = self._groups.setdefault(machine.gid, _Group())
+        if (index, at) <= group.at:
+            answer = carry_out()
+            self.observer.demand(
+                answer == group.answers[index, at],
+                "R6",
+                f"group {machine.gid}: entry {index}/{at} is answered {answer} here, "
+                f"{group.answers[index, at]} elsewhere",
+            )
+            return answer
+        decoded = decode(command)
+        shards = machine.facts.records if isinstance(decoded, Configure) else ()
+        record = None if isinstance(decoded, Configure) else machine.record(decoded.shard)
+        key = machine.row_key(decoded) if isinstance(decoded, Mutation) else b""
+        row = rows.get(key) if key else None
+        busy = bool(machine.unsettled) if isinstance(decoded, Configure) else False
+        before = machine.number
+        answer = carry_out()
+        group.at = (index, at)
+        group.answers[index, at] = answer
+        if isinstance(decoded, Configure):
+            self._configured(machine, index, before, busy, shards, answer, rows)
+        elif isinstance(decoded, Mutation):
+            assert record is not None
+            self._mutated(machine, index, decoded, record, answer, row, rows.get(key))
+        elif isinstance(decoded, OpenSession):
+            self._opened(machine, decoded, answer)
+        elif isinstance(decoded, Chunk | Install | Drop):
+            assert record is not None
+            self._stepped(machine, decoded, record, answer, rows)
+        return answer
+
+    def _configured(
+        self,
+        machine: "WatchedMachine",
+        index: Index,
+        before: int,
+        busy: bool,
+        records: tuple[ShardRecord, ...],
+        answer: Answer,
+        rows: Reader,
+    ) -> None:
+        demand, gid = self.observer.demand, machine.gid
+        if machine.number == before:
+            demand(
+                machine.facts.records == records,
+                "S7",
+                f"group {gid}: a configuration answered {answer} at {index} moved shards",
+            )
+            return
+        config = machine.config
+        assert config is not None
+        demand(
+            machine.number == before + 1 and not busy,
+            "S5",
+            f"group {gid} goes from configuration {before} to {machine.number}, unsettled: {busy}",
+        )
+        known = self._configs.setdefault(config.number, config)
+        demand(known == config, "S6", f"configuration {config.number} is {known} and {config}")
+        if known is config:
+            self._look_at_history(config)
+        if self._groups[gid].number + 3 <= max(self._configs):
+            self.observer.probe("three configurations behind")
+        self._groups[gid].number = config.number
+        for number, record in enumerate(records):
+            shard = ShardId(number)
+            after = machine.record(shard)
+            if after.phase is record.phase:
+                continue
+            demand(
+                (config.shards[shard] == gid) == (after.phase in (Phase.SERVING, Phase.ARRIVING)),
+                "S2",
+                f"group {gid}: shard {shard} is {after.phase.name} by configuration {config}",
+            )
+            if record.phase is Phase.SERVING:
+                self._freezes(machine, shard, rows)
+            if after.phase is Phase.SERVING:
+                self._takes(machine, shard, config.number)
+            elif after.phase is Phase.LEAVING:
+                self._gives(machine, shard, record.phase, rows)
+
+    def _look_at_history(self, config: ShardConfig) -> None:
+        before = self._configs.get(config.number - 1)
+        self.observer.tell(f"config {config.number} shards={list(config.shards)}")
+        if before is None:
+            return
+        moves = {
+            (one, other)
+            for one, other in zip(before.shards, config.shards, strict=True)
+            if one != other and one and other
+        }
+        if any((other, one) in moves for one, other in moves):
+            self.observer.probe("mutual moves")
+
+    def _hashes(self, machine: "WatchedMachine", shard: ShardId, rows: Reader) -> _Frozen:
+        prefix = prefix_of(shard, machine.record(shard).generation)
+        hashes = {True: blake2b(digest_size=8), False: blake2b(digest_size=8)}
+        for key, row in rows.range(prefix, prefix + b"\xff"):
+            kind = key[len(prefix) : len(prefix) + 1]
+            hash_ = hashes[kind == SESSIONS]
+            hash_.update(len(key).to_bytes(4, "big") + key[len(prefix) :])
+            hash_.update(len(row).to_bytes(4, "big") + row)
+        return _Frozen(machine.gid, hashes[False].digest(), hashes[True].digest())
+
+    def _freezes(self, machine: "WatchedMachine", shard: ShardId, rows: Reader) -> None:
+        self.observer.tell(f"g{machine.gid} freezes shard={shard} config={machine.number}")
+        self.on_step("freezes", machine.gid)
+        self._serving[shard] = None
+        self._frozen[shard, 0] = self._hashes(machine, shard, rows)
+
+    def _gives(self, machine: "WatchedMachine", shard: ShardId, was: Phase, rows: Reader) -> None:
+        frozen = self._frozen[shard, machine.number] = self._hashes(machine, shard, rows)
+        self.observer.demand(
+            frozen == self._frozen[shard, 0],
+            "S3",
+            f"group {machine.gid}: shard {shard} changed while it was {was.name}",
+        )
+
+    def _takes(self, machine: "WatchedMachine", shard: ShardId, number: int) -> None:
+        """The group serves the shard from here on."""
+        gid, taken = machine.gid, self._taken[shard]
+        owner = self._serving[shard]
+        self.observer.demand(
+            owner is None, "S1", f"groups {owner} and {gid} serve shard {shard} at once"
+        )
+        self.observer.demand(
+            not taken or number > taken[-1][0],
+            "S2",
+            f"group {gid} takes shard {shard} under {number} after {taken[-3:]}",
+        )
+        self.observer.tell(f"g{gid} serves shard={shard} config={number}")
+        if len(taken) > 1 and taken[-2][1] == gid != taken[-1][1]:
+            self.observer.probe("shard moved A to B to A")
+        taken.append((number, gid))
+        self._serving[shard] = gid
+        self.hand_overs += 1
+
+    def _stepped(
+        self,
+        machine: "WatchedMachine",
+        step: Chunk | Install | Drop,
+        before: ShardRecord,
+        answer: Answer,
+        rows: Reader,
+    ) -> None:
+        demand, gid, shard = self.observer.demand, machine.gid, step.shard
+        after = machine.record(shard)
+        if after == before:
+            if isinstance(step, Chunk):
+                self.observer.probe("chunk repeated or late")
+            return
+        demand(
+            answer.code is Code.OK and step.number == before.number == after.number,
+            "S7",
+            f"group {gid}: {type(step).__name__} of {step.number}, answered {answer}, makes of "
+            f"{before} {after}",
+        )
+        if isinstance(step, Install):
+            self.on_step("installs", gid)
+            frozen = self._frozen.get((shard, step.number))
+            demand(
+                frozen is not None and frozen.gid == before.peer and before.copied,
+                "S2",
+                f"group {gid} installs shard {shard} of {step.number}; frozen was {frozen}",
+            )
+            here = self._hashes(machine, shard, rows)
+            if frozen is not None:
+                text = f"shard {shard} of {step.number}: group {frozen.gid} froze other"
+                demand(here.data == frozen.data, "S3", f"{text} rows than {gid} installs")
+                demand(here.sessions == frozen.sessions, "S4", f"{text} sessions than {gid} has")
+            self._takes(machine, shard, step.number)
+        elif isinstance(step, Chunk):
+            self.on_step("stages", gid)
+        else:
+            self.on_step("drops", gid)
+            taken = self._taken[shard]
+            demand(
+                bool(taken) and taken[-1][0] >= step.number,
+                "S8",
+                f"group {gid} drops shard {shard} of {step.number}, and taken it was by {taken}",
+            )
+
+    def _opened(self, machine: "WatchedMachine", opening: OpenSession, answer: Answer) -> None:
+        if answer.code is Code.OK:
+            counter = self._counters[opening.shard]
+            self.observer.demand(
+                answer.facts[0] > counter,
+                "S4",
+                f"group {machine.gid}: session {answer.facts[0]} of shard {opening.shard} is "
+                f"opened after {counter}",
+            )
+            self._counters[opening.shard] = answer.facts[0]
+
+    def _mutated(
+        self,
+        machine: "WatchedMachine",
+        index: Index,
+        write: Mutation,
+        record: ShardRecord,
+        answer: Answer,
+        before: bytes | None,
+        after: bytes | None,
+    ) -> None:
+        gid, demand = machine.gid, self.observer.demand
+        changed = before != after
+        if record.phase is not Phase.SERVING or self._serving[write.shard] != gid:
+            demand(
+                answer.code in _REFUSED_HERE and not changed,
+                "S9",
+                f"group {gid}: {write} is answered {answer} at {index}, while shard "
+                f"{write.shard} is {record.phase.name} there",
+            )
+            self.observer.probe("op refused at apply")
+            return
+        request = (write.shard, write.session, write.seq)
+        first = self._answers.get(request)
+        if first is not None:
+            demand(not changed, "C3", f"group {gid}: {write} takes effect again at {index}")
+            demand(
+                answer == first[0] or answer.code in _FORGOTTEN,
+                "C5",
+                f"group {gid}: {write} is answered {answer} at {index}, {first[0]} at first",
+            )
+            self._repeated(gid, index, answer, first)
+            return
+        if answer.code in _FINAL:
+            self._answers[request] = (answer, gid, self._term_of(gid, index))
+        demand(
+            not changed or answer.code is Code.OK,
+            "C4",
+            f"group {gid}: {write} is answered {answer}, and changed the row",
+        )
+        if answer.code is Code.OK and changed:
+            self._effect(gid, index, write, machine.row_key(write), after)
+
+    def _repeated(
+        self, gid: GroupId, index: Index, answer: Answer, first: tuple[Answer, GroupId, Term]
+    ) -> None:
+        if answer != first[0]:
+            return
+        self.observer.probe("duplicate answered from the table")
+        if gid != first[1]:
+            self.observer.probe("duplicate answered after migration")
+        elif self._term_of(gid, index) != first[2]:
+            self.observer.probe("duplicate answered after leader change")
+
+    def _effect(
+        self, gid: GroupId, index: Index, write: Mutation, key: bytes, row: bytes | None
+    ) -> None:
+        states = self._keys.setdefault(write.key, _Key()).states
+        now = self._loop.time()
+        if row is None:
+            states.append(State(None, 0, now))
+        else:
+            value, version = decode_row(key, row)
+            states.append(State(value, version, now))
+        if write.op is Op.DELETE or not self.values_are_unique:
+            return
+        named = (write.key, write.value)
+        known = self.effects.setdefault(named, len(states) - 1)
+        self.observer.demand(
+            known == len(states) - 1,
+            "C3",
+            f"group {gid}: {write.value!r} is written to {write.key!r} twice, the second time at "
+            f"{index}",
+        )
+        self.observer.demand(
+            named not in self._undone,
+            "C4",
+            f"group {gid}: {write.value!r} for {write.key!r} was told not to be done, and is, at "
+            f"{index}",
+        )
+
+    # What clients are told
+
+    def called(self, operation: Operation) -> int:
+        """An operation begins; returns what it must be judged with."""
+        return self._keys.setdefault(operation.key, _Key()).told
+
+    def ended(self, operation: Operation, told: int, deadline: float) -> None:
+        """An operation has ended, one way or other."""
+        now = self._loop.time()
+        self.observer.tell(f"op {operation}")
+        self.observer.demand(
+            now <= deadline + self._grace,
+            "C7",
+            f"ended at {now:.3f}, its deadline was {deadline:.3f}: {operation}",
+        )
+        key = self._keys[operation.key]
+        if operation.kind is Kind.GET:
+            if operation.happened:
+                at = self._state_read(operation, key, told)
+                key.told = max(key.told, at)
+        elif operation.value is not None:
+            named = (operation.key, operation.value)
+            at = self.effects.get(named, 0)
+            if operation.happened:
+                self.observer.demand(
+                    at > 0 and key.states[at].since >= operation.began,
+                    "C4",
+                    f"told to be done, and is not: {operation}",
+                )
+                key.told = max(key.told, at)
+            elif operation.happened is False:
+                self.observer.demand(at == 0, "C4", f"told not to be done, and is: {operation}")
+                self._undone[named] = None
+
+    def _state_read(self, read: Operation, key: _Key, told: int) -> int:
+        for at in range(len(key.states) - 1, told - 1, -1):
+            state = key.states[at]
+            if (state.value, state.version) == (read.value, read.version):
+                return at
+        self.observer.broke(
+            "C2",
+            f"no such value stood since the call, when the newest told was "
+            f"{key.states[told].value!r:.80} v{key.states[told].version}: {read}",
+        )
+        return 0
+
+    # The end
+
+    def judge_unknown(self, operations: Iterable[Operation]) -> None:
+        """Count what became of the operations whose outcome nobody was told."""
+        for one in operations:
+            if one.happened is None and one.value is not None and one.kind is not Kind.GET:
+                did = (one.key, one.value) in self.effects
+                self.observer.probe(f"unknown outcome that {'took effect' if did else 'did not'}")
+
+    def judge_last(self, read: Operation) -> None:
+        """C8: what a last read shows is what the last write left, whatever went down since."""
+        last = self._keys[read.key].states[-1]
+        self.observer.demand(
+            (read.value, read.version) == (last.value, last.version),
+            "C8",
+            f"the last write left v{last.version} {last.value!r:.80}, and read is {read}",
+        )
+
+    def judge_rest(self, machine: StoreMachine, rows: Reader, config: ShardConfig) -> None:
+        """S12: a replica at rest holds nothing of shards that are not its group's."""
+        for number, record in enumerate(machine.facts.records):
+            owns = config.shards[number] == machine.gid
+            self.observer.demand(
+                (record.phase is Phase.SERVING) == owns
+                and (record.phase in (Phase.SERVING, Phase.ABSENT) or not config.groups),
+                "S12",
+                f"group {machine.gid} at rest: shard {number} is {record.phase.name}",
+            )
+            if not owns and record.phase is Phase.ABSENT:
+                left = next(
+                    iter(rows.range(prefix_of(ShardId(number), _FIRST), _end(number))), None
+                )
+                self.observer.demand(
+                    left is None,
+                    "S12",
+                    f"group {machine.gid} at rest: a row of shard {number} is left: {left!r:.80}",
+                )
+
+
+_FIRST: Final = NO_GENERATION
+
+
+def _end(shard: int) -> bytes:
+    return prefix_of(ShardId(shard), Generation(2**64 - 1)) + b"\xff"
+
+
+def _nobody(step: str, gid: GroupId) -> None:
+    """Nobody waits for a step of a hand-over."""
+
+
+class WatchedMachine(StoreMachine):
+    """A group's machine whose every command is judged."""
+
+    watcher: StoreInvariants
+    _entry: Index = Index(0)
+    _at = 0
+
+    def apply(self, index: Index, command: bytes, rows: Rows) -> Answer:
+        self._at = self._at + 1 if index == self._entry else 0
+        self._entry = index
+        carry_out = super().apply
+        return self.watcher.apply(
+            self, index, self._at, command, rows, lambda: carry_out(index, command, rows)
+        )
+
+    def reload(self, rows: Reader) -> None:
+        self._entry = Index(0)
+        super().reload(rows)
+
+    @property
+    def has_garbage(self) -> bool:
+        return bool(self._dead)
+
+    def row_key(self, write: Mutation) -> bytes:
+        generation = self.record(write.shard).generation
+        return prefix_of(write.shard, generation) + DATA + write.key
