@@ -26,8 +26,8 @@ class WorkloadConfig:
     registers: int = 12
     timeout: float = 3.0
     pause_max: float = 0.2
-    """A client waits so long at most between two operations; six clients ask about 50 times a second
-    at the default."""
+    """A client waits so long at most between two operations. Six clients then ask about 50 times
+    a second."""
     writes: float = 0.6
     """The share of operations that write."""
     deletes: float = 0.15

@@ -128,7 +128,7 @@ def commit() -> str:
     """The commit that is checked out; `unknown` outside a checkout."""
     try:
         asked = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
+            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607 - whichever is first
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
@@ -165,8 +165,8 @@ def _one(seed: int | str, config: ScenarioConfig, arguments: argparse.Namespace)
     _say(f"  faults: {', '.join(outcome.faults) or 'none'}")
     _say(f"  probes: {_probes(outcome.probes)}")
     _say(
-        f"  story {outcome.story_hash}; {outcome.seconds:.1f} simulated s, {outcome.events} events, "
-        f"{took:.1f} s of one core: {outcome.seconds / took:.0f} x"
+        f"  story {outcome.story_hash}; {outcome.seconds:.1f} simulated s, "
+        f"{outcome.events} events, {took:.1f} s of one core: {outcome.seconds / took:.0f} x"
     )
     return 0
 

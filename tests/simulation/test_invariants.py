@@ -1,0 +1,163 @@
+"""The document defines every id that the program prints, and the watchers bite."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from labrpc.sim.chance import Chance
+from labrpc.sim.loop import Unhandled, run
+from labs.checkers import quorums_meet
+from labs.cluster import SimCluster
+from labs.history import Kind, Operation
+from labs.knobs import Knobs
+from labs.nemesis import FAULTS
+from labs.observer import REQUIRED_PROBES, InvariantBroken, Observer, missing
+from labs.scenario import ScenarioConfig, broken_invariant, play
+from raft.types import Member, Membership, NodeId, ReplicaId
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("checkers", "store_invariants", "scenario", "cli/simulate")
+ID = re.compile(r'"([RSCLH][0-9]{1,2})"')
+
+
+def defined() -> set[str]:
+    text = (ROOT / "docs/invariants.md").read_text(encoding="utf-8")
+    return set(re.findall(r"^\| ([RSCLH][0-9]{1,2}) \|", text, re.MULTILINE))
+
+
+def printed() -> set[str]:
+    return {
+        found
+        for name in SOURCES
+        for found in ID.findall((ROOT / f"labs/{name}.py").read_text(encoding="utf-8"))
+    }
+
+
+def test_every_id_that_is_printed_is_defined_and_the_other_way_round() -> None:
+    assert len(printed()) > 30
+    assert printed() | {"H2"} == defined()
+
+
+def test_every_required_probe_is_counted_somewhere() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "labs").glob("*.py"))
+
+    for probe in REQUIRED_PROBES:
+        assert text.count(probe.removeprefix("unknown outcome that ")) >= 2, probe
+
+
+def test_a_campaign_without_a_required_probe_is_told_so() -> None:
+    visited = Counter(dict.fromkeys(REQUIRED_PROBES[1:], 1))
+
+    assert missing(visited) == [REQUIRED_PROBES[0]]
+
+
+def members(*ids: int) -> tuple[Member, ...]:
+    return tuple(Member(ReplicaId(id), NodeId(f"n{id}"), f"n{id}") for id in ids)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "meet"),
+    [
+        (Membership(members(1, 2, 3)), Membership(members(1, 2, 3, 4)), True),
+        (Membership(members(1, 2, 3)), Membership(members(1, 2, 3, 4, 5)), False),
+        (Membership(members(1)), Membership(members(2)), False),
+        (
+            Membership(members(1, 2, 3)),
+            Membership(voters=members(3, 4, 5), outgoing=members(1, 2, 3)),
+            True,
+        ),
+        (
+            Membership(voters=members(3, 4, 5), outgoing=members(1, 2, 3)),
+            Membership(members(3, 4, 5)),
+            True,
+        ),
+    ],
+)
+def test_quorums_that_need_not_meet_are_told_from_those_that_do(
+    before: Membership, after: Membership, meet: bool
+) -> None:
+    assert quorums_meet(before, after) is meet
+
+
+def test_a_stale_read_is_c2_and_a_lie_about_a_write_c4() -> None:
+    async def main(kind: Kind) -> None:
+        cluster = SimCluster(Chance("teeth"), groups=1)
+        oracle = cluster.oracle
+        oracle.values_are_unique = True
+        await cluster.start()
+        clerk, admin = cluster.client()
+        await admin.join([cluster.joining(cluster.gids[0])])
+        write = Operation(0, Kind.PUT, b"k", b"v", 0.0)
+        told = oracle.called(write)
+        write.version = await clerk.put(b"k", b"v")
+        write.happened = kind is Kind.GET
+        oracle.ended(write, told, 10.0)
+        read = Operation(0, Kind.GET, b"k", None, 1.0, happened=True)
+        oracle.ended(read, oracle.called(read), 10.0)
+        await clerk.close()
+        await admin.close()
+        oracle.observer.finish()
+
+    for kind, invariant in ((Kind.GET, "C2"), (Kind.PUT, "C4")):
+        with pytest.raises((Unhandled, InvariantBroken)) as failure:
+            run(main(kind))
+        assert broken_invariant(failure.value) == invariant
+
+
+def test_a_trace_is_the_same_twice_and_shows_messages_and_faults() -> None:
+    config = ScenarioConfig(seconds=2.0, faults=("crash", "loss"))
+    traces: list[list[str]] = [[], []]
+
+    for trace in traces:
+        play(7, config, sink=trace.append)
+
+    assert traces[0] == traces[1]
+    for wanted in ("AppendEntries", "nemesis", "starts life=", "op client", "leads term="):
+        assert any(wanted in line for line in traces[0]), wanted
+    untraced, _ = play(7, config)
+    assert untraced.seconds > 2.0
+
+
+def test_a_history_line_is_as_documented() -> None:
+    get = Operation(3, Kind.GET, b"k", b"v", 12.5, 12.9, happened=True)
+    lost = Operation(1, Kind.PUT, b"k", b"v", 1.0)
+
+    assert get.line() == (
+        '{"client":3,"call":12.5,"return":12.9,"kind":"get","key":"k","value":null,'
+        '"outcome":"ok","result":"v"}'
+    )
+    assert lost.line() == (
+        '{"client":1,"call":1.0,"return":null,"kind":"put","key":"k","value":"v",'
+        '"outcome":"unknown","result":null}'
+    )
+
+
+def test_knobs_come_from_the_seed_alone_and_differ() -> None:
+    drawn = [Knobs.draw(Chance(seed).rng("knobs")) for seed in range(12)]
+
+    assert drawn == [Knobs.draw(Chance(seed).rng("knobs")) for seed in range(12)]
+    assert len({knobs.compaction for knobs in drawn}) > 3
+
+
+def test_the_observer_keeps_the_last_events_and_a_hash_of_all() -> None:
+    async def main() -> tuple[str, int, str]:
+        observer = Observer()
+        for number in range(100):
+            observer.tell(f"event {number}")
+        return observer.last[-1], len(observer.last), observer.story_hash
+
+    last, kept, story = run(main())
+
+    assert last == "0.000000 event 99"
+    assert kept == 40
+    assert story == run(main())[2]
+
+
+def test_the_faults_of_a_run_can_be_named() -> None:
+    outcome, _ = play(5, ScenarioConfig(seconds=2.0, faults=()))
+
+    assert outcome.faults == ()
+    assert outcome.crashes == 0
+    assert len(set(FAULTS)) == len(FAULTS)
