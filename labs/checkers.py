@@ -179,9 +179,8 @@ class RaftInvariants:
         """
         self.observer.finish()
 
-    def _demand(self, holds: bool, invariant: str, text: str) -> None:
-        if not holds:
-            self.observer.broke(invariant, f"group {self.gid}: {text}")
+    def _broke(self, invariant: str, text: str) -> None:
+        self.observer.broke(invariant, f"group {self.gid}: {text}")
 
     # The seams
 
@@ -215,24 +214,22 @@ class RaftInvariants:
         log = core.log
         self._lives[name].start = log.start.last.index
         self._lives[name].members_at = log.membership_index
-        self._demand(durable.exists, "R18", f"{name} starts a replica that it never stored")
-        self._demand(
-            (core.term, core.vote) == durable.hard_state,
-            "R18",
-            f"{name} starts with {(core.term, core.vote)}, it had synced {durable.hard_state}",
-        )
-        self._demand(
-            log.start == durable.start.meta and log.last == durable.tail.last,
-            "R18",
-            f"{name} starts with {log.start.last}..{log.last}, it had synced "
-            f"{durable.start.meta.last}..{durable.tail.last}",
-        )
-        for index in range(log.first, log.last.index + 1):
-            self._demand(
-                durable.term_at(index) == log.term(Index(index)),
+        if not (durable.exists):
+            self._broke("R18", f"{name} starts a replica that it never stored")
+        if (core.term, core.vote) != durable.hard_state:
+            self._broke(
                 "R18",
-                f"{name} loads another entry {index} than it had synced",
+                f"{name} starts with {(core.term, core.vote)}, it had synced {durable.hard_state}",
             )
+        if not (log.start == durable.start.meta and log.last == durable.tail.last):
+            self._broke(
+                "R18",
+                f"{name} starts with {log.start.last}..{log.last}, it had synced "
+                f"{durable.start.meta.last}..{durable.tail.last}",
+            )
+        for index in range(log.first, log.last.index + 1):
+            if durable.term_at(index) != log.term(Index(index)):
+                self._broke("R18", f"{name} loads another entry {index} than it had synced")
 
     def stopped(self, name: str) -> None:
         """A replica is gone."""
@@ -257,17 +254,14 @@ class RaftInvariants:
                 self._vote_durable(node, durable, decode_hard_state(self.gid, value))
             elif key == self._keys[START]:
                 start = decode_start(self.gid, value)
-                self._demand(
-                    start.meta.last.index >= durable.start.meta.last.index,
-                    "R7",
-                    f"{node}: its log's start falls to {start.meta.last}",
-                )
-                self._demand(
-                    start.meta.last.index <= durable.applied,
-                    "R7",
-                    f"{node}: its log is cut at {start.meta.last}, durably applied is "
-                    f"{durable.applied}",
-                )
+                if not (start.meta.last.index >= durable.start.meta.last.index):
+                    self._broke("R7", f"{node}: its log's start falls to {start.meta.last}")
+                if not (start.meta.last.index <= durable.applied):
+                    self._broke(
+                        "R7",
+                        f"{node}: its log is cut at {start.meta.last}, durably applied is "
+                        f"{durable.applied}",
+                    )
                 durable.start = start
             elif key == self._keys[TAIL]:
                 durable.tail = decode_tail(self.gid, value)
@@ -280,12 +274,11 @@ class RaftInvariants:
         for key, value in batch:
             if key == self._progress_key and value is not None:
                 progress = decode_progress(self.gid, key, value)
-                self._demand(
+                if not (
                     progress.applied.index >= durable.applied
-                    or progress.incarnation != durable.incarnation,
-                    "R7",
-                    f"{node}: durably applied falls to {progress.applied}",
-                )
+                    or progress.incarnation != durable.incarnation
+                ):
+                    self._broke("R7", f"{node}: durably applied falls to {progress.applied}")
                 durable.applied = progress.applied.index
                 durable.incarnation = progress.incarnation
 
@@ -295,20 +288,18 @@ class RaftInvariants:
             promise = decode_promise(record) if record is not None else None
             for vow in promise.vows if promise is not None else ():
                 if vow.gid == self.gid:
-                    self._demand(
-                        vow.hard_state.term >= durable.vow.term,
-                        "R12",
-                        f"{node}: its promise {durable.vow} becomes {vow.hard_state}",
-                    )
+                    if not (vow.hard_state.term >= durable.vow.term):
+                        self._broke(
+                            "R12", f"{node}: its promise {durable.vow} becomes {vow.hard_state}"
+                        )
                     durable.vow = vow.hard_state
 
     def _vote_durable(self, node: str, durable: _Durable, new: HardState) -> None:
         old = durable.hard_state
-        self._demand(new.term >= old.term, "R12", f"{node}: {old} becomes {new}")
-        if new.term == old.term:
-            self._demand(
-                old.vote in (NOBODY, new.vote), "R2", f"{node}: its vote {old} becomes {new}"
-            )
+        if not (new.term >= old.term):
+            self._broke("R12", f"{node}: {old} becomes {new}")
+        if new.term == old.term and old.vote not in (NOBODY, new.vote):
+            self._broke("R2", f"{node}: its vote {old} becomes {new}")
         durable.hard_state = new
 
     def _entry_durable(
@@ -324,25 +315,28 @@ class RaftInvariants:
                 else durable.entries.get(index - 1)
             )
             if previous is None:
-                self._demand(False, "R3", f"{node}: stores {index} without what is before it")
+                self._broke("R3", f"{node}: stores {index} without what is before it")
                 return
             entry, chain = decode_entry(self.gid, index, value, previous[1])
             term = entry.term
             durable.entries[index] = (term, chain)
             content = (previous[0], (entry.kind, entry.data))
             known = self._entries.setdefault((index, term), content)
-            self._demand(
-                known == content,
-                "R3",
-                f"{node}: entry {index} of term {term} differs from another node's, or follows "
-                f"an entry of term {previous[0]} instead of {known[0]}",
-            )
+            if known != content:
+                self._broke(
+                    "R3",
+                    f"{node}: entry {index} of term {term} differs from another node's, or follows "
+                    f"an entry of term {previous[0]} instead of {known[0]}",
+                )
         was_cut = index <= durable.start.meta.last.index
-        if before is not None and before[0] != term and not was_cut:
-            self._demand(
-                index >= len(self._canonical) or self._canonical[index][0] != before[0],
-                "R8",
-                f"{node}: loses entry {index} of term {before[0]}, which was committed",
+        was_committed = (
+            before is not None
+            and index < len(self._canonical)
+            and self._canonical[index][0] == before[0]
+        )
+        if before is not None and was_committed and before[0] != term and not was_cut:
+            self._broke(
+                "R8", f"{node}: loses entry {index} of term {before[0]}, which was committed"
             )
 
     # What is said
@@ -358,57 +352,55 @@ class RaftInvariants:
         durable, core = self._durable[node], life.replica.core
         pre = isinstance(message, RequestVote | VoteReply) and message.pre
         if not pre:
-            self._demand(
-                message.term <= min(durable.hard_state.term, durable.vow.term),
-                "R9",
-                f"{node} shows term {message.term}, synced is {durable.hard_state}, promised "
-                f"{durable.vow}: {message!r:.200}",
-            )
-            self._demand(
-                message.term <= core.term,
-                "R17",
-                f"{node} of term {core.term} says {message!r}",
-            )
+            if not (message.term <= min(durable.hard_state.term, durable.vow.term)):
+                self._broke(
+                    "R9",
+                    f"{node} shows term {message.term}, synced is {durable.hard_state}, promised "
+                    f"{durable.vow}: {message!r:.200}",
+                )
+            if not (message.term <= core.term):
+                self._broke("R17", f"{node} of term {core.term} says {message!r}")
         if self.observer.wire:
             self.observer.tell_wire(f"g{self.gid} {message_line(message)}")
         self._check_promise(node, durable, message)
         if isinstance(message, AppendEntries | Heartbeat):
             leads_now = core.role is Role.LEADER and core.term == message.term
-            self._demand(
-                leads_now or self.leaders.get(message.term) == node,
-                "R17",
-                f"{node} does not lead term {message.term} and says {message!r:.200}",
-            )
+            if not (leads_now or self.leaders.get(message.term) == node):
+                self._broke(
+                    "R17", f"{node} does not lead term {message.term} and says {message!r:.200}"
+                )
 
     def _check_promise(self, node: str, durable: _Durable, message: AnyMessage) -> None:
         match message:
             case RequestVote(pre=False):
                 voted = HardState(message.term, message.source)
                 # A newer term may have come since; its own vote was durable before it (R2).
-                self._demand(
+                if not (
                     (durable.hard_state == voted or durable.hard_state.term > message.term)
-                    and (durable.vow == voted or durable.vow.term > message.term),
-                    "R9",
-                    f"{node} campaigns with {durable.hard_state} on disk: {message!r}",
-                )
+                    and (durable.vow == voted or durable.vow.term > message.term)
+                ):
+                    self._broke(
+                        "R9", f"{node} campaigns with {durable.hard_state} on disk: {message!r}"
+                    )
             case VoteReply(pre=True, granted=False):
                 self.observer.probe("pre-vote refused")
             case VoteReply(pre=False, granted=True):
                 voted = HardState(message.term, message.target)
                 # A newer term may have come since; the vote in this one was durable then (R2).
-                self._demand(
-                    durable.hard_state == voted or durable.hard_state.term > message.term,
-                    "R9",
-                    f"{node} grants a vote with {durable.hard_state} on disk: {message!r}",
-                )
+                if not (durable.hard_state == voted or durable.hard_state.term > message.term):
+                    self._broke(
+                        "R9", f"{node} grants a vote with {durable.hard_state} on disk: {message!r}"
+                    )
             case AppendReply() if message.rejected == 0:
                 self._check_held(node, durable, message, message.match)
             case HeartbeatReply():
-                self._demand(
-                    message.last <= max(durable.tail.last.index, durable.start.meta.last.index),
-                    "R9",
-                    f"{node} claims entries up to {message.last}, it has {durable.tail.last}",
-                )
+                if not (
+                    message.last <= max(durable.tail.last.index, durable.start.meta.last.index)
+                ):
+                    self._broke(
+                        "R9",
+                        f"{node} claims entries up to {message.last}, it has {durable.tail.last}",
+                    )
 
     def _check_held(self, node: str, durable: _Durable, message: AppendReply, match: Index) -> None:
         """Everything up to `match` is durable, and is what the leader has.
@@ -420,19 +412,18 @@ class RaftInvariants:
             return  # within a durable snapshot, so committed
         term = durable.term_at(match)
         replaced = durable.hard_state.term > message.term
-        self._demand(
-            term is not None or replaced,
-            "R9",
-            f"{node} acknowledges {match} and has synced {start}..{durable.tail.last}",
-        )
+        if not (term is not None or replaced):
+            self._broke(
+                "R9", f"{node} acknowledges {match} and has synced {start}..{durable.tail.last}"
+            )
         leader = self.leaders.get(message.term)
         life = self._lives.get(leader) if leader is not None else None
         if life is None or term is None or replaced:
             return
         log = life.replica.core.log
-        if life.replica.core.term == message.term and log.first <= match <= log.last.index:
-            self._demand(
-                log.term(match) == term,
+        in_log = log.first <= match <= log.last.index
+        if life.replica.core.term == message.term and in_log and log.term(match) != term:
+            self._broke(
                 "R9",
                 f"{node} acknowledges {match} with an entry of term {term}, the leader "
                 f"{leader} has one of term {log.term(match)}",
@@ -445,7 +436,7 @@ class RaftInvariants:
         life = self._lives.get(node)
         if life is None or life.replica.stopped_because is not None:
             if life is not None:
-                self._demand(False, "H1", f"{node} stopped: {life.replica.stopped_because}")
+                self._broke("H1", f"{node} stopped: {life.replica.stopped_because}")
                 self._lives.pop(node)
             return
         self.checks += 1
@@ -462,16 +453,20 @@ class RaftInvariants:
         # A snapshot that is being installed has restarted the log in memory, not yet the state.
         start = core.log.start.last.index
         installing = core.log.durable < start
-        self._demand(
+        if not (
             (start <= core.applied or installing)
-            and max(start, core.applied) <= core.commit <= core.log.last.index,
-            "R7",
-            f"{node}: start {start}, applied {core.applied}, commit {core.commit}, "
-            f"last {core.log.last.index}",
-        )
-        self._demand(core.applied >= life.applied, "R7", f"{node}: applied falls to {core.applied}")
+            and max(start, core.applied) <= core.commit <= core.log.last.index
+        ):
+            self._broke(
+                "R7",
+                f"{node}: start {start}, applied {core.applied}, commit {core.commit}, "
+                f"last {core.log.last.index}",
+            )
+        if not (core.applied >= life.applied):
+            self._broke("R7", f"{node}: applied falls to {core.applied}")
         life.applied = core.applied
-        self._demand(core.commit >= life.commit, "R7", f"{node}: commit falls to {core.commit}")
+        if not (core.commit >= life.commit):
+            self._broke("R7", f"{node}: commit falls to {core.commit}")
         if core.commit > life.commit:
             self._look_at_commit(node, life, leads)
             life.commit = core.commit
@@ -490,9 +485,8 @@ class RaftInvariants:
         term, log = core.term, core.log
         if life.led != term:
             other = self.leaders.get(term)
-            self._demand(
-                other is None, "R1", f"{node} leads term {term}, which {other} has led already"
-            )
+            if other is not None:
+                self._broke("R1", f"{node} leads term {term}, which {other} has led already")
             self.leaders[term] = node
             self.observer.tell(f"g{self.gid} {node} leads term={term} last={log.last.index}")
             self._look_at_victory(node, life)
@@ -501,7 +495,8 @@ class RaftInvariants:
             kept = log.last.index >= life.last.index and (
                 life.last.index < log.start.last.index or log.holds(life.last)
             )
-            self._demand(kept, "R4", f"{node} leads term {term} and replaces its own {life.last}")
+            if not (kept):
+                self._broke("R4", f"{node} leads term {term} and replaces its own {life.last}")
         life.last = log.last
         if log.membership_index != life.members_at:
             self._look_at_members(node, life)
@@ -513,22 +508,23 @@ class RaftInvariants:
         core = life.replica.core
         log = core.log
         at, life.members_at = log.membership_index, log.membership_index
-        if at > log.start.last.index and log.term(at) == core.term:
-            self._demand(
-                log.term(core.commit) == core.term,
+        proposed_here = at > log.start.last.index and log.term(at) == core.term
+        if proposed_here and log.term(core.commit) != core.term:
+            self._broke(
                 "R11",
                 f"{node} changes members at {at} in term {core.term}, and has committed only "
                 f"{log.id_at(core.commit)}",
             )
         open_ = [index for index, _ in log.memberships if index > core.commit]
-        self._demand(len(open_) <= 1, "R11", f"{node}: uncommitted changes of members at {open_}")
+        if not (len(open_) <= 1):
+            self._broke("R11", f"{node}: uncommitted changes of members at {open_}")
         for (_, before), (index, after) in pairwise(log.memberships):
-            self._demand(
-                not before.voters or quorums_meet(before, after),
-                "R11",
-                f"{node}: a majority of {Electorate.of(before)} and one of "
-                f"{Electorate.of(after)}, at {index}, need not meet",
-            )
+            if not (not before.voters or quorums_meet(before, after)):
+                self._broke(
+                    "R11",
+                    f"{node}: a majority of {Electorate.of(before)} and one of "
+                    f"{Electorate.of(after)}, at {index}, need not meet",
+                )
 
     def _look_at_transfer(self, node: str, life: _Life) -> None:
         core, target = life.replica.core, life.replica.core.transfer_target
@@ -540,7 +536,8 @@ class RaftInvariants:
             lasted = self._loop.time() - life.transfer[1]
             # It is given up when the leader's next timer rings.
             longest = core.config.election_seconds_max + core.config.heartbeat_seconds
-            self._demand(lasted <= longest, "R16", f"{node}: a transfer lasts {lasted:.3f} s")
+            if not (lasted <= longest):
+                self._broke("R16", f"{node}: a transfer lasts {lasted:.3f} s")
 
     def _look_at_victory(self, node: str, life: _Life) -> None:
         """R5: by R3 it is enough that the last entry committed in an earlier term is there."""
@@ -549,42 +546,38 @@ class RaftInvariants:
         if last <= core.log.start.last.index:
             return
         entry = EntryId(Index(last), self._canonical[last][0])
-        self._demand(
-            core.log.holds(entry),
-            "R5",
-            f"{node} leads term {core.term} with a log up to {core.log.last}, without the "
-            f"committed {entry}",
-        )
+        if not (core.log.holds(entry)):
+            self._broke(
+                "R5",
+                f"{node} leads term {core.term} with a log up to {core.log.last}, without the "
+                f"committed {entry}",
+            )
 
     def _look_at_commit(self, node: str, life: _Life, leads: bool) -> None:
         core = life.replica.core
         log = core.log
         lo = Index(max(life.commit + 1, log.first))
         if leads:
-            self._demand(
-                log.term(core.commit) == core.term,
-                "R10",
-                f"{node} leads term {core.term} and commits {log.id_at(core.commit)}",
-            )
+            if log.term(core.commit) != core.term:
+                self._broke(
+                    "R10", f"{node} leads term {core.term} and commits {log.id_at(core.commit)}"
+                )
             agreed = Electorate.of(log.membership).committed(
                 partial(self._holds, core.commit, core.term)
             )
-            self._demand(
-                agreed >= core.commit,
-                "R10",
-                f"{node} commits {core.commit}, which no majority holds durably",
-            )
+            if not (agreed >= core.commit):
+                self._broke("R10", f"{node} commits {core.commit}, which no majority holds durably")
         known = len(self._canonical)
         # All that is new, and the last of what is known: by R3 that covers what is before it.
         for entry in _entries(life.replica, Index(max(lo, min(known - 1, core.commit)))):
             content = (entry.term, (entry.kind, entry.data))
             if entry.index < known:
-                self._demand(
-                    self._canonical[entry.index] == content,
-                    "R6",
-                    f"{node} commits another entry {entry.id} than "
-                    f"{self._canonical[entry.index][0]}",
-                )
+                if self._canonical[entry.index] != content:
+                    self._broke(
+                        "R6",
+                        f"{node} commits another entry {entry.id} than "
+                        f"{self._canonical[entry.index][0]}",
+                    )
             elif entry.index == len(self._canonical):
                 self._canonical.append(content)
                 self._committed_in.append(core.term)
@@ -602,25 +595,16 @@ class RaftInvariants:
 
     def _applied(self, node: str, entries: Sequence[Entry]) -> None:
         life = self._lives.get(node)
-        for entry in entries:
-            if life is not None:
-                self._demand(
-                    entry.index == life.replica.applied + 1 + (entry.index - entries[0].index),
-                    "R6",
-                    f"{node} applies {entry.index} at {life.replica.applied}",
-                )
+        for at, entry in enumerate(entries):
+            next_ = entry.index if life is None else life.replica.applied + 1 + at
+            if life is not None and entry.index != next_:
+                self._broke("R6", f"{node} applies {entry.index} at {life.replica.applied}")
             content = (entry.term, (entry.kind, entry.data))
-            if entry.index < len(self._canonical):
-                self._demand(
-                    self._canonical[entry.index] == content,
-                    "R6",
-                    f"{node} applies another entry {entry.id} than was committed",
-                )
-            self._demand(
-                self._durable[node].term_at(entry.index) == entry.term,
-                "R9",
-                f"{node} applies {entry.id} before it is durable there",
-            )
+            known = entry.index < len(self._canonical)
+            if known and self._canonical[entry.index] != content:
+                self._broke("R6", f"{node} applies another entry {entry.id} than was committed")
+            if self._durable[node].term_at(entry.index) != entry.term:
+                self._broke("R9", f"{node} applies {entry.id} before it is durable there")
 
 
 class _WatchedCourier:

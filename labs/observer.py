@@ -84,12 +84,8 @@ class Observer:
     def story_hash(self) -> str:
         return self._hash.hexdigest()
 
-    def demand(self, holds: bool, invariant: str, text: str) -> None:
-        """Note a broken invariant, and fail the run."""
-        if not holds:
-            self.broke(invariant, text)
-
     def broke(self, invariant: str, text: str) -> None:
+        """Note a broken invariant, and fail the run."""
         error = InvariantBroken(invariant, text)
         self.broken.append(error)
         self.tell(f"BROKEN {error}")

@@ -35,6 +35,8 @@ class Operator:
         self._cluster, self._admin, self._rng = cluster, admin, rng
         self._kinds = [kind for kind in kinds if kind in ("changes", "transfer", "members")]
         self._transfers: dict[GroupId, NodeId] = {}
+        self.lost: set[str] = set()
+        """Nodes that are gone for good: a learner there will never catch up, and is let go."""
 
     async def change(self, seconds: float, pause_max: float) -> None:
         """Change something now and then, for so long."""
@@ -124,6 +126,9 @@ class Operator:
                 if core.log.membership_index > core.commit:
                     continue
                 everybody = members(core.membership)
+                hopeless = [m.id for m in core.membership.learners if m.node in self.lost]
+                if hopeless:
+                    self._let_go(leader, gid, hopeless)
                 for node in self._cluster.nodes.values():
                     if node.running:
                         wanted = [m for m in everybody.values() if m.node == node.name]
@@ -133,6 +138,14 @@ class Operator:
                         except (DataUnusable, OSError):
                             if node.alive:
                                 raise
+
+    def _let_go(self, leader: SimNode, gid: GroupId, learners: list[ReplicaId]) -> None:
+        assert leader.host is not None
+        try:
+            leader.host.replicas[gid].change_members(remove=learners)
+        except (MembershipRefused, NotLeader):
+            return  # asked again at the next look
+        self._cluster.observer.tell(f"admin lets go of g{gid} {learners}")
 
     async def _match(
         self,

@@ -155,7 +155,9 @@ class Scenario:
         changing = asyncio.ensure_future(operator.change(config.seconds, config.change_pause_max))
         await asyncio.gather(striking, changing)
         workload.stop()
-        await nemesis.heal(self._core())
+        core = self._core()
+        operator.lost = set() if core is None else set(cluster.nodes) - core
+        await nemesis.heal(core)
         self._healed = asyncio.get_running_loop().time()
         await asking
         rest_seconds = await self._come_to_rest(admin, workload)

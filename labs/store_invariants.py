@@ -145,12 +145,12 @@ class StoreInvariants:
         group = self._groups.setdefault(machine.gid, _Group())
         if (index, at) <= group.at:
             answer = carry_out()
-            self.observer.demand(
-                answer == group.answers[index, at],
-                "R6",
-                f"group {machine.gid}: entry {index}/{at} is answered {answer} here, "
-                f"{group.answers[index, at]} elsewhere",
-            )
+            if answer != group.answers[index, at]:
+                self.observer.broke(
+                    "R6",
+                    f"group {machine.gid}: entry {index}/{at} is answered {answer} here, "
+                    f"{group.answers[index, at]} elsewhere",
+                )
             return answer
         decoded = decode(command)
         shards = machine.facts.records if isinstance(decoded, Configure) else ()
@@ -184,23 +184,24 @@ class StoreInvariants:
         answer: Answer,
         rows: Reader,
     ) -> None:
-        demand, gid = self.observer.demand, machine.gid
+        gid = machine.gid
         if machine.number == before:
-            demand(
-                machine.facts.records == records,
-                "S7",
-                f"group {gid}: a configuration answered {answer} at {index} moved shards",
-            )
+            if machine.facts.records != records:
+                self.observer.broke(
+                    "S7", f"group {gid}: a configuration answered {answer} at {index} moved shards"
+                )
             return
         config = machine.config
         assert config is not None
-        demand(
-            machine.number == before + 1 and not busy,
-            "S5",
-            f"group {gid} goes from configuration {before} to {machine.number}, unsettled: {busy}",
-        )
+        if not (machine.number == before + 1 and not busy):
+            self.observer.broke(
+                "S5",
+                f"group {gid} goes from configuration {before} to {machine.number}, "
+                f"unsettled: {busy}",
+            )
         known = self._configs.setdefault(config.number, config)
-        demand(known == config, "S6", f"configuration {config.number} is {known} and {config}")
+        if known != config:
+            self.observer.broke("S6", f"configuration {config.number} is {known} and {config}")
         if known is config:
             self._look_at_history(config)
         if self._groups[gid].number + 3 <= max(self._configs):
@@ -211,11 +212,11 @@ class StoreInvariants:
             after = machine.record(shard)
             if after.phase is record.phase:
                 continue
-            demand(
-                (config.shards[shard] == gid) == (after.phase in (Phase.SERVING, Phase.ARRIVING)),
-                "S2",
-                f"group {gid}: shard {shard} is {after.phase.name} by configuration {config}",
-            )
+            if (config.shards[shard] == gid) != (after.phase in (Phase.SERVING, Phase.ARRIVING)):
+                self.observer.broke(
+                    "S2",
+                    f"group {gid}: shard {shard} is {after.phase.name} by configuration {config}",
+                )
             if record.phase is Phase.SERVING:
                 self._freezes(machine, shard, rows)
             if after.phase is Phase.SERVING:
@@ -254,24 +255,21 @@ class StoreInvariants:
 
     def _gives(self, machine: "WatchedMachine", shard: ShardId, was: Phase, rows: Reader) -> None:
         frozen = self._frozen[shard, machine.number] = self._hashes(machine, shard, rows)
-        self.observer.demand(
-            frozen == self._frozen[shard, 0],
-            "S3",
-            f"group {machine.gid}: shard {shard} changed while it was {was.name}",
-        )
+        if frozen != self._frozen[shard, 0]:
+            self.observer.broke(
+                "S3", f"group {machine.gid}: shard {shard} changed while it was {was.name}"
+            )
 
     def _takes(self, machine: "WatchedMachine", shard: ShardId, number: int) -> None:
         """The group serves the shard from here on."""
         gid, taken = machine.gid, self._taken[shard]
         owner = self._serving[shard]
-        self.observer.demand(
-            owner is None, "S1", f"groups {owner} and {gid} serve shard {shard} at once"
-        )
-        self.observer.demand(
-            not taken or number > taken[-1][0],
-            "S2",
-            f"group {gid} takes shard {shard} under {number} after {taken[-3:]}",
-        )
+        if owner is not None:
+            self.observer.broke("S1", f"groups {owner} and {gid} serve shard {shard} at once")
+        if not (not taken or number > taken[-1][0]):
+            self.observer.broke(
+                "S2", f"group {gid} takes shard {shard} under {number} after {taken[-3:]}"
+            )
         self.observer.tell(f"g{gid} serves shard={shard} config={number}")
         if len(taken) > 1 and taken[-2][1] == gid != taken[-1][1]:
             self.observer.probe("shard moved A to B to A")
@@ -287,52 +285,54 @@ class StoreInvariants:
         answer: Answer,
         rows: Reader,
     ) -> None:
-        demand, gid, shard = self.observer.demand, machine.gid, step.shard
+        gid, shard = machine.gid, step.shard
         after = machine.record(shard)
         if after == before:
             if isinstance(step, Chunk):
                 self.observer.probe("chunk repeated or late")
             return
-        demand(
-            answer.code is Code.OK and step.number == before.number == after.number,
-            "S7",
-            f"group {gid}: {type(step).__name__} of {step.number}, answered {answer}, makes of "
-            f"{before} {after}",
-        )
+        if not (answer.code is Code.OK and step.number == before.number == after.number):
+            self.observer.broke(
+                "S7",
+                f"group {gid}: {type(step).__name__} of {step.number}, answered {answer}, makes of "
+                f"{before} {after}",
+            )
         if isinstance(step, Install):
             self.on_step("installs", gid)
             frozen = self._frozen.get((shard, step.number))
-            demand(
-                frozen is not None and frozen.gid == before.peer and before.copied,
-                "S2",
-                f"group {gid} installs shard {shard} of {step.number}; frozen was {frozen}",
-            )
+            if not (frozen is not None and frozen.gid == before.peer and before.copied):
+                self.observer.broke(
+                    "S2",
+                    f"group {gid} installs shard {shard} of {step.number}; frozen was {frozen}",
+                )
             here = self._hashes(machine, shard, rows)
             if frozen is not None:
                 text = f"shard {shard} of {step.number}: group {frozen.gid} froze other"
-                demand(here.data == frozen.data, "S3", f"{text} rows than {gid} installs")
-                demand(here.sessions == frozen.sessions, "S4", f"{text} sessions than {gid} has")
+                if here.data != frozen.data:
+                    self.observer.broke("S3", f"{text} rows than {gid} installs")
+                if here.sessions != frozen.sessions:
+                    self.observer.broke("S4", f"{text} sessions than {gid} has")
             self._takes(machine, shard, step.number)
         elif isinstance(step, Chunk):
             self.on_step("stages", gid)
         else:
             self.on_step("drops", gid)
             taken = self._taken[shard]
-            demand(
-                bool(taken) and taken[-1][0] >= step.number,
-                "S8",
-                f"group {gid} drops shard {shard} of {step.number}, and taken it was by {taken}",
-            )
+            if not (bool(taken) and taken[-1][0] >= step.number):
+                self.observer.broke(
+                    "S8",
+                    f"group {gid} drops shard {shard} of {step.number}, taken was {taken}",
+                )
 
     def _opened(self, machine: "WatchedMachine", opening: OpenSession, answer: Answer) -> None:
         if answer.code is Code.OK:
             counter = self._counters[opening.shard]
-            self.observer.demand(
-                answer.facts[0] > counter,
-                "S4",
-                f"group {machine.gid}: session {answer.facts[0]} of shard {opening.shard} is "
-                f"opened after {counter}",
-            )
+            if not (answer.facts[0] > counter):
+                self.observer.broke(
+                    "S4",
+                    f"group {machine.gid}: session {answer.facts[0]} of shard {opening.shard} is "
+                    f"opened after {counter}",
+                )
             self._counters[opening.shard] = answer.facts[0]
 
     def _mutated(
@@ -345,35 +345,35 @@ class StoreInvariants:
         before: bytes | None,
         after: bytes | None,
     ) -> None:
-        gid, demand = machine.gid, self.observer.demand
+        gid = machine.gid
         changed = before != after
         if record.phase is not Phase.SERVING or self._serving[write.shard] != gid:
-            demand(
-                answer.code in _REFUSED_HERE and not changed,
-                "S9",
-                f"group {gid}: {write} is answered {answer} at {index}, while shard "
-                f"{write.shard} is {record.phase.name} there",
-            )
+            if not (answer.code in _REFUSED_HERE and not changed):
+                self.observer.broke(
+                    "S9",
+                    f"group {gid}: {write} is answered {answer} at {index}, while shard "
+                    f"{write.shard} is {record.phase.name} there",
+                )
             self.observer.probe("op refused at apply")
             return
         request = (write.shard, write.session, write.seq)
         first = self._answers.get(request)
         if first is not None:
-            demand(not changed, "C3", f"group {gid}: {write} takes effect again at {index}")
-            demand(
-                answer == first[0] or answer.code in _FORGOTTEN,
-                "C5",
-                f"group {gid}: {write} is answered {answer} at {index}, {first[0]} at first",
-            )
+            if changed:
+                self.observer.broke("C3", f"group {gid}: {write} takes effect again at {index}")
+            if not (answer == first[0] or answer.code in _FORGOTTEN):
+                self.observer.broke(
+                    "C5",
+                    f"group {gid}: {write} is answered {answer} at {index}, {first[0]} at first",
+                )
             self._repeated(gid, index, answer, first)
             return
         if answer.code in _FINAL:
             self._answers[request] = (answer, gid, self._term_of(gid, index))
-        demand(
-            not changed or answer.code is Code.OK,
-            "C4",
-            f"group {gid}: {write} is answered {answer}, and changed the row",
-        )
+        if changed and answer.code is not Code.OK:
+            self.observer.broke(
+                "C4", f"group {gid}: {write} is answered {answer}, and changed the row"
+            )
         if answer.code is Code.OK and changed:
             self._effect(gid, index, write, machine.row_key(write), after)
 
@@ -402,18 +402,18 @@ class StoreInvariants:
             return
         named = (write.key, write.value)
         known = self.effects.setdefault(named, len(states) - 1)
-        self.observer.demand(
-            known == len(states) - 1,
-            "C3",
-            f"group {gid}: {write.value!r} is written to {write.key!r} twice, the second time at "
-            f"{index}",
-        )
-        self.observer.demand(
-            named not in self._undone,
-            "C4",
-            f"group {gid}: {write.value!r} for {write.key!r} was told not to be done, and is, at "
-            f"{index}",
-        )
+        if known != len(states) - 1:
+            self.observer.broke(
+                "C3",
+                f"group {gid}: {write.value!r} is written to {write.key!r} twice, the second "
+                f"time at {index}",
+            )
+        if not (named not in self._undone):
+            self.observer.broke(
+                "C4",
+                f"group {gid}: {write.value!r} for {write.key!r} was told not to be done, "
+                f"and is, at {index}",
+            )
 
     # What clients are told
 
@@ -425,11 +425,10 @@ class StoreInvariants:
         """An operation has ended, one way or other."""
         now = self._loop.time()
         self.observer.tell(f"op {operation}")
-        self.observer.demand(
-            now <= deadline + self._grace,
-            "C7",
-            f"ended at {now:.3f}, its deadline was {deadline:.3f}: {operation}",
-        )
+        if not (now <= deadline + self._grace):
+            self.observer.broke(
+                "C7", f"ended at {now:.3f}, its deadline was {deadline:.3f}: {operation}"
+            )
         key = self._keys[operation.key]
         if operation.kind is Kind.GET:
             if operation.happened:
@@ -439,14 +438,12 @@ class StoreInvariants:
             named = (operation.key, operation.value)
             at = self.effects.get(named, 0)
             if operation.happened:
-                self.observer.demand(
-                    at > 0 and key.states[at].since >= operation.began,
-                    "C4",
-                    f"told to be done, and is not: {operation}",
-                )
+                if not (at > 0 and key.states[at].since >= operation.began):
+                    self.observer.broke("C4", f"told to be done, and is not: {operation}")
                 key.told = max(key.told, at)
             elif operation.happened is False:
-                self.observer.demand(at == 0, "C4", f"told not to be done, and is: {operation}")
+                if at != 0:
+                    self.observer.broke("C4", f"told not to be done, and is: {operation}")
                 self._undone[named] = None
 
     def _state_read(self, read: Operation, key: _Key, told: int) -> int:
@@ -473,31 +470,31 @@ class StoreInvariants:
     def judge_last(self, read: Operation) -> None:
         """C8: what a last read shows is what the last write left, whatever went down since."""
         last = self._keys[read.key].states[-1]
-        self.observer.demand(
-            (read.value, read.version) == (last.value, last.version),
-            "C8",
-            f"the last write left v{last.version} {last.value!r:.80}, and read is {read}",
-        )
+        if (read.value, read.version) != (last.value, last.version):
+            self.observer.broke(
+                "C8", f"the last write left v{last.version} {last.value!r:.80}, and read is {read}"
+            )
 
     def judge_rest(self, machine: StoreMachine, rows: Reader, config: ShardConfig) -> None:
         """S12: a replica at rest holds nothing of shards that are not its group's."""
         for number, record in enumerate(machine.facts.records):
             owns = config.shards[number] == machine.gid
-            self.observer.demand(
+            if not (
                 (record.phase is Phase.SERVING) == owns
-                and (record.phase in (Phase.SERVING, Phase.ABSENT) or not config.groups),
-                "S12",
-                f"group {machine.gid} at rest: shard {number} is {record.phase.name}",
-            )
+                and (record.phase in (Phase.SERVING, Phase.ABSENT) or not config.groups)
+            ):
+                self.observer.broke(
+                    "S12", f"group {machine.gid} at rest: shard {number} is {record.phase.name}"
+                )
             if not owns and record.phase is Phase.ABSENT:
                 left = next(
                     iter(rows.range(prefix_of(ShardId(number), _FIRST), _end(number))), None
                 )
-                self.observer.demand(
-                    left is None,
-                    "S12",
-                    f"group {machine.gid} at rest: a row of shard {number} is left: {left!r:.80}",
-                )
+                if left is not None:
+                    self.observer.broke(
+                        "S12",
+                        f"group {machine.gid} at rest: of shard {number} is left {left!r:.80}",
+                    )
 
 
 _FIRST: Final = NO_GENERATION
