@@ -42,7 +42,7 @@ class ShardStatus(NamedTuple):
     shard: int
     phase: str
     other: int  # the group it comes from or goes to; 0 if none
-    copied_bytes: int  # of a copy under way
+    progress: str  # of a copy that arrives: "waiting", "copying" or "copied"; else ""
 
 
 class ReplicaStatus(NamedTuple):

@@ -25,9 +25,11 @@ from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.reporter import Reporter
 from shardkv.routing import Routing, SlotRouting
+from shardkv.rows import ShardRecord
 from shardkv.server import GroupServer, GroupStateMachine
 from shardkv.service import StoreService
 from shardkv.signpost import Signpost
+from shardkv.types import NO_COPY
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +145,16 @@ class Assembly:
             return ()
         records = enumerate(group.server.machine.facts.records)
         return tuple(
-            ShardStatus(shard, record.phase.name.lower(), record.peer, 0)
+            ShardStatus(shard, record.phase.name.lower(), record.peer, _progress(record))
             for shard, record in records
             if record.phase is not Phase.ABSENT
         )
+
+
+def _progress(record: ShardRecord) -> str:
+    """How far the copy of an arriving shard has come."""
+    if record.phase is not Phase.ARRIVING:
+        return ""
+    if record.copied:
+        return "copied"
+    return "waiting" if record.copy_id == NO_COPY else "copying"

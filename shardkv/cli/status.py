@@ -173,7 +173,7 @@ class Picture:
             if status is not None
             else None,
             "copies": [
-                {"shard": shard.shard, "from": shard.other, "bytes": shard.copied_bytes}
+                {"shard": shard.shard, "from": shard.other, "progress": shard.progress}
                 for shard in status.shards
                 if shard.phase == "arriving"
             ]
@@ -257,7 +257,7 @@ def _shard_words(leader: ReplicaStatus | None) -> str:
     counts = Counter(shard.phase for shard in leader.shards)
     words = [f"{counts[phase]} {phase}" for phase in sorted(counts, key=lambda p: -counts[p])]
     moving = [
-        f"{shard.shard} from {shard.other}: {shard.copied_bytes} B"
+        f"{shard.shard} from {shard.other} ({shard.progress})"
         for shard in leader.shards
         if shard.phase == "arriving"
     ]

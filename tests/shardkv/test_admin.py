@@ -18,7 +18,7 @@ STATUS = NodeStatus(
             gid=1, uuid=b"u" * 16, replica=3, role="leader", stopped="", term=4, leader="n1",
             commit=9, applied=8, last=9, log_bytes=100, voters=(MemberStatus(3, "n1", "h:2"),),
             outgoing=(), learners=(), config_number=2,
-            shards=(ShardStatus(0, "serving", 0, 0), ShardStatus(5, "arriving", 2, 1024)),
+            shards=(ShardStatus(0, "serving", 0, ""), ShardStatus(5, "arriving", 2, "copying")),
         ),
     ),
 )  # fmt: skip
