@@ -10,7 +10,7 @@ TEST_SECONDS_MAX ?= 600
 DEMO_SECONDS_MAX ?= 240
 PYTEST_ARGS ?=
 
-.PHONY: all demo test simulate ci-sim lint fix verify traces labs-table proto config bench clean help
+.PHONY: all demo test simulate ci-sim lint fix verify traces labs-table scorecard proto config bench clean help
 .DEFAULT_GOAL := all
 
 all: $(STAMP)  ## install into .venv, and say what to do next
@@ -69,6 +69,9 @@ traces: $(STAMP)  ## write the golden traces anew; review the difference
 
 labs-table: $(STAMP)  ## run every official test of the labs, and write docs/labs.md anew
 	$(BIN)/python -m labs table --jobs 2 > docs/labs.md.new; status=$$?; mv docs/labs.md.new docs/labs.md; exit $$status
+
+scorecard: $(STAMP)  ## break each safeguard in turn, and write docs/scorecard.md: what catches it
+	timeout --kill-after=10 1800 $(BIN)/python -m tests.scorecard.run --write docs/scorecard.md
 
 config: $(STAMP)  ## write config.example.yaml anew from the table of keys
 	$(BIN)/python -m shardkv.config > config.example.yaml.new
