@@ -30,7 +30,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Final
 
@@ -285,7 +285,7 @@ class RaftInvariants:
     def _promise_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
         for _, record in batch:
-            promise = decode_promise(record) if record is not None else None
+            promise = _promise_of(record) if record is not None else None
             for vow in promise.vows if promise is not None else ():
                 if vow.gid == self.gid:
                     if not (vow.hard_state.term >= durable.vow.term):
@@ -683,6 +683,7 @@ class _WatchedMachine:
 
 
 PAGE_BYTES: Final = 2**62
+_promise_of = lru_cache(maxsize=16)(decode_promise)  # the watchers of all groups ask at once
 REPLICAS_ENUMERATED_MAX: Final = 9
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import Unhandled, run
+from labs.__main__ import main
 from labs.checkers import quorums_meet
 from labs.cluster import SimCluster
 from labs.history import Kind, Operation
@@ -16,6 +17,7 @@ from labs.nemesis import FAULTS
 from labs.observer import REQUIRED_PROBES, InvariantBroken, Observer, missing
 from labs.scenario import ScenarioConfig, broken_invariant, play
 from raft.types import Member, Membership, NodeId, ReplicaId
+from shardkv.pending import Pending
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("checkers", "store_invariants", "scenario", "cli/simulate")
@@ -153,6 +155,42 @@ def test_the_observer_keeps_the_last_events_and_a_hash_of_all() -> None:
     assert last == "0.000000 event 99"
     assert kept == 40
     assert story == run(main())[2]
+
+
+def test_a_failure_says_all_and_is_shrunk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The write that was answered is taken for one that was not done."""
+    monkeypatch.setattr(Pending, "unknown", property(lambda pending: False))
+    words = "simulate --seed 1 --seconds 4 --faults loss,isolate,deadlines --shrink-seconds 8"
+    monkeypatch.setattr("sys.argv", ["labs", *words.split()])
+
+    status = main()
+
+    said = capsys.readouterr().out
+    assert status == 1
+    assert "seed 1: BROKEN C4" in said
+    assert "commit " in said
+    assert "the last events:" in said
+    again = "again: python -m labs simulate --seed 1 --seconds 4 --faults loss,isolate,deadlines\n"
+    assert again in said
+    shrunk = re.search(r"shrunk, in \d+ tries: python -m labs simulate (.*)", said)
+    assert shrunk is not None
+    assert len(shrunk[1]) < len(words) + 10
+
+
+def test_a_campaign_prints_its_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "simulate --seeds 3..4 --seconds 2 --faults loss"
+    monkeypatch.setattr("sys.argv", ["labs", *words.split()])
+
+    assert main() == 0
+
+    said = capsys.readouterr().out
+    assert "2 seeds in " in said
+    for figure in ("seeds/s", "events/s and core", "simulated s per s and core", "all right"):
+        assert figure in said
 
 
 def test_the_faults_of_a_run_can_be_named() -> None:
