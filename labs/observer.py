@@ -27,7 +27,6 @@ REQUIRED_PROBES: Final = (
     "duplicate answered after migration",
     "op refused at apply",
     "shard moved A to B to A",
-    "mutual moves",
     "chunk repeated or late",
     "freeze crossed by restart",
     "power cut of all nodes with acked writes",
