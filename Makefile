@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Whole-command limits, in seconds: pytest-timeout cannot interrupt a wedged loop.
-TEST_SECONDS_MAX ?= 600
+TEST_SECONDS_MAX ?= 900
 DEMO_SECONDS_MAX ?= 240
 PYTEST_ARGS ?=
 

@@ -260,6 +260,7 @@ class Cluster:
         ]
         self._runs = 0
         self._warm: Warm | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
         self._up: subprocess.Popen[bytes] | None = None
 
     # Starting
@@ -393,7 +394,7 @@ class Cluster:
     ) -> subprocess.Popen[bytes]:
         """`shardkv node --data DATA`, with what it says on standard error in a file."""
         with (self.directory / f"{data.name}.err").open("ab") as err:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [*prefix, *PROGRAM, "node", "--data", str(data), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -401,6 +402,8 @@ class Cluster:
                 cwd=ROOT,
                 env=environment(**self.settings),
             )
+        self._started.append(process)
+        return process
 
     def cli(self, *words: str | bytes, stdin: bytes = b"") -> Ended:
         """A command line against this cluster, one at a time."""
@@ -427,9 +430,8 @@ class Cluster:
                     except ProcessLookupError:
                         break
             time.sleep(0.01)
-        for node in self.nodes.values():
-            if node.process is not None:
-                node.process.wait()
+        for process in self._started:  # also those that a restart replaced
+            process.wait()
 
     def logs(self) -> str:
         """The end of every node's log, for a failure's text."""
