@@ -22,11 +22,17 @@ from labs.linearizability import NotLinearizable, judge_list
 from labs.nemesis import FAULTS
 from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
 from labs.workload import Workload, WorkloadConfig
+from raft.ports import Rows
 from raft.types import GroupId
+from shardkv.commands import Install, Mutation
 from shardkv.handover import Handover
+from shardkv.machine import StoreMachine, _Shard
 from shardkv.migration import Ask
 from shardkv.pending import Pending
-from shardkv.server import GroupStateMachine
+from shardkv.phases import Phase
+from shardkv.rows import COPY_END, SESSIONS
+from shardkv.server import GroupServer, GroupStateMachine
+from shardkv.types import Answer
 
 ROOT = Path(__file__).parents[2]
 SEEDS = range(1, 7)
@@ -183,6 +189,40 @@ def test_an_answer_that_calls_an_unknown_write_undone_is_caught(
 
     with pytest.raises(Played, match=r"C4: .* not to be done, and is"):
         list(plays(range(10), ScenarioConfig(faults=("loss", "isolate", "deadlines"))))
+
+
+def test_a_frozen_shard_that_still_takes_writes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def served(machine: StoreMachine, write: Mutation, rows: Rows) -> Answer:
+        held = machine._shards[write.shard]
+        record = held.record
+        if record.phase is Phase.LEAVING:
+            held.record = record._replace(phase=Phase.SERVING)
+        try:
+            return original(machine, write, rows)
+        finally:
+            held.record = record
+
+    original = StoreMachine._mutate
+    monkeypatch.setattr(StoreMachine, "_mutate", served)
+    monkeypatch.setattr(GroupServer, "_at_the_door", lambda server, operation: None)
+
+    with pytest.raises(Played, match=r"S9: group \d: Mutation"):
+        list(plays(range(8), ScenarioConfig(seconds=6.0, faults=("changes", "loss", "delay"))))
+
+
+def test_a_shard_that_comes_without_its_sessions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(machine: StoreMachine, held: _Shard, install: Install, rows: Rows) -> Answer:
+        answer = original(machine, held, install, rows)
+        prefix = machine._shards[install.shard].prefix + SESSIONS
+        for key, _ in list(rows.range(prefix, prefix + COPY_END)):
+            rows.delete(key)
+        return answer
+
+    original = StoreMachine._install
+    monkeypatch.setattr(StoreMachine, "_install", forgetful)
+
+    with pytest.raises(Played, match=r"S4: shard \d+ of \d+: group \d froze other sessions"):
+        list(plays(range(8), ScenarioConfig(seconds=6.0, faults=("changes",))))
 
 
 # What a healthy cluster must do
