@@ -26,7 +26,7 @@ from labs.observer import REQUIRED_PROBES, missing
 from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
 
 ROOT: Final = Path(__file__).parents[2]
-PROBED_SEEDS_MIN: Final = 100
+PROBED_SEEDS_MIN: Final = 400
 """A campaign of so many runs must visit every required probe."""
 AGAIN_EVERY: Final = 20
 """Of a campaign every so many-th seed is played twice, and must tell the same story (H2)."""
