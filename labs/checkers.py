@@ -107,6 +107,7 @@ class _Durable:
     applied: Index = NO_INDEX  # of the state machine's rows
     incarnation: int = 0
     entries: dict[int, tuple[Term, bytes]] = field(default_factory=dict)  # term and chain value
+    cut_by: int = 0  # how many entries the last batch made the log shorter
     replica: ReplicaId = NOBODY  # which replica of the group this node holds
 
     @property
@@ -264,7 +265,8 @@ class RaftInvariants:
                     )
                 durable.start = start
             elif key == self._keys[TAIL]:
-                durable.tail = decode_tail(self.gid, value)
+                before, durable.tail = durable.tail, decode_tail(self.gid, value)
+                durable.cut_by = max(before.last.index - durable.tail.last.index, 0)
         for key, value in batch:
             if key.startswith(self._entry_prefix):
                 self._entry_durable(node, durable, index_of(key), value)
@@ -394,12 +396,12 @@ class RaftInvariants:
             case AppendReply() if message.rejected == 0:
                 self._check_held(node, durable, message, message.match)
             case HeartbeatReply():
-                if not (
-                    message.last <= max(durable.tail.last.index, durable.start.meta.last.index)
-                ):
+                # Made before a cut of the same turn it may leave after it: the leader believes it
+                # only where it says less than what was acknowledged, and that is never cut.
+                held = max(durable.tail.last.index, durable.start.meta.last.index)
+                if message.last > held + durable.cut_by:
                     self._broke(
-                        "R9",
-                        f"{node} claims entries up to {message.last}, it has {durable.tail.last}",
+                        "R9", f"{node} claims entries up to {message.last}, it has {held} durable"
                     )
 
     def _check_held(self, node: str, durable: _Durable, message: AppendReply, match: Index) -> None:

@@ -55,10 +55,15 @@ class Knobs:
 @contextmanager
 def turned(knobs: Knobs) -> Iterator[None]:
     """Those that are constants of modules are set from outside, for the time of a run."""
-    before = raft.host.HOUSEKEEPING_SECONDS, shardkv.handover.CHUNK_BYTES_MAX
-    raft.host.HOUSEKEEPING_SECONDS = knobs.housekeeping_seconds  # type: ignore[misc]
-    shardkv.handover.CHUNK_BYTES_MAX = knobs.chunk_bytes  # type: ignore[misc]
+    places = (
+        (vars(raft.host), "HOUSEKEEPING_SECONDS", knobs.housekeeping_seconds),
+        (vars(shardkv.handover), "CHUNK_BYTES_MAX", knobs.chunk_bytes),
+    )
+    before = [module[name] for module, name, _ in places]
+    for module, name, value in places:
+        module[name] = value
     try:
         yield
     finally:
-        raft.host.HOUSEKEEPING_SECONDS, shardkv.handover.CHUNK_BYTES_MAX = before  # type: ignore[misc]
+        for (module, name, _), value in zip(places, before, strict=True):
+            module[name] = value
