@@ -24,7 +24,7 @@ from raft.leader import Leader
 from raft.types import EntryId, EntryKind
 from tests.raft import test_safeguards as consensus
 from tests.scorecard.table import LISTED, NOT_THERE, rows
-from tests.scorecard.trials import FAILURES, Row, Trial, chaos, told_by
+from tests.scorecard.trials import FAILURES, Row, TestFailed, Trial, chaos, told_by
 
 CANARY_SEEDS = 20
 
@@ -56,8 +56,12 @@ def judge(row: Row) -> Line:
             return _line(row, tries, f"not caught: {trial.name} fails without it too: {whole}")
         if not set(named) & set(row.caught_by):
             return _line(row, tries, f"not caught as expected: {by} in {trial.name}: {error}")
-        return _line(row, tries, f"caught by {by}, {trial.name}", good=True)
+        return _line(row, tries, f"caught by {by}, {_where(trial, error)}", good=True)
     return _line(row, tries, "not caught")
+
+
+def _where(trial: Trial, error: BaseException) -> str:
+    return f"`{error}`" if isinstance(error, TestFailed) else trial.name
 
 
 def _in_words(name: str) -> str:
@@ -142,11 +146,12 @@ def _some(trials: Iterator[Trial], count: int = CANARY_SEEDS) -> Iterator[Trial]
 HEAD = """# Scorecard
 
 Written by `make scorecard`. Each safeguard is broken, one at a time and from outside; the trials of
-its row are played until one fails, and the one that failed is played again with the safeguard whole,
-where it must be quiet. The ids R, S, C, L, B, H in the last column are those of
+its row are played until one fails, and the one that failed is played again with the safeguard
+whole, where it must be quiet. The ids R, S, C, L, B, H in the last column are those of
 [invariants.md](invariants.md). *Group* is one Raft group under faults (`tests/support/chaos.py`),
 *hand-over model* the pure state machines of three groups (`tests/shardkv/test_handover_model.py`),
-*cluster* the whole product, simulated (`python -m labs simulate`). *Tries*: how many trials it took.
+*cluster* the whole product, simulated (`python -m labs simulate`). *Tries*: how many trials
+it took.
 
 | safeguard | broken so | tries | caught |
 |---|---|---|---|
@@ -178,7 +183,10 @@ def main() -> int:
         elif time.monotonic() - began > chosen.minutes * 60:
             tell(Line(id_, table[id_].what, 0, "not tried: out of time", False))
         else:
-            tell(judge(table[id_]))
+            try:
+                tell(judge(table[id_]))
+            except Exception as error:
+                tell(Line(id_, table[id_].what, 0, f"not tried: {error!r:.200}", False))
     if chosen.write is not None:
         chosen.write.write_text(HEAD + "".join(f"{line}\n" for line in lines))
     if any(not line.good and not line.verdict.startswith("not tried") for line in lines):

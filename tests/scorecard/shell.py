@@ -1,0 +1,158 @@
+"""Safeguards of reads, transfers, members, disks and frames, broken around one group."""
+
+import types
+from typing import Any
+
+import pytest
+
+import raft.disk.leveldb as leveldb
+import raft.disk.log_store
+from raft.core import Raft
+from raft.disk.log_store import LogStore
+from raft.leader import Leader
+from raft.replica import Replica
+from raft.replication import Replication
+from raft.types import EntryKind, HardState, ReplicaId
+from tests.raft.test_safeguards import Safeguard
+from tests.scorecard.trials import Row, chaos, tests
+
+Patch = pytest.MonkeyPatch
+
+
+def any_message_restarts_the_timer(patch: Patch) -> None:
+    step = Raft.step
+
+    def broken(self: Raft, message: Any, now: float) -> None:
+        step(self, message, now)
+        self._state.restart_election_timer(now)
+
+    patch.setattr(Raft, "step", broken)
+
+
+def no_empty_entry(patch: Patch) -> None:
+    append = Leader.append
+
+    def broken(self: Leader, kind: EntryKind, data: bytes) -> Any:
+        return self._state.log.last if kind is EntryKind.EMPTY else append(self, kind, data)
+
+    patch.setattr(Leader, "append", broken)
+
+
+def begin_without_a_promise(patch: Patch) -> None:
+    decode = raft.disk.log_store.decode_hard_state  # type: ignore[attr-defined]
+
+    def broken(gid: Any, raw: bytes | None) -> HardState:
+        return HardState() if raw is None else decode(gid, raw)
+
+    patch.setattr(raft.disk.log_store, "decode_hard_state", broken)
+    patch.setattr(raft.disk.log_store, "_check_vows", lambda *args: None)
+
+
+def go_on(patch: Patch) -> None:
+    """Whatever goes wrong in a replica is not the replica's end."""
+    patch.setattr(Replica, "stop", lambda self, because: None)
+
+
+def read_on_a_follower(patch: Patch) -> None:
+    barrier = Replica.read_barrier
+
+    def broken(self: Replica) -> Any:
+        if self.leads:
+            return barrier(self)
+        future = self._loop.create_future()
+        future.set_result(None)
+        return future
+
+    patch.setattr(Replica, "read_barrier", broken)
+
+
+def a_transfer_outlives_its_term(patch: Patch) -> None:
+    become, begin = Raft._become_follower, Leader.__init__
+
+    def kept(self: Raft, *args: Any) -> None:
+        led = self._leader
+        if led is not None and led.transfer is not None:
+            self._state.kept = led.transfer._replace(  # type: ignore[attr-defined]
+                expires_at=float("inf")
+            )
+        become(self, *args)
+
+    def restored(self: Leader, state: Any, now: float) -> None:
+        begin(self, state, now)
+        self.transfer = getattr(state, "kept", None)
+
+    patch.setattr(Raft, "_become_follower", kept)
+    patch.setattr(Leader, "__init__", restored)
+
+
+def count_who_lost_what_it_promised(patch: Patch) -> None:
+    take = Replication.take_heartbeat_reply
+
+    def broken(self: Replication, progress: Any, reply: Any) -> None:
+        take(self, progress, reply)
+        progress.lost = False
+
+    patch.setattr(Replication, "take_heartbeat_reply", broken)
+
+
+def retry_a_failed_write(patch: Patch) -> None:
+    patch.setattr(leveldb.LevelDB, "_fail", lambda self, error: None)
+
+
+def leveldb_with(patch: Patch, **changed: Any) -> None:
+    real = leveldb.plyvel.DB
+
+    def opened(*args: Any, **options: Any) -> Any:
+        return real(*args, **{**options, **changed})
+
+    shim = types.SimpleNamespace(**{**vars(leveldb.plyvel), "DB": opened})
+    patch.setattr(leveldb, "plyvel", shim)
+
+
+def create_at_a_start(patch: Patch) -> None:
+    def broken(path: Any, options: Any = leveldb.DATA_OPTIONS, **more: Any) -> Any:
+        path.mkdir(exist_ok=True)
+        trust = more.pop("trust_log")
+        failed = more.pop("on_failure", leveldb.end_process)
+        return leveldb.LevelDB._locked(path, options, failed, create=False, trust_log=trust)
+
+    leveldb_with(patch, create_if_missing=True)
+    patch.setattr(leveldb.LevelDB, "open", broken)
+
+
+def forget_tombstones(patch: Patch) -> None:
+    patch.setattr(LogStore, "tombstone", lambda self, gid: ReplicaId(0))
+
+
+def rows() -> list[Row]:
+    case, disk, host = ("test",), "tests/raft/disk/", "tests/raft/test_host"
+    reads = Safeguard("D11", "", read_on_a_follower, ("R14",), knobs={"reads": 0.7})
+    return [
+        Row("A14", "any message restarts the election timer", any_message_restarts_the_timer, case,
+            tests("tests/raft/test_paper.py")),
+        Row("A19", "no empty entry at the start of a term", no_empty_entry, case,
+            tests("tests/raft/test_paper.py")),
+        Row("A26", "no hard state means term 0", begin_without_a_promise, case,
+            tests(disk + "test_log_store.py::test_a_damaged_record_is_refused_by_name")),
+        Row("B28", "a failed write is not the end", retry_a_failed_write, case,
+            tests(disk + "test_leveldb.py::test_a_failed_sync_is_the_end_of_the_handle")),
+        Row("C18", "a failed restore is not the end", go_on, case,
+            tests(host + "_edges.py::test_a_broken_reload_stops_the_replica_alone")),
+        Row("D11", "followers read from local state", read_on_a_follower, ("R14",), chaos(reads)),
+        Row("D13", "a transfer outlives its term", a_transfer_outlives_its_term,
+            ("R16", "L2"), chaos(Safeguard("D13", "", go_on, ()))),
+        Row("E14", "who lost what it promised is counted again", count_who_lost_what_it_promised,
+            case, tests("tests/raft/test_paper_elections.py::"
+                        "test_a_replica_that_lost_what_it_acknowledged_is_not_counted_again")),
+        Row("G01", "a start may create a database", create_at_a_start, case,
+            tests(disk + "test_leveldb.py::test_opening_creates_nothing")),
+        Row("G02", "paranoid_checks=False", lambda p: leveldb_with(p, paranoid_checks=False), case,
+            tests(disk + "test_damage.py::test_a_damaged_log_database_is_refused")),
+        Row("G05", "an error in apply is not the end", go_on, case,
+            tests(host + ".py::test_one_broken_machine_stops_one_replica_and_says_why")),
+        Row("H04", "the data database's own log is trusted",
+            lambda p: p.setattr(leveldb, "_set_logs_aside", lambda path: None), case,
+            tests(disk + "test_leveldb.py::test_logs_of_unsynced_rows_are_set_aside")),
+        Row("H12", "a removed replica's id is used again", forget_tombstones, case,
+            tests(disk + "test_log_store.py::test_a_dropped_replica_leaves_a_tombstone")),
+    ]  # fmt: skip
