@@ -120,6 +120,28 @@ def create_at_a_start(patch: Patch) -> None:
     patch.setattr(leveldb.LevelDB, "open", broken)
 
 
+def values_unverified(patch: Patch) -> None:
+    """Reads believe whatever bytes the tables hold."""
+    real = leveldb.plyvel.DB
+
+    class Unverified:
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._real = real(*args, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            attribute = getattr(self._real, name)
+            if name not in ("get", "iterator", "raw_iterator"):
+                return attribute
+
+            def call(*args: Any, **options: Any) -> Any:
+                return attribute(*args, **{**options, "verify_checksums": False})
+
+            return call
+
+    shim = types.SimpleNamespace(**{**vars(leveldb.plyvel), "DB": Unverified})
+    patch.setattr(leveldb, "plyvel", shim)
+
+
 def forget_tombstones(patch: Patch) -> None:
     patch.setattr(LogStore, "tombstone", lambda self, gid: ReplicaId(0))
 
@@ -148,6 +170,8 @@ def rows() -> list[Row]:
             tests(disk + "test_leveldb.py::test_opening_creates_nothing")),
         Row("G02", "paranoid_checks=False", lambda p: leveldb_with(p, paranoid_checks=False), case,
             tests(disk + "test_damage.py::test_a_damaged_log_database_is_refused")),
+        Row("G03", "verify_checksums=False", values_unverified, case,
+            tests(disk + "test_leveldb.py::test_a_damaged_table_is_found_when_it_is_read")),
         Row("G05", "an error in apply is not the end", go_on, case,
             tests(host + ".py::test_one_broken_machine_stops_one_replica_and_says_why")),
         Row("H04", "the data database's own log is trusted",
