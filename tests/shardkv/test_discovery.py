@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -38,39 +40,42 @@ class Speaks:
         raise AssertionError("never asked")
 
 
-async def node_of(cluster: bytes) -> GrpcTransport:
+@asynccontextmanager
+async def node_of(cluster: bytes) -> AsyncIterator[Address]:
     transport = GrpcTransport(cluster, "n", address=Address("127.0.0.1:0"))
     transport.serve_kv(Speaks(cluster))
-    await transport.start()
-    return transport
+    try:
+        yield await transport.start()
+    finally:
+        await transport.close()
 
 
 def test_dead_addresses_are_skipped() -> None:
     async def scenario() -> None:
-        node = await node_of(ONE)
-        assert await find_cluster([DEAD, node.address], timeout=5) == ONE
-        await node.close()
+        async with node_of(ONE) as node:
+            assert await find_cluster([DEAD, node], timeout=5) == ONE
 
     asyncio.run(scenario())
 
 
 def test_addresses_of_two_clusters_are_refused() -> None:
     async def scenario() -> None:
-        nodes = [await node_of(ONE), await node_of(OTHER)]
-        with pytest.raises(ClusterMismatch, match=r"cluster id mismatch: .*3131.*3232"):
-            await find_cluster([node.address for node in nodes], timeout=5)
-        for node in nodes:
-            await node.close()
+        async with node_of(ONE) as one, node_of(OTHER) as other:
+            with pytest.raises(ClusterMismatch) as refused:
+                await find_cluster([one, other], timeout=5)
+        assert str(refused.value).startswith("cluster id mismatch: ")
+        for address, cluster in ((one, ONE), (other, OTHER)):
+            assert address in str(refused.value)
+            assert cluster.hex() in str(refused.value)
 
     asyncio.run(scenario())
 
 
 def test_a_node_of_no_cluster_is_no_node() -> None:
     async def scenario() -> None:
-        node = await node_of(b"")
-        with pytest.raises(Unavailable, match="answers, and belongs to no cluster"):
-            await find_cluster([node.address], timeout=5)
-        await node.close()
+        async with node_of(b"") as node:
+            with pytest.raises(Unavailable, match="answers, and belongs to no cluster"):
+                await find_cluster([node], timeout=5)
 
     asyncio.run(scenario())
 
