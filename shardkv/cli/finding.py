@@ -166,6 +166,7 @@ def run(work: Coroutine[Any, Any, R], *, write: bool = False) -> R:
 def print_json(value: object) -> None:
     """One JSON value on one line of standard output."""
     sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
+    sys.stdout.flush()  # whoever reads a watch wants each picture at once
 
 
 def text_fields(name: str, data: bytes) -> dict[str, str]:

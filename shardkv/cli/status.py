@@ -40,9 +40,14 @@ def status(request: Request, watch: bool) -> None:
     Exit status 1 if a group has no leader, a node does not answer, or a replica stopped or lost
     entries.
     """
-    from shardkv.cli.failures import refused
+    from shardkv.cli.failures import Failure, refused
 
-    troubles = run(_watch(request) if watch else _once(request))
+    try:
+        troubles = run(_watch(request) if watch else _once(request))
+    except Failure as failure:
+        if watch and failure.code == "Interrupted":
+            return  # the way to end it
+        raise
     if troubles:
         raise refused("; ".join(troubles))
 

@@ -1,5 +1,6 @@
 """Ctrl-C in a command, and what a node needs of its surroundings."""
 
+import json
 import resource
 import signal
 import socket
@@ -11,7 +12,7 @@ import pytest
 
 from shardkv import nodedir
 from shardkv.cli.failures import Exit
-from tests.support.processes import PROGRAM, environment
+from tests.support.processes import PROGRAM, Cluster, environment
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -63,3 +64,25 @@ def test_a_node_that_may_open_too_few_files_says_how_many_it_needs(tmp_path: Pat
 
     assert refused.returncode == Exit.USAGE
     assert "may open 64 files, and a node needs 1024" in refused.stderr
+
+
+def test_ctrl_c_is_how_a_watch_of_the_status_ends(tmp_path: Path) -> None:
+    """0, with whatever it showed last."""
+    running = Cluster(tmp_path, nodes=1, replicas=1)
+    try:
+        running.start()
+        endpoints = ",".join(running.endpoints)
+        with subprocess.Popen(
+            [*PROGRAM, "status", "--watch", "--json", "--endpoints", endpoints],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment(), text=True,
+        ) as watching:  # fmt: skip
+            assert watching.stdout is not None
+            pictures = [json.loads(watching.stdout.readline()) for _ in range(2)]
+            watching.send_signal(signal.SIGINT)
+            _, err = watching.communicate(timeout=10)
+    finally:
+        running.close()
+
+    assert (watching.returncode, err) == (Exit.DONE, "")
+    assert [picture["nodes"][0]["node"] for picture in pictures] == ["n1", "n1"]
