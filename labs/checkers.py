@@ -104,6 +104,7 @@ class _Durable:
     start: Start = NO_START
     tail: Tail = NO_TAIL
     vow: HardState = NO_STATE  # of the promise
+    vow_of: ReplicaId = NOBODY  # which replica made it
     applied: Index = NO_INDEX  # of the state machine's rows
     incarnation: int = 0
     entries: dict[int, tuple[Term, bytes]] = field(default_factory=dict)  # term and chain value
@@ -290,6 +291,8 @@ class RaftInvariants:
             promise = _promise_of(record) if record is not None else None
             for vow in promise.vows if promise is not None else ():
                 if vow.gid == self.gid:
+                    if vow.replica > durable.vow_of:  # a later replica of the group on this node
+                        durable.vow_of, durable.vow = vow.replica, NO_STATE
                     if not (vow.hard_state.term >= durable.vow.term):
                         self._broke(
                             "R12", f"{node}: its promise {durable.vow} becomes {vow.hard_state}"
