@@ -235,7 +235,7 @@ class Replica:
         """Cut the log up to what is durably applied, but for a tail that slow followers read.
 
         Safe because the state machine's tables hold every entry up to `durable`, and what a
-        snapshot under way still needs is kept (DESIGN note: a raft log is cut only up to a
+        snapshot under way still needs is kept (a raft log is cut only up to a
         durable index; redisraft#43 is the loss that follows otherwise).
         """
         self._guarded(partial(self._compact, durable, keep_entries))

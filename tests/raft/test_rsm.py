@@ -297,7 +297,7 @@ async def test_a_stopped_replica_answers_everybody(scene: Scene) -> None:
 
 @in_loop
 async def test_a_cancelled_caller_changes_nothing_for_the_others(scene: Scene) -> None:
-    """BAD-INPUTS 80: what was proposed runs its course."""
+    """Bad input: what was proposed runs its course."""
     rsm, replica = scene
 
     async def caller(command: bytes) -> object:

@@ -85,7 +85,7 @@ def test_refusals_reach_the_client_with_their_reason() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_two_administrators_at_once_are_serialised_and_the_losers_are_told(seed: int) -> None:
-    """BAD-INPUTS 110: each change that was acknowledged made one page; each loser made none."""
+    """Bad input: each change that was acknowledged made one page; each loser made none."""
 
     async def administrate(client: ControllerClient, first: int) -> int:
         made = 0
@@ -166,7 +166,7 @@ def test_clients_change_exactly_once_through_losses_and_crashes(seed: int) -> No
 
 
 def test_a_minority_answers_nothing_and_a_change_through_it_is_unknown() -> None:
-    """BAD-INPUTS 113: never two histories; a leader cut off answers no linearizable query."""
+    """Bad input: never two histories; a leader cut off answers no linearizable query."""
 
     async def main() -> None:
         world = ControllerWorld(3)

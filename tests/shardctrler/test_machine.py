@@ -254,7 +254,7 @@ REFUSED: list[tuple[str, Change, Answer]] = [
     ("change", "answer"), [pytest.param(*case[1:], id=case[0]) for case in REFUSED]
 )
 def test_a_refusal_is_an_answer_and_changes_nothing(change: Change, answer: Answer) -> None:
-    """BAD-INPUTS 109. Nothing but the session that records the answer is written."""
+    """Bad input: Nothing but the session that records the answer is written."""
     controller = Controller(groups_max=4)
     controller.join(1, 2, 3)
     controller.leave(3)
@@ -288,7 +288,7 @@ def test_at_most_64_groups_take_part(controller: Controller) -> None:
 def test_of_two_administrators_who_expect_the_same_configuration_one_is_told(
     controller: Controller,
 ) -> None:
-    """Scorecard F31, BAD-INPUTS 110: compare and set by the configuration's number."""
+    """Safeguard F31, bad input: compare and set by the configuration's number."""
     controller.join(1)
 
     assert controller.ask(Join((group(2),)), expect=1) == ok(2)

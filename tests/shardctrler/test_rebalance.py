@@ -171,7 +171,7 @@ def test_a_moved_shard_stays_where_it_is_while_balance_allows() -> None:
 
 @pytest.mark.parametrize("groups", [1, 10, 15, 64])
 def test_more_groups_than_shards_is_defined(groups: int) -> None:
-    """BAD-INPUTS 112."""
+    """One group holds all; of more groups than shards, as many as there are shards hold one."""
     after = balance((NO_GROUP,) * 10, gids(*range(100, 100 + groups)))
 
     held = sorted(Counter(after).values())
@@ -179,7 +179,7 @@ def test_more_groups_than_shards_is_defined(groups: int) -> None:
 
 
 def test_many_shards_and_groups_take_less_than_a_second() -> None:
-    """BAD-INPUTS 112: 1,024 shards over 64 groups, after a random history of moves."""
+    """1,024 shards over 64 groups, after a random history of moves."""
     rng = Random("rebalance")
     shards = [GroupId(rng.choice([1, 2, 3, 70])) for _ in range(1024)]
     groups = gids(*range(1, 65))

@@ -146,7 +146,7 @@ def test_the_condition_holds_for_appends_and_deletes_too(group: Group, op: Op) -
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_an_append_up_to_the_limit_is_done_and_past_it_refused(group: Group, more: int) -> None:
-    """BAD-INPUTS: refused where it is applied, alike on all replicas, and the old value is kept."""
+    """Bad input: refused where it is applied, alike on all replicas, and the old value is kept."""
     group.apply(put(1, 1, b"k", b"v" * (MIB - 10)))
 
     answer = group.apply(append(1, 2, b"k", b"x" * (10 + more)))
@@ -173,7 +173,7 @@ def test_the_second_of_two_appends_in_one_entry_meets_the_limit(group: Group) ->
     "key", [b"\x00", b"\xff" * 10, b"..", b"/", b"%2e", b"\n", b"c", b"r\x00\x00", b"s", b"h", b"t"]
 )
 def test_keys_are_kept_exactly_and_reach_no_row_of_ours(group: Group, key: bytes) -> None:
-    """BAD-INPUTS: keys that look like internal ones live among the users' keys."""
+    """Bad input: keys that look like internal ones live among the users' keys."""
     before = dict(group.rows.map)
 
     group.apply(put(1, 1, key, b"v"))
@@ -235,7 +235,7 @@ def test_a_repetition_may_raise_the_floor(group: Group) -> None:
 
 
 def test_a_number_used_for_another_command_is_refused(group: Group) -> None:
-    """BAD-INPUTS: request id reused, not applied."""
+    """Bad input: request id reused, not applied."""
     group.apply(put(1, 1, b"k", b"a"))
 
     assert group.apply(put(1, 1, b"k", b"b")) == Answer(Code.SEQUENCE_REUSED)
