@@ -9,6 +9,7 @@ The store takes any `Routing`; the labs plug in their own. All parts of one clus
 
 from binascii import crc_hqx
 from collections.abc import Callable
+from functools import lru_cache
 
 from shardctrler.types import ShardId
 from shardkv.limits import SLOTS
@@ -44,7 +45,7 @@ class SlotRouting:
         if not 1 <= nshards <= SLOTS:
             raise ValueError(f"shards must be 1 to {SLOTS}, not {nshards}")
         self.nshards = nshards
-        self._shards = tuple(ShardId(slot * nshards // SLOTS) for slot in range(SLOTS))
+        self._shards = _shards_of_slots(nshards)
 
     def __call__(self, key: bytes) -> ShardId:
         if b"{" in key:
@@ -56,3 +57,8 @@ class SlotRouting:
         if not 0 <= shard < self.nshards:
             raise ValueError(f"shard must be 0 to {self.nshards - 1}, not {shard}")
         return range(-(-shard * SLOTS // self.nshards), -(-(shard + 1) * SLOTS // self.nshards))
+
+
+@lru_cache(maxsize=8)  # a simulated cluster has dozens of routings, all alike
+def _shards_of_slots(nshards: int) -> tuple[ShardId, ...]:
+    return tuple(ShardId(slot * nshards // SLOTS) for slot in range(SLOTS))

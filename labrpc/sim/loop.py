@@ -15,7 +15,7 @@ import heapq
 from asyncio import base_events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 from labrpc.sim.chance import Seed
@@ -48,6 +48,31 @@ class Stalled(SimulationError):
 
 class Unhandled(SimulationError):
     """A task or a callback failed, and nobody looked."""
+
+
+class _Soon(asyncio.Handle):
+    """A handle made without asking for debugging each time."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Any, args: Any, loop: Any, context: Context | None) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop, self._callback, self._args = loop, callback, args
+        self._cancelled, self._repr, self._source_traceback = False, None, None
+
+
+class _Timer(asyncio.TimerHandle):
+    """The same for a timer, which is on the heap until the loop takes it off."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, when: float, callback: Any, args: Any, loop: Any, context: Context | None
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop, self._callback, self._args = loop, callback, args
+        self._cancelled, self._repr, self._source_traceback = False, None, None
+        self._when, self._scheduled = when, True  # so that cancelling it is counted
 
 
 class VirtualLoop(base_events.BaseEventLoop):
@@ -108,10 +133,18 @@ class VirtualLoop(base_events.BaseEventLoop):
             _unschedule(timer)
             ready.append(timer)
         for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle.cancelled():
+            handle: Any = ready.popleft()
+            if not handle._cancelled:
                 self.events += 1
-                handle._run()
+                try:  # as `Handle._run` does, without a frame for each of a run's short callbacks
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    message = f"Exception in callback {handle!r}"
+                    self.call_exception_handler(
+                        {"message": message, "exception": error, "handle": handle}
+                    )
 
     def _forget_cancelled(self) -> None:
         kept = []
@@ -136,10 +169,30 @@ class VirtualLoop(base_events.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         """Call back at `when`; timers of one moment ring in the order they were set."""
         self._timers_set += 1
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Timer(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, self._timers_set, timer))
-        timer._scheduled = True  # type: ignore[attr-defined]  # so that cancelling it is counted
         return timer
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call back in `delay` virtual seconds."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """Call back in the next turn; in the order of the calls."""
+        handle = _Soon(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
     # What must not happen in a simulation
 
