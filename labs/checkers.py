@@ -152,6 +152,7 @@ class RaftInvariants:
         self.checks = 0  # how often a turn was looked at: a run that checked nothing proves nothing
         self._durable: dict[str, _Durable] = {}
         self._lives: dict[str, _Life] = {}
+        self._left: dict[str, Membership] = {}  # what replicas that are down last took to be so
         self._nodes: dict[ReplicaId, str] = {}
         self._entries: dict[tuple[int, Term], tuple[Term, Content]] = {}  # with the term before it
         self._canonical: list[tuple[Term, Content]] = [(Term(0), (EntryKind.EMPTY, b""))]
@@ -166,8 +167,10 @@ class RaftInvariants:
         return self.observer.broken
 
     def memberships(self) -> list[Membership]:
-        """What its replicas that run now take the membership to be; at first nothing."""
-        return [life.replica.core.membership for life in self._lives.values()]
+        """What its replicas take the membership to be, those that are down at their end. Any of
+        these may be the newest, and any may be cut away again."""
+        running = [life.replica.core.membership for life in self._lives.values()]
+        return running + list(self._left.values())
 
     def term_of(self, index: Index) -> Term:
         """The term of a committed entry."""
@@ -212,6 +215,7 @@ class RaftInvariants:
     def started(self, name: str, replica: Replica) -> None:
         """A replica was loaded and takes part from now on (R18)."""
         durable, core = self._durable[name], replica.core
+        self._left.pop(name, None)
         self._lives[name] = _Life(replica, core.applied, core.commit)
         log = core.log
         self._lives[name].start = log.start.last.index
@@ -234,8 +238,15 @@ class RaftInvariants:
                 self._broke("R18", f"{name} loads another entry {index} than it had synced")
 
     def stopped(self, name: str) -> None:
-        """A replica is gone."""
-        self._lives.pop(name, None)
+        """A replica is gone until its node starts again."""
+        life = self._lives.pop(name, None)
+        if life is not None:
+            self._left[name] = life.replica.core.membership
+
+    def dropped(self, name: str) -> None:
+        """A replica is deleted: its group has let it go."""
+        self.stopped(name)
+        self._left.pop(name, None)
 
     # What becomes durable
 

@@ -6,9 +6,9 @@ through their own logs.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from labrpc.sim.chance import Chance
 from labrpc.sim.disk import DiskFailed, SimDrive
@@ -73,6 +73,7 @@ class SimNode:
         self._cluster = cluster
         self._log_store: LogStore | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._chores: dict[asyncio.Task[None], None] = {}
         self._ending: list[asyncio.Task[None]] = []
 
     @property
@@ -163,6 +164,8 @@ class SimNode:
             self.transport.crash()  # nothing leaves any more, and nothing comes in
         if self._starting is not None:
             self._starting.cancel()
+        for chore in self._chores:
+            chore.cancel()
         end_drive()
         if self._log_store is not None:
             self._log_store.abandon()
@@ -177,17 +180,22 @@ class SimNode:
 
     # Replicas that come and go
 
-    async def create(self, record: ReplicaRecord) -> None:
-        """Make a blank replica, as `shardkv up` does, and start it."""
+    async def create(self, record: ReplicaRecord) -> bool:
+        """Make a blank replica, as `shardkv up` does, and start it; False: the node ended first."""
+        return await self._chore(self._create(record))
+
+    async def _create(self, record: ReplicaRecord) -> None:
         host, assembly = self.host, self.assembly
         assert host is not None and assembly is not None
         await host.create_replica(record)
-        if self.host is host:
-            self._cluster.observer.tell(f"{self.name} creates g{record.gid}/{record.replica}")
-            await assembly.start(record.gid)
+        self._cluster.observer.tell(f"{self.name} creates g{record.gid}/{record.replica}")
+        await assembly.start(record.gid)
 
-    async def drop(self, gid: GroupId) -> None:
-        """Delete the replica of a group that it has left."""
+    async def drop(self, gid: GroupId) -> bool:
+        """Delete the replica of a group that it has left; False: the node ended first."""
+        return await self._chore(self._drop(gid))
+
+    async def _drop(self, gid: GroupId) -> None:
         host, assembly = self.host, self.assembly
         assert host is not None and assembly is not None
         self._cluster.observer.tell(f"{self.name} drops g{gid}")
@@ -195,8 +203,24 @@ class SimNode:
         assembly.service.groups.pop(gid, None)
         if group is not None:
             await group.handover.close()
-        self._cluster.watchers[gid].stopped(self.name)
+        self._cluster.watchers[gid].dropped(self.name)
         await host.drop_replica(gid)
+
+    async def _chore(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Work of this process, which ends with it: a dead disk answers nobody.
+
+        Returns:
+            Whether it was done.
+        """
+        chore = asyncio.get_running_loop().create_task(work)
+        self._chores[chore] = None
+        try:
+            (error,) = await asyncio.gather(chore, return_exceptions=True)
+        finally:
+            self._chores.pop(chore, None)
+        if isinstance(error, Exception) and not isinstance(error, DiskFailed):
+            raise error
+        return error is None
 
 
 class SimCluster:

@@ -167,7 +167,8 @@ class Operator:
                 gid, self._cluster.uuids[gid], wanted[-1].id, self._rng.getrandbits(63)
             )
             try:
-                await node.create(record)
+                created = await node.create(record)
             except ReplicaRefused:
                 return
-            self._cluster.observer.probe("replica replaced")
+            if created:
+                self._cluster.observer.probe("replica replaced")

@@ -35,6 +35,7 @@ from labs.nemesis import FAULTS, Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
 from labs.workload import Workload, WorkloadConfig
+from raft.types import GroupId
 from shardctrler.client import ControllerClient
 
 LEADER_E: Final = 20
@@ -183,19 +184,9 @@ class Scenario:
         core = set(cluster.nodes)
         for victim in rng.sample(sorted(core), min(2, len(core))):
             rest = core - {victim}
-            if all(self._has_majority(gid, rest) for gid in cluster.placement):
+            if all(has_majority(cluster, gid, rest) for gid in cluster.placement):
                 core = rest
         return core
-
-    def _has_majority(self, gid: object, core: set[str]) -> bool:
-        cluster = self._cluster
-        watcher = cluster.watchers[gid]  # type: ignore[index]
-        return all(
-            2 * sum(member.node in core for member in voters) > len(voters)
-            for membership in watcher.memberships()
-            for voters in (membership.voters, membership.outgoing)
-            if voters
-        )
 
     # Whether it was right
 
@@ -312,6 +303,16 @@ class Scenario:
             probes=self.observer.probes,
             checks=sum(checks),
         )
+
+
+def has_majority(cluster: SimCluster, gid: GroupId, core: set[str]) -> bool:
+    """Whether a group can decide with only `core`, by each membership that a replica may hold."""
+    return all(
+        2 * sum(member.node in core for member in voters) > len(voters)
+        for membership in cluster.watchers[gid].memberships()
+        for voters in (membership.voters, membership.outgoing)
+        if voters
+    )
 
 
 @contextmanager
