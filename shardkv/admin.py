@@ -66,6 +66,10 @@ class ReplicaStatus(NamedTuple):
     shards: tuple[ShardStatus, ...]
     lost: tuple[MemberStatus, ...] = ()
     """Of a leader: members that lost what they had acknowledged in this term, and count no more."""
+    promote: tuple[int, ...] = ()  # learners that become voters once they have caught up
+    leaving: tuple[int, ...] = ()  # voters that leave in the same change
+    membership_at: int = 0  # the index of the membership shown; past `commit` it may be undone
+    next_id: int = 0  # the replica id that the next added member gets
 
     @property
     def leads(self) -> bool:

@@ -230,6 +230,10 @@ class AdminService:
             lost=_members(
                 tuple(member for member in _everyone(replica) if member.id in core.lost_replicas)
             ),
+            promote=membership.promote,
+            leaving=membership.leaving,
+            membership_at=core.log.membership_index,
+            next_id=membership.next_id,
         )
 
 
