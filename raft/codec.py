@@ -159,8 +159,8 @@ def encode_message(message: AnyMessage) -> tuple[Any, ...]:
             return (FORMAT, 7, source, target, term, encode_snapshot_meta(snapshot))
         case TimeoutNow():
             return (FORMAT, 8, *message)
-        case ReadRequest():
-            return (FORMAT, 9, *message)
+        case ReadRequest(source, target, term, context, patient):
+            return (FORMAT, 9, source, target, term, context, *((True,) if patient else ()))
         case ReadReply():
             return (FORMAT, 10, *message)
 
@@ -255,8 +255,8 @@ def _timeout_now(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> Tim
 
 
 def _read_request(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> ReadRequest:
-    (context,) = _array(rest, 1, "read request")
-    return ReadRequest(s, t, term, _context(context))
+    context, patient = _array(rest if len(rest) == 2 else [*rest, False], 2, "read request")
+    return ReadRequest(s, t, term, _context(context), _flag(patient))
 
 
 def _read_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> ReadReply:

@@ -254,7 +254,7 @@ class Raft(Facts):
     def _on_read_request(self, request: ReadRequest) -> None:
         read = Read(request.context, request.source)
         if self._leader is not None:
-            self._leader.read(read)
+            self._leader.read(read, patient=request.patient)
         else:
             answer(self._state, read, Index(0))
 
@@ -268,16 +268,17 @@ class Raft(Facts):
         """
         return self._leader.propose(data) if self._leader is not None else None
 
-    def read_index(self, context: bytes) -> None:
+    def read_index(self, context: bytes, *, patient: bool = False) -> None:
         """Ask from which index on a read is linearizable; a `ReadState` answers.
 
         Args:
             context: Never used before by this replica, in this life or an earlier one.
+            patient: Let the answer wait for heartbeats that are due anyway.
         """
         if self._leader is not None:
-            self._leader.read(Read(context, self._state.id))
+            self._leader.read(Read(context, self._state.id), patient=patient)
         else:
-            self._forwarded.ask(context, self._now)
+            self._forwarded.ask(context, self._now, patient=patient)
 
     def change_members(
         self,

@@ -118,7 +118,7 @@ class Leader:
         self.replication.round += 1
         if self.commits_own_term:
             self.reads.start(self.replication.round)
-        asks = bool(self.reads.confirmed_up_to)
+        asks = self.reads.prompt
         for progress in self.replication.followers.values():
             # Never past what the follower is known to hold: its log may differ beyond (B06).
             commit = min(progress.match, state.commit)
@@ -200,8 +200,8 @@ class Leader:
             confirmed = self._state.electorate.committed(self.replication.answered_round)
             self.reads.confirm(confirmed)
 
-    def read(self, read: Read) -> None:
-        self.reads.add(read)
+    def read(self, read: Read, *, patient: bool = False) -> None:
+        self.reads.add(read, patient=patient)
 
     def on_unreachable(self, replica: ReplicaId) -> None:
         progress = self.replication.followers.get(replica)

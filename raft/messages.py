@@ -109,12 +109,14 @@ class TimeoutNow(NamedTuple):
 
 
 class ReadRequest(NamedTuple):
-    """A follower asks its leader for a read index. `context` is never reused by its sender."""
+    """A follower asks its leader for a read index. `context` is never reused by its sender. A
+    `patient` one waits for the next heartbeat that is due anyway, and hurries nobody."""
 
     source: ReplicaId
     target: ReplicaId
     term: Term
     context: bytes
+    patient: bool = False
 
 
 class ReadReply(NamedTuple):

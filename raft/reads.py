@@ -5,15 +5,22 @@ read came in, a majority answered a heartbeat that was sent later still, in this
 an entry of this term is committed, because until then a leader may not know what is committed
 (dissertation, section 6.4; etcd#7331, TiKV#6340 are what happens otherwise). One round confirms all
 reads that wait when it starts; what comes in meanwhile waits for the next.
+
+A *patient* read starts no round of its own: it joins the next heartbeats that are due anyway. That
+is how followers keep knowing how old they are (`raft/freshness.py`), at next to no cost.
 """
 
 from collections import deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raft.messages import ReadReply, ReadRequest
 from raft.ready import ReadState
 from raft.state import State
 from raft.types import NOBODY, Index, ReplicaId
+
+HURRY_HEARTBEATS: Final = 2
+PATIENCE_HEARTBEATS: Final = 5
+"""After so many heartbeats without an answer a question to the leader is asked again."""
 
 
 class Read(NamedTuple):
@@ -29,6 +36,8 @@ class Round(NamedTuple):
     token: int
     at: Index
     reads: list[Read]
+    prompt: bool
+    """Whether one of them is in a hurry."""
 
 
 class LeaderReads:
@@ -37,32 +46,40 @@ class LeaderReads:
     def __init__(self, state: State) -> None:
         self._state = state
         self._gathered: list[Read] = []
+        self._patient: list[Read] = []
         self._rounds: deque[Round] = deque()
         self._waiting = 0
 
     @property
     def wants_round(self) -> bool:
         """Whether reads wait and no round is under way that would let them gather on."""
-        return bool(self._gathered) and not self._rounds
+        return bool(self._gathered) and not self.prompt
+
+    @property
+    def prompt(self) -> bool:
+        """Whether a read in a hurry waits for answers to heartbeats that have left."""
+        return any(round_.prompt for round_ in self._rounds)
 
     @property
     def confirmed_up_to(self) -> int:
         """The newest token that a round waits for; 0 when none does."""
         return self._rounds[-1].token if self._rounds else 0
 
-    def add(self, read: Read) -> None:
+    def add(self, read: Read, *, patient: bool = False) -> None:
         """Take a read; beyond the bound it is refused at once."""
         if self._waiting >= self._state.config.reads_waiting_max:
             answer(self._state, read, Index(0))
             return
         self._waiting += 1
-        self._gathered.append(read)
+        (self._patient if patient else self._gathered).append(read)
 
     def start(self, token: int) -> None:
         """Heartbeats numbered `token` leave now, later than every read gathered so far."""
-        if self._gathered:
-            self._rounds.append(Round(token, self._state.commit, self._gathered))
-            self._gathered = []
+        if self._gathered or self._patient:
+            reads = self._gathered + self._patient
+            prompt = bool(self._gathered)
+            self._rounds.append(Round(token, self._state.commit, reads, prompt))
+            self._gathered, self._patient = [], []
 
     def confirm(self, token: int) -> None:
         """A majority answered heartbeats numbered `token` or later: we led when they left."""
@@ -77,10 +94,10 @@ class LeaderReads:
         for round_ in self._rounds:
             for read in round_.reads:
                 answer(self._state, read, Index(0))
-        for read in self._gathered:
+        for read in self._gathered + self._patient:
             answer(self._state, read, Index(0))
         self._rounds.clear()
-        self._gathered = []
+        self._gathered, self._patient = [], []
 
 
 class ForwardedReads:
@@ -88,36 +105,45 @@ class ForwardedReads:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._asked: dict[bytes, float] = {}  # context -> when it was last asked
+        self._asked: dict[bytes, tuple[float, bool]] = {}  # context -> last asked when, patiently
 
-    def ask(self, context: bytes, now: float) -> None:
+    def ask(self, context: bytes, now: float, *, patient: bool = False) -> None:
         """Ask the leader; refused at once when there is none, or too many wait."""
         state = self._state
         full = len(self._asked) >= state.config.reads_waiting_max
         if state.leader == NOBODY or full:
             state.reads.append(ReadState(context, Index(0)))
             return
-        self._asked[context] = now
-        state.messages.append(ReadRequest(state.id, state.leader, state.term, context))
+        self._asked[context] = (now, patient)
+        state.messages.append(ReadRequest(state.id, state.leader, state.term, context, patient))
 
     def ask_again(self, now: float) -> None:
-        """The leader lives: what it has not answered for two heartbeats may have been lost.
+        """The leader lives: what it has not answered for two heartbeats may have been lost; for
+        a patient question, which waits for the leader's next ones, it is five.
 
         Asking twice is harmless: either answer was confirmed after the read came in.
         """
         state = self._state
-        overdue = now - 2 * state.config.heartbeat_seconds
-        for context, asked_at in self._asked.items():
-            if asked_at <= overdue:
-                self._asked[context] = now
-                request = ReadRequest(state.id, state.leader, state.term, context)
+        for context, (asked_at, patient) in self._asked.items():
+            beats = PATIENCE_HEARTBEATS if patient else HURRY_HEARTBEATS
+            if asked_at <= now - beats * state.config.heartbeat_seconds:
+                self._asked[context] = (now, patient)
+                request = ReadRequest(state.id, state.leader, state.term, context, patient)
                 state.messages.append(request)
 
     def answered(self, reply: ReadReply) -> None:
-        """The leader's answer; a repeated one, or one not asked for, changes nothing."""
-        if reply.context in self._asked:
-            del self._asked[reply.context]
-            self._state.reads.append(ReadState(reply.context, reply.index))
+        """The leader's answer; a repeated one, or one not asked for, changes nothing.
+
+        The index is committed at the leader of this term, and as far as our log is known to be
+        equal to its, it is so here too: a read need not wait until a heartbeat says it again.
+        """
+        state = self._state
+        if reply.context not in self._asked:
+            return
+        del self._asked[reply.context]
+        state.reads.append(ReadState(reply.context, reply.index))
+        if state.agreed.term == state.term and state.installing is None:
+            state.commit_to(min(reply.index, state.agreed.index, state.log.last.index))
 
     def refuse_all(self) -> None:
         """The leader is gone or another: the answers will not come."""

@@ -29,6 +29,7 @@ from raft.core import Raft
 from raft.courier import Courier
 from raft.disk.log_store import LogStore, ReplicaRecord
 from raft.errors import BadChunk, NotLeader, ReplicaStopped, Unavailable
+from raft.freshness import Freshness
 from raft.messages import AnyMessage, Heartbeat, HeartbeatReply, InstallSnapshot
 from raft.parcel import Parcel
 from raft.ports import StateMachine, StateStore
@@ -115,6 +116,7 @@ class Replica:
         self._reads_expire_at = 0.0
         self._reads_timer: asyncio.TimerHandle | None = None
         self._reads_ready: list[tuple[Index, list[asyncio.Future[None]]]] = []  # for apply
+        self._freshness = Freshness()
         machine.reload(store.reader)
 
     # What others may know
@@ -140,6 +142,12 @@ class Replica:
     @property
     def applied(self) -> Index:
         return self.store.applied.index
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago, at most, what is applied here was everything that anybody had been
+        told of; infinite when that is not known. See `raft/freshness.py`."""
+        return self._freshness.age(self._loop.time())
 
     @property
     def snapshot_floor(self) -> Index | None:
@@ -221,6 +229,8 @@ class Replica:
                 stream.sender.answered(content)
         elif not isinstance(content, InstallSnapshot):  # that one only its own driver may say
             self._guarded(partial(self.core.step, content, self._loop.time()))
+            if isinstance(content, Heartbeat):
+                self._guarded(self._stay_fresh)
         self._wake(self)
 
     def timeout(self, now: float) -> None:
@@ -398,10 +408,10 @@ class Replica:
             return  # one round at a time; what gathers meanwhile is the next round
         if not self._reads_waiting:
             return
-        self._read_number += 1
-        context = self._read_context_prefix + self._read_number.to_bytes(8, "big")
+        context = self._new_context()
         self._reads_asked[context] = self._reads_waiting
         self._reads_waiting = []
+        self._freshness.asked(context, self._loop.time())
         self.core.read_index(context)
         if not self.leads:
             # Nothing else may ever wake a replica that is cut off and no voter: it has no timer.
@@ -411,6 +421,19 @@ class Replica:
                 self._reads_timer.cancel()
             late = self._reads_expire_at + READS_LATE_SECONDS
             self._reads_timer = self._loop.call_at(late, self._wake, self)
+
+    def _new_context(self) -> bytes:
+        """Names one question; no other of this replica, in any life, has the same name."""
+        self._read_number += 1
+        return self._read_context_prefix + self._read_number.to_bytes(8, "big")
+
+    def _stay_fresh(self) -> None:
+        """The leader was heard: ask it now and then how far it is, for reads with a bound."""
+        now = self._loop.time()
+        if self.core.config.checks_quorum and not self.leads and self._freshness.is_due(now):
+            context = self._new_context()
+            self._freshness.asked(context, now, patient=True)
+            self.core.read_index(context, patient=True)
 
     def _round_was_lost(self) -> bool:
         """Whether a follower's question to its leader, or the answer, must have been lost: then
@@ -425,6 +448,7 @@ class Replica:
         return True
 
     def _read_confirmed(self, read: ReadState) -> None:
+        self._freshness.answered(read, self.applied)
         futures = self._reads_asked.pop(read.context, None)
         if futures is None:
             return
@@ -439,6 +463,7 @@ class Replica:
             self._wake(self)
 
     def _serve_reads(self) -> None:
+        self._freshness.applied(self.applied)
         waiting: list[tuple[Index, list[asyncio.Future[None]]]] = []
         for index, futures in self._reads_ready:
             if index > self.applied:

@@ -37,6 +37,8 @@ def take_append(state: State, append: AppendEntries) -> None:
     # Only what this message proves equal to the leader's log may be committed: a tail beyond
     # `reaches` may be another leader's (safeguard B06).
     state.commit_to(min(append.commit, reaches))
+    if state.agreed.term != state.term or state.agreed.index < reaches:
+        state.agreed = EntryId(reaches, state.term)
     state.messages.append(AppendReply(state.id, append.source, state.term, match=reaches))
 
 

@@ -12,12 +12,14 @@ from raft.ready import ReadState
 from raft.types import (
     NOBODY,
     Entry,
+    EntryId,
     HardState,
     Index,
     Membership,
     ReplicaId,
     Role,
     SnapshotMeta,
+    Term,
 )
 
 NEVER: Final = float("inf")
@@ -36,6 +38,9 @@ class State:
         heard_at: When the leader of `term` was last heard, in loop seconds.
         election_at: When this replica will campaign unless it hears a leader or votes.
         installing: A snapshot that is replacing state and log; durable when `persisted` says so.
+        agreed: Up to its index this log equals that of the leader of its term, by what that leader
+            sent; of another term than `term` it says nothing. A leader only appends, so it stays
+            true while the term lasts.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class State:
         self.heard_at = -NEVER
         self.election_at = NEVER
         self.installing: SnapshotMeta | None = None
+        self.agreed = EntryId(Index(0), Term(0))
 
         self.early: list[AppendEntries | Heartbeat] = []
         self.messages: list[AnyMessage] = []

@@ -83,8 +83,8 @@ def message_text(message: AnyMessage) -> str:
             return f"InstallSnapshot term={term} {snapshot_text(snapshot)}"
         case TimeoutNow(_, _, term):
             return f"TimeoutNow term={term}"
-        case ReadRequest(_, _, term, context):
-            return f"ReadRequest term={term} {context_text(context)}"
+        case ReadRequest(_, _, term, context, patient):
+            return f"ReadRequest term={term} {context_text(context)}" + " patient" * patient
         case ReadReply(_, _, term, context, index):
             return f"ReadReply term={term} {context_text(context)} index={index}"
         case _:

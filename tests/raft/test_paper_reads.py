@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from raft.core import Raft
-from raft.messages import Heartbeat, HeartbeatReply, ReadReply, ReadRequest, RequestVote
+from raft.messages import (
+    AppendEntries,
+    Heartbeat,
+    HeartbeatReply,
+    ReadReply,
+    ReadRequest,
+    RequestVote,
+)
 from raft.ready import ReadState, Ready
 from raft.types import NOBODY, Index, ReplicaId, Role, Term
 from tests.support.builders import (
@@ -21,6 +28,7 @@ from tests.support.builders import (
     core,
     effects,
     elect,
+    entries,
     id_of,
     leader,
     membership,
@@ -222,6 +230,73 @@ def test_a_follower_asks_again_when_the_leader_lives_and_does_not_answer() -> No
 
     again = ReadRequest(N2, N1, T1, b"r")
     assert [again in messages for messages in (first, second, third)] == [False, True, False]
+
+
+def test_a_patient_read_waits_for_heartbeats_that_are_due_anyway() -> None:
+    """`raft/freshness.py`: it hurries nobody, and is confirmed like any other."""
+    replica = leader(1)
+    replica.step(ReadRequest(N2, N1, T1, b"r", patient=True), NOW)
+    assert beats(effects(replica)) == [], "it starts no round"
+
+    replica.timeout(replica.deadline)
+    (beat, _) = beats(effects(replica))
+    assert not beat.asks
+    replica.step(beat_reply(3, replica, beat.token, 1), NOW + 10)
+
+    assert effects(replica).messages == (ReadReply(N1, N2, T1, b"r", Index(1)),)
+
+
+def test_a_read_in_a_hurry_does_not_wait_for_a_patient_one() -> None:
+    replica = leader(1)
+    replica.read_index(b"patient", patient=True)
+    replica.timeout(replica.deadline)
+    effects(replica)
+
+    replica.read_index(b"hurry")
+    (beat, _) = beats(effects(replica))
+    assert beat.asks
+    replica.step(beat_reply(3, replica, beat.token, 1), NOW + 10)
+
+    assert reads(replica) == (ReadState(b"patient", Index(1)), ReadState(b"hurry", Index(1)))
+
+
+def test_a_patient_question_is_not_asked_again_before_its_time() -> None:
+    replica = core(2, "1")
+    replica.step(Heartbeat(N1, N2, T1), NOW)
+    replica.read_index(b"r", patient=True)
+    effects(replica)
+
+    asked = []
+    for tenth in range(1, 7):
+        replica.step(Heartbeat(N1, N2, T1), NOW + tenth / 10)
+        asked.append(ReadRequest(N2, N1, T1, b"r", patient=True) in effects(replica).messages)
+
+    assert asked == [False, False, False, False, True, False]
+
+
+def test_the_answer_says_what_is_committed_as_far_as_the_logs_are_known_to_agree() -> None:
+    """A read on a follower need not wait for the heartbeat that says so again."""
+    replica = core(2, "1")
+    replica.step(AppendEntries(N1, N2, T1, id_of(1, 1), entries("1", after=1)), NOW)
+    effects(replica)
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(ReadReply(N1, N2, T1, b"r", Index(3)), NOW)
+
+    assert replica.commit == 2, "and not 3, which this log does not hold"
+
+
+def test_what_another_leader_left_in_the_log_is_not_committed_by_an_answer() -> None:
+    """Safeguard B06 again: only what this term's leader sent is known to agree with its log."""
+    replica = core(2, "1 1 1")
+    replica.step(Heartbeat(N1, N2, T2), NOW)
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(ReadReply(N1, N2, T2, b"r", Index(3)), NOW)
+
+    assert replica.commit == 0
 
 
 def test_without_a_leader_a_read_is_refused_at_once() -> None:
