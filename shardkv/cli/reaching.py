@@ -1,14 +1,17 @@
 """Reaching the nodes of a cluster for what is not the store itself: status and administration."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from random import Random
 from typing import Final
 
 from labrpc.errors import RpcError
 from labrpc.grpc.transport import GrpcTransport
 from labrpc.transport import Address
+from shardctrler.client import ControllerClient
 from shardkv import admin
 from shardkv.admin import NodeStatus, Nothing
 from shardkv.cli.finding import Request
@@ -35,6 +38,24 @@ async def reach(request: Request, name: str) -> AsyncIterator[Reached]:
         yield Reached(transport, addresses)
     finally:
         await transport.close()
+
+
+@asynccontextmanager
+async def controller(
+    request: Request, name: str
+) -> AsyncIterator[tuple[ControllerClient, Reached]]:
+    """Be connected to a cluster, and have a client of its controller."""
+    async with reach(request, name) as reached:
+        client = ControllerClient(
+            reached.transport,
+            [Address(address) for address in reached.addresses],
+            Random(secrets.randbits(64)),
+            timeout_seconds=request.timeout,
+        )
+        try:
+            yield client, reached
+        finally:
+            await client.close()
 
 
 async def statuses(
