@@ -5,7 +5,8 @@ RaftError
 ├── Unavailable         no leader, or none that could be confirmed in time; nothing was proposed
 ├── OutcomeUnknown      proposed, and whether it will be applied cannot be known here
 ├── Overloaded          too much is uncommitted; nothing was proposed
-├── MembershipRefused   a change of members that would not be safe, or not now
+├── MembershipRefused   a change of members that would not be safe, or makes no sense
+│   └── MembershipBusy  not now: another change comes first
 ├── TransferRefused     the leadership cannot be handed to that replica
 ├── ReplicaStopped      this replica broke an invariant (or was closed) and fell silent
 ├── Compacted           the entry is in a snapshot, no longer in the log
@@ -56,6 +57,12 @@ class Overloaded(RaftError):
 
 class MembershipRefused(RaftError):
     """The change of members has no effect: the message says which rule forbids it."""
+
+
+class MembershipBusy(MembershipRefused):
+    """Another change, or a new leader's first entry, comes first: look again, then try again."""
+
+    retriable = True
 
 
 class TransferRefused(RaftError):

@@ -12,7 +12,7 @@ dissertation, sections 4.2.1 (catching up new servers), 4.2.2 (removing the lead
 from collections.abc import Sequence
 from typing import Final
 
-from raft.errors import MembershipRefused
+from raft.errors import MembershipBusy, MembershipRefused
 from raft.types import Member, Membership, NodeId, ReplicaId
 
 VOTERS_MAX: Final = 9
@@ -102,7 +102,7 @@ def _cancel(
 ) -> Membership:
     cancels = bool(remove) and not add and all(r in membership.promote for r in remove)
     if not cancels or membership.outgoing:
-        raise MembershipRefused("another change of members is under way")
+        raise MembershipBusy("another change of members is under way")
     return membership._replace(
         learners=tuple(m for m in membership.learners if m.id not in membership.promote),
         promote=(),
