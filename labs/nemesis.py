@@ -31,7 +31,7 @@ FAULTS: Final = (
 
 NOT_STRUCK: Final = frozenset({"deadlines", "changes", "transfer", "members"})
 """Kinds that others carry out: the workload and the operator."""
-STEPS: Final = ("freezes", "stages", "installs", "drops")
+STEPS: Final = ("moves", "stages", "restarts", "freezes", "installs", "drops")
 
 
 class Nemesis:

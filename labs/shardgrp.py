@@ -6,8 +6,8 @@ is the production state machine, and the lab's three calls are its commands (`sh
 =======================  ==========================================================================
 call, of configuration n commands
 =======================  ==========================================================================
-FreezeShard(s, n)        `Configure(n)`: s is LEAVING from that entry on; the answer is its copy, as
-                         the chunks that `pull` gives
+FreezeShard(s, n)        `Configure(n)`, then `Freeze`: s is LEAVING from that entry on; the answer
+                         is its copy, as the chunks that `pull` gives
 InstallShard(s, n, copy) `Configure(n)`: s is ARRIVING; each `Chunk`, then `Install`
 DeleteShard(s, n)        `Drop(s, n)`
 =======================  ==========================================================================
@@ -15,7 +15,7 @@ DeleteShard(s, n)        `Drop(s, n)`
 So the fences are production's: a step of a lower number than the shard's changes nothing, and a
 controller that was deposed hears OLD. A repeated freeze
 gives the same rows again, as long as they are kept (S3); a repeated install or delete is done.
-`Configure` freezes at once all that leaves the group in n, and nothing else of it.
+What else leaves the group in n is served until its own freeze.
 
 A group takes configurations one by one, so one that earlier ones did not concern has to catch up:
 it answers BEHIND, and under the numbers that it misses it is given the state of things before n.
@@ -56,11 +56,11 @@ from shardctrler.types import (
     ShardId,
     View,
 )
-from shardkv.commands import Chunk, Configure, Drop, Install, decode, encode
+from shardkv.commands import Chunk, Configure, Drop, Freeze, Install, decode, encode
 from shardkv.feed import ConfigFeed
 from shardkv.machine import StoreMachine
 from shardkv.phases import SETTLED, Phase
-from shardkv.rows import COPY_END
+from shardkv.rows import counter_at
 from shardkv.server import GroupServer, GroupStateMachine
 from shardkv.service import StoreService
 from shardkv.types import Answer, Code, CopyId
@@ -224,15 +224,21 @@ class ShardGrp:
     async def _freeze(self, request: Request, number: ConfigNumber) -> Reply:
         """The shard's copy, from applied state: frozen rows are the same on every replica."""
         machine, shard = self.group.machine, request.shard
+        record = machine.record(shard)
+        if record.phase is Phase.MOVING and record.number == number:
+            await self._submit(encode(Freeze(shard, number, record.copy_id)))
         chunks: list[bytes] = []
         cursor = b""
-        while cursor != COPY_END:
-            chunk = machine.pull(self.group.replica.store.reader, shard, number, cursor)
-            if isinstance(chunk, Answer):
-                return self._why_not(shard, number, chunk)
-            chunks.append(encode(chunk))
-            cursor = chunk.next_cursor
-        return Reply(Status.OK, number, tuple(chunks))
+        while True:
+            pulled = machine.pull(self.group.replica.store.reader, shard, number, cursor)
+            if isinstance(pulled, Answer):
+                return self._why_not(shard, number, pulled)
+            if pulled.end is None:
+                return Reply(Status.ELSEWHERE)
+            if pulled.chunk is None:
+                return Reply(Status.OK, number, tuple(chunks))
+            chunks.append(encode(pulled.chunk))
+            cursor = pulled.chunk.next_cursor
 
     def _why_not(self, shard: ShardId, number: ConfigNumber, refusal: Answer) -> Reply:
         record = self.group.machine.record(shard)
@@ -243,14 +249,14 @@ class ShardGrp:
         return Reply(Status.OLD if refusal.code is Code.OLD else Status.ELSEWHERE, record.number)
 
     async def _install(self, request: Request, number: ConfigNumber) -> Reply:
-        shard, copy_id = request.shard, CopyId(0)
+        shard, copy_id, end = request.shard, CopyId(0), 0
         commands: list[bytes] = []
         for data in request.chunks:
             chunk = decode(data)
             assert isinstance(chunk, Chunk) and (chunk.shard, chunk.number) == (shard, number)
-            copy_id = chunk.copy_id
+            copy_id, end = chunk.copy_id, counter_at(chunk.next_cursor) or 0
             commands.append(data)
-        commands.append(encode(Install(shard, number, copy_id)))
+        commands.append(encode(Install(shard, number, copy_id, end)))
         answers = [await self._submit(command) for command in commands]
         if self.group.machine.is_in(shard, number):
             return Reply(Status.OK, number)

@@ -4,8 +4,9 @@ The *canonical* state of a group is what the replica that applies an entry first
 other one must make the same (R6). So each command is judged once, with the state before and after
 it, and costs O(1), but for the freeze and the install of a shard, which are hashed whole.
 
-- S1  at most one group serves a shard.  S2  its owners follow one another: an install follows the
-      freeze of the owner before, and numbers grow.
+- S1  at most one group serves a shard, also while it moves.
+- S2  its owners follow one another: an install follows the freeze of the owner before, and numbers
+      grow.
 - S3  the rows at the install are those at the freeze.  S4  so are the sessions; no counter falls.
 - S5  configurations are taken one by one, with nothing unsettled.  S6  each is the same everywhere.
 - S7  a step that is late or out of place changes nothing.
@@ -33,15 +34,18 @@ from shardkv.commands import (
     Chunk,
     Configure,
     Drop,
+    Freeze,
     Install,
     Mutation,
     Op,
     OpenSession,
+    Restart,
+    Step,
     decode,
 )
 from shardkv.machine import StoreMachine
-from shardkv.phases import Phase
-from shardkv.rows import DATA, SESSIONS, ShardRecord, decode_row, prefix_of
+from shardkv.phases import SERVES, Phase
+from shardkv.rows import CHANGES, DATA, SESSIONS, ShardRecord, decode_row, prefix_of
 from shardkv.types import NO_GENERATION, Answer, Code, Generation
 
 DEADLINE_TICK_SECONDS: Final = 0.1
@@ -169,7 +173,7 @@ class StoreInvariants:
             self._mutated(machine, index, decoded, record, answer, row, rows.get(key))
         elif isinstance(decoded, OpenSession):
             self._opened(machine, decoded, answer)
-        elif isinstance(decoded, Chunk | Install | Drop):
+        elif isinstance(decoded, Chunk | Install | Freeze | Restart | Drop):
             assert record is not None
             self._stepped(machine, decoded, record, answer, rows)
         return answer
@@ -217,7 +221,10 @@ class StoreInvariants:
                     "S2",
                     f"group {gid}: shard {shard} is {after.phase.name} by configuration {config}",
                 )
-            if record.phase is Phase.SERVING:
+            if after.phase is Phase.MOVING:
+                self.observer.tell(f"g{gid} moves shard={shard} config={machine.number}")
+                self.on_step("moves", gid)
+            elif record.phase is Phase.SERVING:
                 self._freezes(machine, shard, rows)
             if after.phase is Phase.SERVING:
                 self._takes(machine, shard, config.number)
@@ -280,7 +287,7 @@ class StoreInvariants:
     def _stepped(
         self,
         machine: "WatchedMachine",
-        step: Chunk | Install | Drop,
+        step: Step,
         before: ShardRecord,
         answer: Answer,
         rows: Reader,
@@ -300,7 +307,7 @@ class StoreInvariants:
         if isinstance(step, Install):
             self.on_step("installs", gid)
             frozen = self._frozen.get((shard, step.number))
-            if not (frozen is not None and frozen.gid == before.peer and before.copied):
+            if not (frozen is not None and frozen.gid == before.peer):
                 self.observer.broke(
                     "S2",
                     f"group {gid} installs shard {shard} of {step.number}; frozen was {frozen}",
@@ -313,8 +320,19 @@ class StoreInvariants:
                 if here.sessions != frozen.sessions:
                     self.observer.broke("S4", f"{text} sessions than {gid} has")
             self._takes(machine, shard, step.number)
+            if step.end:
+                self.observer.probe("shard moved while written")
         elif isinstance(step, Chunk):
             self.on_step("stages", gid)
+            if after.generation != before.generation:
+                self.observer.probe("staged copy begun again")
+        elif isinstance(step, Freeze):
+            self._freezes(machine, shard, rows)
+            self._gives(machine, shard, before.phase, rows)
+        elif isinstance(step, Restart):
+            self.on_step("restarts", gid)
+            self.observer.tell(f"g{gid} restarts shard={shard} copy={after.copy_id}")
+            self.observer.probe("copy restarted")
         else:
             self.on_step("drops", gid)
             taken = self._taken[shard]
@@ -347,7 +365,7 @@ class StoreInvariants:
     ) -> None:
         gid = machine.gid
         changed = before != after
-        if record.phase is not Phase.SERVING or self._serving[write.shard] != gid:
+        if record.phase not in SERVES or self._serving[write.shard] != gid:
             if not (answer.code in _REFUSED_HERE and not changed):
                 self.observer.broke(
                     "S9",
@@ -476,7 +494,13 @@ class StoreInvariants:
             )
 
     def judge_rest(self, machine: StoreMachine, rows: Reader, config: ShardConfig) -> None:
-        """S12: a replica at rest holds nothing of shards that are not its group's."""
+        """S12: a replica at rest holds nothing of shards that are not its group's, and nothing of
+        copies that are over."""
+        change = next(iter(rows.range(*CHANGES)), None)
+        if change is not None and not machine.unsettled:
+            self.observer.broke(
+                "S12", f"group {machine.gid} at rest keeps change row {change!r:.80}"
+            )
         for number, record in enumerate(machine.facts.records):
             owns = config.shards[number] == machine.gid
             if not (

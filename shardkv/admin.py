@@ -42,7 +42,9 @@ class ShardStatus(NamedTuple):
     shard: int
     phase: str
     other: int  # the group it comes from or goes to; 0 if none
-    progress: str  # of a copy that arrives: "waiting", "copying" or "copied"; else ""
+    progress: str  # of a copy that arrives: "waiting", "rows" or "changes"; else ""
+    bytes_left: int = 0  # about, of a copy that arrives; 0 where it is not pulled from
+    bytes_per_second: int = 0
 
 
 class ReplicaStatus(NamedTuple):

@@ -17,7 +17,7 @@ from raft.types import GroupId
 from shardctrler.client import ControllerClient
 from shardctrler.machine import ControllerMachine
 from shardctrler.server import ControllerServer
-from shardctrler.types import NodeAddresses
+from shardctrler.types import NodeAddresses, ShardId
 from shardkv.admin import ShardStatus
 from shardkv.feed import ConfigFeed
 from shardkv.handover import Handover, RateLimit
@@ -29,7 +29,6 @@ from shardkv.rows import ShardRecord
 from shardkv.server import GroupServer, GroupStateMachine
 from shardkv.service import StoreService
 from shardkv.signpost import Signpost
-from shardkv.types import NO_COPY
 
 log = logging.getLogger(__name__)
 
@@ -145,16 +144,15 @@ class Assembly:
             return ()
         records = enumerate(group.server.machine.facts.records)
         return tuple(
-            ShardStatus(shard, record.phase.name.lower(), record.peer, _progress(record))
+            _status(ShardId(shard), record, group.handover)
             for shard, record in records
             if record.phase is not Phase.ABSENT
         )
 
 
-def _progress(record: ShardRecord) -> str:
-    """How far the copy of an arriving shard has come."""
+def _status(shard: ShardId, record: ShardRecord, handover: Handover) -> ShardStatus:
+    words = (shard, record.phase.name.lower(), record.peer)
     if record.phase is not Phase.ARRIVING:
-        return ""
-    if record.copied:
-        return "copied"
-    return "waiting" if record.copy_id == NO_COPY else "copying"
+        return ShardStatus(*words, "")
+    phase, _, left, rate = handover.progress(shard, record)
+    return ShardStatus(*words, phase, left, rate)

@@ -34,6 +34,7 @@ from shardkv.limits import (
     SLOTS,
     VALUE_BYTES_MAX,
 )
+from shardkv.rows import COPY_END, counter_at
 from shardkv.types import Answer, Code, CopyId, SessionId, Version
 
 FORMAT: Final = 1
@@ -104,10 +105,12 @@ class Configure(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A piece of a shard's frozen state, as its source gives it and the destination logs it.
+    """A piece of a shard, as a replica of its source gives it and the destination logs it.
 
-    The rows `[cursor, next_cursor)` of copy `copy_id`, made for configuration `number`: keys under
-    the shard, ascending, data and session rows alike. `last` says that none follow.
+    What copy `copy_id`, made for configuration `number`, has from `cursor` to `next_cursor`
+    (`rows.py`): rows by their keys below the copy's prefix, ascending, data and session rows alike.
+    Among the rows it is those that lie between the two. Among the change rows it is each row that
+    they name, once, as it stood when it was read: None where it is absent.
     """
 
     shard: ShardId
@@ -115,12 +118,29 @@ class Chunk(NamedTuple):
     copy_id: CopyId
     cursor: bytes
     next_cursor: bytes
-    last: bool
-    rows: tuple[tuple[bytes, bytes], ...]
+    rows: tuple[tuple[bytes, bytes | None], ...]
 
 
 class Install(NamedTuple):
-    """Serve what copy `copy_id` has staged, the whole of it, from here on."""
+    """Serve what copy `copy_id` has staged, from here on. The source has said that it is frozen
+    and that `end` change rows are all there are."""
+
+    shard: ShardId
+    number: ConfigNumber
+    copy_id: CopyId
+    end: int
+
+
+class Freeze(NamedTuple):
+    """Answer no client any more about a shard whose copy `copy_id` is under way."""
+
+    shard: ShardId
+    number: ConfigNumber
+    copy_id: CopyId
+
+
+class Restart(NamedTuple):
+    """Begin the copy `copy_id` again: too much has changed since it began."""
 
     shard: ShardId
     number: ConfigNumber
@@ -134,7 +154,9 @@ class Drop(NamedTuple):
     number: ConfigNumber
 
 
-Command: TypeAlias = Mutation | OpenSession | ExpireSessions | Configure | Chunk | Install | Drop
+Step: TypeAlias = Chunk | Install | Freeze | Restart | Drop
+"""A step of a hand-over."""
+Command: TypeAlias = Mutation | OpenSession | ExpireSessions | Configure | Step
 
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
 
@@ -165,9 +187,11 @@ def check_if_version(version: int | None) -> None:
 _OPEN_SESSION: Final = 10
 _EXPIRE_SESSIONS: Final = 11
 _CONFIGURE: Final = 20
-_CHUNK: Final = 21
-_INSTALL: Final = 22
 _DROP: Final = 23
+_CHUNK: Final = 24  # 21 and 22 were the steps of a copy that froze its shard first
+_INSTALL: Final = 25
+_FREEZE: Final = 26
+_RESTART: Final = 27
 
 _KINDS: Final[dict[type, int]] = {
     OpenSession: _OPEN_SESSION,
@@ -175,6 +199,8 @@ _KINDS: Final[dict[type, int]] = {
     Configure: _CONFIGURE,
     Chunk: _CHUNK,
     Install: _INSTALL,
+    Freeze: _FREEZE,
+    Restart: _RESTART,
     Drop: _DROP,
 }
 
@@ -284,48 +310,56 @@ def _configure(fields: list[Any]) -> Configure:
 
 
 def _chunk(fields: list[Any]) -> Chunk:
-    shard, number, copy_id, cursor, next_cursor, last, pairs = _take(fields, "Chunk", 7)
-    cursor = _bytes("cursor", cursor, _ROW_KEY_BYTES_MAX)
-    next_cursor = _bytes("next cursor", next_cursor, _ROW_KEY_BYTES_MAX)
-    if type(last) is not bool:
-        raise BadCommand(f"last is a {type(last).__name__}")
+    shard, number, copy_id, cursor, next_cursor, pairs = _take(fields, "Chunk", 6)
+    counter, _ = _cursor(cursor), _cursor(next_cursor)
+    if next_cursor <= cursor:
+        raise BadCommand("a chunk goes on from its cursor")
     if type(pairs) is not list:
         raise BadCommand(f"rows are a {type(pairs).__name__}")
-    rows = []
-    size, previous = 0, None
+    # Among the change rows the keys are any; among the rows they lie between the two cursors.
+    lo, hi = (cursor, next_cursor) if counter is None else (b"", COPY_END)
+    rows: list[tuple[bytes, bytes | None]] = []
+    size, previous = 0, b""
     for pair in pairs:
         if type(pair) is not list or len(pair) != 2:
             raise BadCommand("a row is a key and a value")
         key = _bytes("row key", pair[0], _ROW_KEY_BYTES_MAX)
-        value = _bytes("row", pair[1], _ROW_BYTES_MAX)
-        if (
-            not key
-            or key < cursor
-            or key >= next_cursor
-            or (previous is not None and key <= previous)
-        ):
+        value = None if pair[1] is None else _bytes("row", pair[1], _ROW_BYTES_MAX)
+        if not lo <= key < min(hi, COPY_END) or key <= previous:
             raise BadCommand("rows ascend from the cursor to the next one")
-        size += len(key) + len(value)
+        if value is None and counter is None:
+            raise BadCommand("an absent row is no row")
+        size += len(key) + len(value or b"")
         previous = key
         rows.append((key, value))
     if size > CHUNK_BYTES_MAX and len(rows) > 1:
         raise BadCommand(f"chunk of {size} bytes in {len(rows)} rows, over {CHUNK_BYTES_MAX}")
-    if not rows and not last:
-        raise BadCommand("a chunk without rows is the last one")
     return Chunk(
-        _shard(shard),
-        _number(number),
-        CopyId(_integer("copy id", copy_id, 1)),
-        cursor,
-        next_cursor,
-        last,
-        tuple(rows),
+        _shard(shard), _number(number), _copy_id(copy_id), cursor, next_cursor, tuple(rows)
     )
 
 
+def _cursor(value: Any) -> int | None:
+    """Where a cursor stands among the change rows; None: among the rows."""
+    try:
+        return counter_at(_bytes("cursor", value, _ROW_KEY_BYTES_MAX))
+    except ValueError as error:
+        raise BadCommand(str(error)) from None
+
+
 def _install(fields: list[Any]) -> Install:
-    shard, number, copy_id = _take(fields, "Install", 3)
-    return Install(_shard(shard), _number(number), CopyId(_integer("copy id", copy_id, 1)))
+    shard, number, copy_id, end = _take(fields, "Install", 4)
+    return Install(_shard(shard), _number(number), _copy_id(copy_id), _integer("end", end, 0))
+
+
+def _freeze(fields: list[Any]) -> Freeze:
+    shard, number, copy_id = _take(fields, "Freeze", 3)
+    return Freeze(_shard(shard), _number(number), _copy_id(copy_id))
+
+
+def _restart(fields: list[Any]) -> Restart:
+    shard, number, copy_id = _take(fields, "Restart", 3)
+    return Restart(_shard(shard), _number(number), _copy_id(copy_id))
 
 
 def _drop(fields: list[Any]) -> Drop:
@@ -342,6 +376,8 @@ _DECODERS: Final[dict[int, Callable[[list[Any]], Command]]] = {
     _CONFIGURE: _configure,
     _CHUNK: _chunk,
     _INSTALL: _install,
+    _FREEZE: _freeze,
+    _RESTART: _restart,
     _DROP: _drop,
 }
 
@@ -401,6 +437,10 @@ def _bytes(what: str, value: Any, length_max: int) -> bytes:
 
 def _shard(value: Any) -> ShardId:
     return ShardId(_integer("shard", value, 0, SLOTS - 1))
+
+
+def _copy_id(value: Any) -> CopyId:
+    return CopyId(_integer("copy id", value, 1))
 
 
 def _number(value: Any) -> ConfigNumber:

@@ -4,7 +4,8 @@ One task a step; when it ends, what is due is read off the applied state anew (`
 So nothing has to be remembered: a new leader starts where the log stands, and a step done twice,
 by two leaders or after a lost answer, is done once by the state machine. A chunk is asked for,
 proposed, and only then the next one is asked for: one in flight a shard, `COPIES_MAX` shards a
-group, and all copies that arrive at a node share one rate.
+group, and all copies that arrive at a node share one rate. The last chunk and the install that
+follows it travel in one entry: between the freeze and the install lie one call and one commit.
 
 No step waits for another group with anything held: it asks, and asks again after a pause.
 """
@@ -22,24 +23,29 @@ from shardctrler.codec import encode_config
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copies
 from shardkv.backoff import Backoff
-from shardkv.commands import Configure, Drop, ExpireSessions, Install, encode
+from shardkv.commands import Configure, Drop, ExpireSessions, Freeze, Restart, encode
 from shardkv.feed import ConfigFeed
 from shardkv.limits import (
+    CHANGE_ROWS_MAX,
     CHUNK_BYTES_MAX,
     COPIES_MAX,
     COPY_BYTES_PER_SECOND,
     EXPIRE_SESSIONS_MAX,
     SESSIONS_MAX,
 )
-from shardkv.migration import Advance, Ask, Pull, Step, answers, owners_since, todo
+from shardkv.migration import Advance, Ask, Pull, Step, answers, install, owners_since, todo
+from shardkv.progress import Meter, Progress
 from shardkv.protocol import BadFrame
+from shardkv.rows import ShardRecord, counter_at
 from shardkv.server import GroupServer
-from shardkv.types import Answer, Code, SessionId
+from shardkv.types import Answer, Code, CopyId, SessionId
 
 log = logging.getLogger(__name__)
 
 ASK_SECONDS: Final = 1.0
 """How long another group has for an answer."""
+ATTEMPTS: Final = 3
+"""Members that one pull asks before it pauses, when each names another."""
 LOOK_SECONDS: Final = 1.0
 """How often the applied state is looked at when nothing said that it changed."""
 SURVEY_SECONDS: Final = 60.0
@@ -59,12 +65,16 @@ class RateLimit:
         self._rate = bytes_per_second
         self._free_at = 0.0  # loop seconds at which what was taken so far is paid for
 
-    async def take(self, size: int) -> None:
-        """Wait for one's turn to have received `size` bytes."""
+    def charge(self, size: int) -> float:
+        """Book `size` bytes that came; returns how long to wait for one's turn, in seconds."""
         now = asyncio.get_running_loop().time()
         wait = self._free_at - now
         self._free_at = max(self._free_at, now) + size / self._rate
-        if wait > 0:
+        return max(wait, 0.0)
+
+    async def take(self, size: int) -> None:
+        """Wait for one's turn to have received `size` bytes."""
+        if wait := self.charge(size):
             await asyncio.sleep(wait)
 
 
@@ -88,6 +98,8 @@ class Handover:
         self._steps: dict[ShardId, tuple[Step, asyncio.Task[None]]] = {}
         self._backoffs: dict[ShardId, Backoff] = {}
         self._turns: dict[ShardId, int] = {}  # which member of the source to ask next
+        self._leaders: dict[GroupId, Address] = {}  # of other groups, as they said last
+        self._meters: dict[ShardId, Meter] = {}
         self._survey: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -115,7 +127,7 @@ class Handover:
         if self._survey is None:
             self._survey = self._loop.create_task(self._expire_sessions())
         machine = self._server.machine
-        for step in todo(machine.number, machine.unsettled):
+        for step in todo(machine.number, machine.unsettled, machine.changes, CHANGE_ROWS_MAX):
             self._begin(step)
         self._stop_timer()
         self._timer = self._loop.call_later(LOOK_SECONDS, self.look)
@@ -125,6 +137,8 @@ class Handover:
         for _, task in self._steps.values():
             task.cancel()
         self._backoffs.clear()
+        self._meters.clear()
+        self._server.holds.end_all()
         if self._survey is not None:
             self._survey.cancel()
             self._survey = None
@@ -148,7 +162,7 @@ class Handover:
 
     @property
     def _copies_under_way(self) -> int:
-        return sum(isinstance(step, Pull | Install) for step, _ in self._steps.values())
+        return sum(isinstance(step, Pull) for step, _ in self._steps.values())
 
     async def _run(self, shard: ShardId, step: Step) -> None:
         """Do one step; one that could not be done is followed by a pause."""
@@ -170,7 +184,7 @@ class Handover:
                 return await self._advance(step)
             case Pull():
                 return await self._pull(step)
-            case Install():
+            case Freeze() | Restart():
                 return await self._propose(encode(step))
             case Ask():
                 return await self._ask(step)
@@ -196,20 +210,71 @@ class Handover:
         return await self._propose(encode(Configure(encode_config(config))))
 
     async def _pull(self, pull: Pull) -> bool:
-        member = self._member(pull.shard, pull.source)
-        if member is None:
-            self._feed.look()
-            return False
-        request = copies.PullRequest(
-            pull.source, pull.shard, pull.number, pull.cursor, CHUNK_BYTES_MAX
-        )
-        reply = await self._call(member, copies.PULL, copies.encode_pull(request), pull.shard)
-        got = copies.decode_pull_reply(reply)
-        if got.chunk is None or not answers(pull, got.chunk):
-            self._turns[pull.shard] = self._turns.get(pull.shard, 0) + 1
-            return False
-        await self._rate.take(len(got.data))
-        return await self._propose(got.data)
+        """Stage the next chunk; among the change rows with the wish that the shard be frozen."""
+        near = counter_at(pull.cursor) is not None
+        if near:
+            self._server.holds.begin(pull.shard)
+        try:
+            got = await self._pulled(pull, freeze=near)
+            if got is None:
+                return False
+            if got.end is None:
+                self._server.holds.end(pull.shard)
+            return await self._stage(pull, got)
+        finally:
+            self._server.holds.end(pull.shard)
+
+    async def _pulled(self, pull: Pull, *, freeze: bool) -> copies.PullReply | None:
+        """What the source gives. The freeze is its leader's to grant, so that one is asked at
+        once where another replica has nothing more to give."""
+        for _ in range(ATTEMPTS):
+            member = self._leaders.get(pull.source) if freeze else None
+            member = member or self._member(pull.shard, pull.source)
+            if member is None:
+                self._feed.look()
+                return None
+            request = copies.PullRequest(
+                pull.source,
+                pull.shard,
+                pull.number,
+                pull.copy_id,
+                pull.cursor,
+                CHUNK_BYTES_MAX,
+                freeze,
+            )
+            body = copies.encode_pull(request)
+            reply = await self._call(member, pull.source, copies.PULL, body, pull.shard)
+            got = copies.decode_pull_reply(reply)
+            self._heard(pull.source, got.leader)
+            if got.chunk is not None and not answers(pull, got.chunk):
+                break
+            if got.chunk is not None or got.end is not None:
+                return got
+            if not freeze or self._leaders.get(pull.source) in (None, member):
+                break
+        self._turns[pull.shard] = self._turns.get(pull.shard, 0) + 1
+        return None
+
+    async def _stage(self, pull: Pull, got: copies.PullReply) -> bool:
+        """Propose what was given, and the install with it if that was the last of it."""
+        commands = [] if got.chunk is None else [got.data]
+        last = install(pull, got.chunk, got.end)
+        if last is not None:
+            commands.append(encode(last))
+        wait = self._rate.charge(len(got.data))
+        if wait and got.end is None:  # else nobody serves the shard: what follows pays for it
+            await asyncio.sleep(wait)
+        if got.chunk is not None:
+            meter = self._meter(pull.shard, got.chunk.copy_id)
+            meter.took(len(got.data), got, self._loop.time())
+        outcomes = await self._server.rsm.submit_frame(commands)
+        for outcome in outcomes:
+            if isinstance(outcome, RaftError):
+                raise outcome
+            assert isinstance(outcome, Answer), outcome
+            if outcome.code is not Code.OK:
+                return False
+        return True
 
     async def _ask(self, ask: Ask) -> bool:
         """Ask who may have taken the shard since; the first yes lets it be dropped here."""
@@ -228,16 +293,17 @@ class Handover:
     async def _is_in(self, owner: GroupId, ask: Ask) -> bool:
         if owner == self._server.gid:
             return self._server.machine.is_in(ask.shard, ask.number)
-        member = self._member(ask.shard, owner)
+        member = self._leaders.get(owner) or self._member(ask.shard, owner)
         if member is None:
             return False
         request = copies.SettledRequest(owner, ask.shard, ask.number)
         body = copies.encode_settled(request)
         try:
-            reply = await self._call(member, copies.SETTLED, body, ask.shard)
+            reply = await self._call(member, owner, copies.SETTLED, body, ask.shard)
         except RpcError:
             return False  # another owner may answer
-        settled = copies.decode_settled_reply(reply).settled
+        settled, _, leader = copies.decode_settled_reply(reply)
+        self._heard(owner, leader)
         if not settled:
             self._turns[ask.shard] = self._turns.get(ask.shard, 0) + 1
         return settled
@@ -249,12 +315,37 @@ class Handover:
             return None
         return members[self._turns.get(shard, 0) % len(members)]
 
-    async def _call(self, to: Address, method: str, body: bytes, shard: ShardId) -> bytes:
+    async def _call(
+        self, to: Address, gid: GroupId, method: str, body: bytes, shard: ShardId
+    ) -> bytes:
         try:
             return await self._transport.call(to, method, body, timeout=ASK_SECONDS)
         except RpcError:
             self._turns[shard] = self._turns.get(shard, 0) + 1
+            self._leaders.pop(gid, None)
             raise
+
+    def _heard(self, gid: GroupId, leader: str) -> None:
+        """A member of another group has said where its leader is; "" if it does not know."""
+        if leader:
+            self._leaders[gid] = Address(leader)
+        else:
+            self._leaders.pop(gid, None)
+
+    # For people
+
+    def progress(self, shard: ShardId, record: ShardRecord) -> Progress:
+        """How far the copy of an arriving shard has come; rates are known where it is pulled."""
+        meter = self._meters.get(shard)
+        if meter is None or meter.copy_id != record.copy_id:
+            meter = Meter(record.copy_id, self._loop.time())
+        return meter.progress(record.cursor)
+
+    def _meter(self, shard: ShardId, copy_id: CopyId) -> Meter:
+        meter = self._meters.get(shard)
+        if meter is None or meter.copy_id != copy_id:
+            meter = self._meters[shard] = Meter(copy_id, self._loop.time())
+        return meter
 
     # Sessions that nobody uses
 

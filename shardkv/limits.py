@@ -63,7 +63,23 @@ COPIES_MAX: Final = 4
 """Shards that one group pulls at a time, one chunk in flight each."""
 COPY_BYTES_PER_SECOND: Final = 32 * MIB
 """Of all copies that arrive at one node."""
+CHUNK_CHANGES_MAX: Final = 16_384
+"""Change rows that one chunk covers: many may name one row."""
+FREEZE_BYTES: Final = 64 * KIB
+"""With less than this left to copy the source freezes the shard."""
+CHANGE_ROWS_MAX: Final = 500_000
+"""Of one copy; past it the copy begins again."""
+RESTARTS_MAX: Final = 3
+"""Times that a copy begins again; past them the shard is frozen, however much is left."""
+ROUNDS_UNTIL_SLOWER: Final = 3
+"""Pulls of change rows in a row that do not find fewer than before; then writers are slowed."""
+ROUNDS_MAX: Final = 24
+"""Pulls of change rows after which the shard is frozen, however much is left."""
+SLOWED_BYTES_PER_SECOND: Final = 4 * MIB
+"""What a shard's writers may write when they are slowed for the first time; then half of it."""
+WRITE_OVERHEAD_BYTES: Final = 256
+"""What a write costs besides its command: its session's row is copied again, too."""
 HOLD_SECONDS: Final = 0.2
-"""From the freeze to the install both sides hold a shard's requests so long before refusing."""
+"""From the freeze to the install a shard's requests are held so long before they are refused."""
 GARBAGE_ROWS_MAX: Final = 1000
 """Rows of dead copies that one slice of clean-up deletes."""

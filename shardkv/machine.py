@@ -5,20 +5,31 @@ rows. A refusal is a value, never an exception; what cannot be judged (a command
 a damaged row) raises, and the replica stops rather than guess.
 
 The safety argument of a hand-over (invariants of shards S1 to S9), by configuration n that takes
-shard s from group A to group B; `phases.py` has the table, `migration.py` the steps:
+shard s from group A to group B; `phases.py` has the table, `steps.py` what each step needs,
+`copying.py` why a copy is right, `migration.py` who does what when:
 
-1. *Freeze.* A applies `Configure(n)`: s is LEAVING from this entry on, and no row of it changes
-   any more. The entry's index is the copy id. A write that was let in before and is applied after
-   is refused here, in `_mutate`, not at the door (S9).
-2. *Copy.* `pull` gives out rows of a frozen shard only, so whatever replica of A answers, and
-   whenever, the rows of copy (n, copy id) are the same: data, sessions, counter, floors (S3, S4).
-   Each chunk is an entry of B's log and is staged only at the cursor where the last one ended; so
-   late, repeated and overtaken chunks change nothing, and a new leader of B goes on.
-3. *Install.* Only when the last chunk is staged: B serves from this entry on. A does not serve
-   since step 1; so at every instant one group at most does (S1), and it holds what A froze.
-4. *Drop.* A forgets the copy only after a later owner has said from applied state that (s, >= n)
+1. *Configure.* A applies `Configure(n)`: s is MOVING. It is served as before, and each row of it
+   that a command puts or deletes has a change row in the same batch (`changes.py`). The entry's
+   index is the copy id.
+2. *Copy.* Any replica of A that has applied the copy id gives out rows, then what the change rows
+   name. Each chunk is an entry of B's log and is staged only at the cursor where the last one
+   ended, of the same copy; so late, repeated and overtaken chunks change nothing, all replicas of B
+   stage the same, and a new leader of B goes on. `Restart` begins a copy again under a new id; B
+   then stages that from its beginning, under a generation of its own.
+3. *Freeze.* A applies `Freeze(n, copy id)`: s is LEAVING from this entry on, and no row of it
+   changes any more. A write that was let in before and is applied after is refused here, in
+   `_mutate`, not at the door (S9). The number of change rows is the copy's *end*, the same on every
+   replica; and only one that has applied the freeze tells it.
+4. *Install.* `Install(n, copy id, end)` counts only where B's cursor is that end: so B holds what A
+   froze, data, sessions, counter, floors (S3, S4), and serves from this entry on. A does not serve
+   since step 3; so at every instant one group at most does (S1).
+5. *Drop.* A forgets the copy only after a later owner has said from applied state that (s, >= n)
    is in (`is_in`; S8). It names n; should A own s again by then, its record has a higher number,
    and the drop changes nothing.
+
+A shard that nobody owned for a while is frozen where it lies (PARKED); it goes to LEAVING at once,
+and its end is 0. A hand-over that freezes first, as the labs' controller drives it, is these steps
+with the freeze right after the configuration.
 
 A group takes configuration n + 1 only when no shard of n is on its way here or away (S5), and each
 configuration in turn; each names the last owner of every shard, also of one that nobody owned for a
@@ -37,41 +48,40 @@ from raft.sessions import Recorded, SessionTable, Verdict
 from raft.types import GroupId, Index
 from shardctrler.codec import BadConfig, decode_config
 from shardctrler.types import NO_GROUP, ConfigNumber, ShardConfig, ShardId
+from shardkv import copying, steps
 from shardkv.commands import (
     Chunk,
     Configure,
     Drop,
     ExpireSessions,
+    Freeze,
     Install,
     Mutation,
     Op,
     OpenSession,
+    Restart,
     decode,
     decode_answer,
     encode_answer,
 )
 from shardkv.errors import InvalidArgument
+from shardkv.held import HeldShard, find_dead, prefixes
 from shardkv.limits import (
     CHUNK_BYTES_MAX,
-    CHUNK_ROW_OVERHEAD_BYTES,
     SESSION_WINDOW,
     SESSIONS_MAX,
     SLOTS,
     VALUE_BYTES_MAX,
 )
-from shardkv.phases import SETTLED, Event, Phase, advance
+from shardkv.phases import SETTLED, Phase
 from shardkv.rows import (
     ABSENT_RECORD,
     CONFIG_KEY,
-    COPIES,
-    COPY_END,
-    DATA,
-    HIGHEST_DELETED,
     RECORDS,
     ROW_OVERHEAD_BYTES,
     SESSIONS,
     ShardRecord,
-    after_copy,
+    after_prefix,
     copy_of,
     decode_config_row,
     decode_record,
@@ -89,16 +99,13 @@ from shardkv.types import (
     ABSENT,
     DONE,
     NO_COPY,
-    NO_GENERATION,
     Answer,
     Code,
     CopyId,
-    Generation,
     Row,
 )
 
 _BAD_COMMAND: Final = Answer(Code.BAD_COMMAND)
-_OUT_OF_STEP: Final = Answer(Code.OUT_OF_STEP)
 
 
 class Facts(NamedTuple):
@@ -141,7 +148,8 @@ class StoreMachine:
         self.config: ShardConfig | None = None
         self._shards = [self._shard(ShardId(s), ABSENT_RECORD) for s in range(self.nshards)]
         self._unsettled: dict[ShardId, None] = {}
-        self._dead: dict[tuple[ShardId, Generation], None] = {}
+        self._dead: dict[bytes, None] = {}  # what the keys of garbage begin with
+        self._index = Index(0)  # of the entry that is applied
 
     # Facts
 
@@ -159,6 +167,15 @@ class StoreMachine:
     def unsettled(self) -> tuple[tuple[ShardId, ShardRecord], ...]:
         """The shards that are on their way here or away, by number: what is left to do."""
         return tuple((shard, self._shards[shard].record) for shard in sorted(self._unsettled))
+
+    @property
+    def unsettled_count(self) -> int:
+        return len(self._unsettled)
+
+    def refusal(self, shard: ShardId) -> Answer | None:
+        """Why this group does not answer clients about a shard now; None: it does."""
+        held = self._shards[shard]
+        return None if held.serves else self._elsewhere(held)
 
     def record(self, shard: ShardId) -> ShardRecord:
         return self._shards[shard].record
@@ -181,7 +198,7 @@ class StoreMachine:
         served after it must not see a state that another group may have overtaken (S1).
         """
         held = self._shards[shard]
-        if held.record.phase is not Phase.SERVING:
+        if not held.serves:
             return self._elsewhere(held)
         row_key = held.data_prefix + key
         row = rows.get(row_key)
@@ -194,7 +211,7 @@ class StoreMachine:
         proposes `ExpireSessions` with that figure. Nothing for a shard that is not served.
         """
         held = self._shards[shard]
-        if held.record.phase is Phase.SERVING:
+        if held.serves:
             yield from held.sessions.survey(rows)
 
     # Apply
@@ -210,6 +227,7 @@ class StoreMachine:
             decoded = decode(command)
         except InvalidArgument:
             return _BAD_COMMAND  # no leader of this version lets it in; all replicas agree on it
+        self._index = index
         if isinstance(decoded, Mutation):
             return self._mutate(decoded, rows)
         if isinstance(decoded, Configure):
@@ -226,6 +244,10 @@ class StoreMachine:
                 return self._chunk(held, decoded, rows)
             case Install():
                 return self._install(held, decoded, rows)
+            case Freeze():
+                return self._freeze(held, decoded, rows)
+            case Restart():
+                return self._restart(held, decoded, rows)
             case Drop():
                 return self._drop(held, decoded, rows)
 
@@ -240,8 +262,10 @@ class StoreMachine:
         if command.shard >= self.nshards:
             return _BAD_COMMAND
         held = self._shards[command.shard]
-        if held.record.phase is not Phase.SERVING:
+        if not held.serves:
             return self._elsewhere(held)
+        if held.changes is not None:
+            rows = held.changes.noting(rows, self._index)
         _, _, session, seq, floor, _, _, _ = command
         digest = command.digest
         outcome = held.sessions.check(rows, session, seq, floor, digest)
@@ -255,7 +279,7 @@ class StoreMachine:
         assert isinstance(outcome, Verdict)
         return self._verdict(outcome)
 
-    def _write(self, held: "_Shard", command: Mutation, rows: Rows) -> Answer:
+    def _write(self, held: HeldShard, command: Mutation, rows: Rows) -> Answer:
         """Do it, or refuse it for good. Either answer is recorded."""
         key = held.data_prefix + command.key
         row = rows.get(key)
@@ -281,24 +305,29 @@ class StoreMachine:
         rows.put(key, encode_row(version, value))
         return Answer(Code.OK, (version,))
 
-    def _open_session(self, held: "_Shard", rows: Rows) -> Answer:
-        if held.record.phase is not Phase.SERVING:
+    def _open_session(self, held: HeldShard, rows: Rows) -> Answer:
+        if not held.serves:
             return self._elsewhere(held)
-        session = held.sessions.open(rows)
+        session = held.sessions.open(self._noting(held, rows))
         if session is None:
             return Answer(Code.SESSIONS_FULL, (self._sessions_max,))
         return Answer(Code.OK, (session,))
 
-    def _expire_sessions(self, held: "_Shard", command: ExpireSessions, rows: Rows) -> Answer:
+    def _expire_sessions(self, held: HeldShard, command: ExpireSessions, rows: Rows) -> Answer:
         """Never on a frozen shard: its table is on its way elsewhere (S4)."""
-        if held.record.phase is not Phase.SERVING:
+        if not held.serves:
             return self._elsewhere(held)
+        rows = self._noting(held, rows)
         dropped = 0
         for session, idle_since in command.idle:
             dropped += held.sessions.drop(rows, session, idle_since=idle_since)
         return Answer(Code.OK, (dropped,))
 
-    def _elsewhere(self, held: "_Shard") -> Answer:
+    def _noting(self, held: HeldShard, rows: Rows) -> Rows:
+        """`rows`, with what changes in a shard that is being copied noted (safeguard H01)."""
+        return rows if held.changes is None else held.changes.noting(rows, self._index)
+
+    def _elsewhere(self, held: HeldShard) -> Answer:
         if held.record.phase is Phase.ARRIVING:
             return Answer(Code.NOT_READY, (self.number, held.record.peer))
         return Answer(Code.WRONG_GROUP, (self.number,))
@@ -319,7 +348,7 @@ class StoreMachine:
     # Configurations
 
     def _configure(self, index: Index, command: Configure, rows: Rows) -> Answer:
-        """Take the next configuration; this entry freezes what leaves and begins what arrives."""
+        """Take the next configuration; from this entry on what leaves and arrives is on its way."""
         try:
             config = decode_config(command.config)
         except BadConfig as error:
@@ -336,8 +365,12 @@ class StoreMachine:
 
         if not self._fits(config):
             return _BAD_COMMAND
-        for held, owner in zip(self._shards, config.shards, strict=True):
-            self._assign(held, owner, config.previous[held.id], config.number, index, rows)
+        for shard, owner in enumerate(config.shards):
+            held, previous = self._shards[shard], config.previous[shard]
+            record = held.record
+            after = steps.assign(record, self.gid, owner, previous, config.number, index)
+            if after is not record:
+                self._become(held, after, rows)
         self.config = config
         rows.put(CONFIG_KEY, encode_config_row(command.config))
         return DONE
@@ -353,48 +386,6 @@ class StoreMachine:
             for held, previous in zip(self._shards, config.previous, strict=True)
         )
 
-    def _assign(
-        self,
-        held: "_Shard",
-        owner: GroupId,
-        previous: GroupId,
-        number: ConfigNumber,
-        index: Index,
-        rows: Rows,
-    ) -> None:
-        """What configuration `number` means for one shard here, O(1) whatever the shard holds.
-
-        Every shard is settled before: ABSENT, SERVING or PARKED. `previous` is its last owner
-        other than nobody, before this configuration.
-        """
-        record = held.record
-        if record.phase is Phase.ABSENT:
-            if owner != self.gid:
-                return
-            created = previous == NO_GROUP
-            after = ShardRecord(
-                advance(record.phase, Event.CREATED if created else Event.ASSIGNED),
-                number=number,
-                taken=number if created else record.taken,
-                generation=Generation(index),
-                peer=previous,
-            )
-        elif owner == self.gid:
-            if record.phase is Phase.SERVING:
-                return
-            # Parked here, and nobody had it since: what lies here is the shard as it was frozen.
-            phase = advance(record.phase, Event.RETURNED)
-            after = record._replace(phase=phase, number=number, taken=number)
-        elif owner == NO_GROUP:
-            if record.phase is Phase.PARKED:
-                return
-            phase = advance(record.phase, Event.UNASSIGNED)
-            after = record._replace(phase=phase, number=number)
-        else:
-            phase = advance(record.phase, Event.REASSIGNED)
-            after = record._replace(phase=phase, number=number, peer=owner, copy_id=CopyId(index))
-        self._become(held, after, rows)
-
     # Steps of a hand-over
 
     def pull(
@@ -404,21 +395,22 @@ class StoreMachine:
         number: ConfigNumber,
         cursor: bytes,
         bytes_max: int = CHUNK_BYTES_MAX,
-    ) -> Chunk | Answer:
-        """The rows from `cursor` on of a shard that leaves under configuration `number`.
+        copy_id: CopyId = NO_COPY,
+    ) -> copying.Pulled | Answer:
+        """What follows `cursor` of a shard that leaves under configuration `number`.
 
-        Any replica may answer, from its applied state, whatever its group itself waits for (L12):
-        the rows of a shard in LEAVING are the same for ever. A shard that is merely PARKED is not
-        given out: this replica may be behind, and its group may have had the shard again between
-        the parking and `number`.
+        Any replica may answer, from its applied state, whatever its group itself waits for (L12).
+        A shard that is merely PARKED is not given out: this replica may be behind, and its group
+        may have had the shard again between the parking and `number`.
 
         Args:
             cursor: b"" at first, then the `next_cursor` of the chunk before.
             bytes_max: What the rows may take; one row is always given. At most `CHUNK_BYTES_MAX`.
+            copy_id: Of the copy that `cursor` is of; an older one than the present is begun anew.
 
         Returns:
-            A chunk, ready for the destination's log; or OLD (a later configuration has decided),
-            or OUT_OF_STEP (not frozen for `number`: not yet, or not here; ask again).
+            What there is; or OLD (a later configuration has decided), or OUT_OF_STEP (not on its
+            way for `number`, or of a copy yet to come: this replica is behind; ask again).
         """
         if not 0 <= shard < self.nshards:
             return _BAD_COMMAND
@@ -426,94 +418,72 @@ class StoreMachine:
         record = held.record
         if number < record.number:
             return Answer(Code.OLD, (record.number,))
-        if record.phase is not Phase.LEAVING or record.number != number:
-            return _OUT_OF_STEP
-        bytes_left = min(bytes_max, CHUNK_BYTES_MAX)
-        chunk: list[tuple[bytes, bytes]] = []
-        next_cursor = COPY_END
-        skip = len(held.prefix)
-        for key, row in rows.range(held.prefix + cursor, held.prefix + COPY_END):
-            bytes_left -= len(key) - skip + len(row) + CHUNK_ROW_OVERHEAD_BYTES
-            if bytes_left < 0 and chunk:
-                next_cursor = key[skip:]
-                break
-            chunk.append((key[skip:], row))
-        last = next_cursor == COPY_END
-        return Chunk(shard, number, record.copy_id, cursor, next_cursor, last, tuple(chunk))
+        if record.phase not in (Phase.MOVING, Phase.LEAVING) or record.number != number:
+            return steps.OUT_OF_STEP
+        if copy_id > record.copy_id:
+            return steps.OUT_OF_STEP
+        if copy_id not in (NO_COPY, record.copy_id):
+            cursor = b""
+        assert held.changes is not None, record
+        frozen = record.phase is Phase.LEAVING
+        source = copying.Source(shard, number, record.copy_id, held.prefix, held.changes, frozen)
+        return copying.pull(rows, source, cursor, min(bytes_max, CHUNK_BYTES_MAX))
 
-    def _chunk(self, held: "_Shard", command: Chunk, rows: Rows) -> Answer:
+    def changes(self, shard: ShardId) -> int:
+        """How many change rows a shard on its way from here has; 0 for any other."""
+        changes = self._shards[shard].changes
+        return 0 if changes is None else changes.count
+
+    def _chunk(self, held: HeldShard, command: Chunk, rows: Rows) -> Answer:
         """Stage a chunk if it is the very next one of the very copy that is being staged (S3)."""
-        record = held.record
-        if command.number < record.number:
-            return Answer(Code.OLD, (record.number,))
-        if command.number != record.number:
-            return _OUT_OF_STEP
-        if record.phase is Phase.SERVING and record.taken == record.number:
-            return DONE  # repeated after the install
-        if record.phase is not Phase.ARRIVING:
-            return _OUT_OF_STEP
-        if record.copy_id not in (NO_COPY, command.copy_id):
-            return _OUT_OF_STEP
-        if record.copied or command.cursor < record.cursor:
-            return DONE  # repeated: these rows are staged
-        if command.cursor != record.cursor:
-            return _OUT_OF_STEP
+        after = steps.fence(held.record, command) or steps.stage(held.record, command, self._index)
+        if isinstance(after, Answer):
+            return after
+        held = self._become(held, after, rows)
         for key, row in command.rows:
-            rows.put(held.prefix + key, row)
-        staged = record._replace(
-            copy_id=command.copy_id, cursor=command.next_cursor, copied=command.last
-        )
-        self._become(held, staged, rows)
+            if row is None:
+                rows.delete(held.prefix + key)
+            else:
+                rows.put(held.prefix + key, row)
         return DONE
 
-    def _install(self, held: "_Shard", command: Install, rows: Rows) -> Answer:
-        """Serve the staged copy: its generation becomes the live one, O(1)."""
-        record = held.record
-        if command.number < record.number:
-            return Answer(Code.OLD, (record.number,))
-        if command.number != record.number:
-            return _OUT_OF_STEP
-        if record.phase is Phase.SERVING and record.taken == record.number:
-            return DONE
-        if not record.copied or record.copy_id != command.copy_id:
-            return _OUT_OF_STEP
-        after = ShardRecord(
-            advance(record.phase, Event.INSTALLED),
-            number=record.number,
-            taken=record.number,
-            generation=record.generation,
-        )
+    def _install(self, held: HeldShard, command: Install, rows: Rows) -> Answer:
+        after = steps.fence(held.record, command) or steps.install(held.record, command)
+        return self._step(held, after, rows)
+
+    def _freeze(self, held: HeldShard, command: Freeze, rows: Rows) -> Answer:
+        after = steps.fence(held.record, command) or steps.freeze(held.record, command)
+        return self._step(held, after, rows)
+
+    def _restart(self, held: HeldShard, command: Restart, rows: Rows) -> Answer:
+        after = steps.fence(held.record, command)
+        return self._step(held, after or steps.restart(held.record, command, self._index), rows)
+
+    def _drop(self, held: HeldShard, command: Drop, rows: Rows) -> Answer:
+        after = steps.fence(held.record, command) or steps.drop(held.record, command)
+        return self._step(held, after, rows)
+
+    def _step(self, held: HeldShard, after: steps.Outcome, rows: Rows) -> Answer:
+        if isinstance(after, Answer):
+            return after
         self._become(held, after, rows)
         return DONE
 
-    def _drop(self, held: "_Shard", command: Drop, rows: Rows) -> Answer:
-        """Forget a frozen copy, O(1): the rows become garbage. Its proposer has asked (S8)."""
-        record = held.record
-        if command.number < record.number:
-            return Answer(Code.OLD, (record.number,))
-        if command.number != record.number:
-            return _OUT_OF_STEP
-        if record.phase is Phase.ABSENT:
-            return DONE
-        if record.phase is not Phase.LEAVING:
-            return _OUT_OF_STEP
-        after = ShardRecord(
-            advance(record.phase, Event.CONFIRMED), number=record.number, taken=record.taken
-        )
-        self._dead[held.id, record.generation] = None
-        self._become(held, after, rows)
-        return DONE
-
-    def _become(self, held: "_Shard", after: ShardRecord, rows: Rows) -> None:
-        """The one place where a shard's record changes, row and mirror together."""
+    def _become(self, held: HeldShard, after: ShardRecord, rows: Rows) -> HeldShard:
+        """The one place where a shard's record changes, row and mirror together; what is of no use
+        from here on becomes garbage. Returns the shard, which is another object in a new copy."""
         before = held.record
         assert after.number >= before.number and after.taken >= before.taken, (before, after)
         rows.put(record_key(held.id), encode_record(after))
+        for prefix in prefixes(held.id, before):
+            if prefix not in prefixes(held.id, after):
+                self._dead[prefix] = None
         if after.generation != before.generation:
             self._shards[held.id] = held = self._shard(held.id, after)
         else:
             held.record = after
         self._mirror(held, rows)
+        return held
 
     # Mirrors
 
@@ -534,29 +504,24 @@ class StoreMachine:
             held = self._shard(shard, decode_record(key, data))
             self._shards[shard] = held
             self._mirror(held, rows)
-        self._dead = dict.fromkeys(self._find_dead(rows))
+        alive = [prefix for held in self._shards for prefix in prefixes(held.id, held.record)]
+        self._dead = dict.fromkeys(find_dead(rows, dict.fromkeys(alive)))
 
-    def _mirror(self, held: "_Shard", rows: Reader) -> None:
+    def _mirror(self, held: HeldShard, rows: Reader) -> None:
         """Bring what is derived from a record in line with it. Checked again after a load."""
-        record = held.record
-        assert record.taken <= record.number, record
-        assert (record.generation == NO_GENERATION) == (record.phase is Phase.ABSENT), record
-        if record.phase in SETTLED:
+        held.refresh(rows)
+        if held.record.phase in SETTLED:
             self._unsettled.pop(held.id, None)
         else:
             self._unsettled[held.id] = None
-        held.highest_deleted = 0
-        if record.phase is Phase.SERVING:
-            row = rows.get(held.highest_key)
-            if row is not None:
-                held.highest_deleted = row_version(held.highest_key, row)
 
-    def _shard(self, shard: ShardId, record: ShardRecord) -> "_Shard":
-        prefix = prefix_of(shard, record.generation)
+    def _shard(self, shard: ShardId, record: ShardRecord) -> HeldShard:
         sessions = SessionTable(
-            prefix + SESSIONS, window=self._window, sessions_max=self._sessions_max
+            prefix_of(shard, record.generation) + SESSIONS,
+            window=self._window,
+            sessions_max=self._sessions_max,
         )
-        return _Shard(shard, record, prefix, sessions)
+        return HeldShard(shard, record, sessions)
 
     # Garbage
 
@@ -568,45 +533,12 @@ class StoreMachine:
         """
         deletes: list[Write] = []
         while self._dead and len(deletes) < rows_max:
-            copy = next(iter(self._dead))
-            assert copy[1] != self._shards[copy[0]].record.generation, copy
-            for key, _ in rows.range(prefix_of(*copy), after_copy(*copy)):
+            prefix = next(iter(self._dead))
+            held = self._shards[copy_of(prefix)[0]]
+            assert prefix not in prefixes(held.id, held.record), held.record
+            for key, _ in rows.range(prefix, after_prefix(prefix)):
                 if len(deletes) == rows_max:
                     return deletes
                 deletes.append((key, None))
-            del self._dead[copy]
+            del self._dead[prefix]
         return deletes
-
-    def _find_dead(self, rows: Reader) -> Iterator[tuple[ShardId, Generation]]:
-        """Copies that have rows and that no record names; one seek a copy, not a scan."""
-        cursor, end = COPIES
-        while (found := next(iter(rows.range(cursor, end)), None)) is not None:
-            shard, generation = copy_of(found[0])
-            if shard >= self.nshards or self._shards[shard].record.generation != generation:
-                yield shard, generation
-            cursor = after_copy(shard, generation)
-
-
-class _Shard:
-    """A shard's record, with what it takes to use it fast. The record is `_become`'s to change."""
-
-    __slots__ = (
-        "data_prefix",
-        "highest_deleted",
-        "highest_key",
-        "id",
-        "prefix",
-        "record",
-        "sessions",
-    )
-
-    def __init__(
-        self, shard: ShardId, record: ShardRecord, prefix: bytes, sessions: SessionTable
-    ) -> None:
-        self.id = shard
-        self.record = record
-        self.prefix = prefix
-        self.data_prefix = prefix + DATA
-        self.highest_key = prefix + HIGHEST_DELETED
-        self.highest_deleted = 0  # the row's figure while SERVING, else 0
-        self.sessions = sessions

@@ -8,8 +8,11 @@ two leaders both do is done once, because the log takes a step only where it fit
 ======================  ===========================================================================
 a shard here is         the step
 ======================  ===========================================================================
-ARRIVING, not copied    `Pull`: ask any replica of the source for the next chunk, propose it
-ARRIVING, copied        `Install`: propose it
+ARRIVING                `Pull`: ask any replica of the source for what follows, propose it; among
+                        the change rows ask the source's leader to freeze the shard if little is
+                        left. The answer that it is frozen, and where it ends: propose `Install`
+MOVING                  none, until its change rows are too many: propose `Restart`; or `Freeze`, if
+                        that has been done often enough
 LEAVING                 `Ask` the owners since n whether (shard, >= n) is in; then propose `Drop`
 no shard of these       `Advance`: find the next configuration, propose `Configure`
 ======================  ===========================================================================
@@ -17,21 +20,23 @@ no shard of these       `Advance`: find the next configuration, propose `Configu
 No step waits for another (invariant L12): a group answers pulls and questions from applied state,
 whatever its own copies do; so two groups that swap shards each give while they take. And the whole
 goes on: of all groups, take one whose configuration n is the lowest. Each source of its arriving
-shards has come to n, and frozen them; each target of its leaving ones can come to n, or has passed
-it. So nothing that it waits for waits for a group further behind.
+shards has come to n, and gives them out; each target of its leaving ones can come to n, or has
+passed it. So nothing that it waits for waits for a group further behind. A copy ends however fast
+its shard is written: change rows are bounded, beginnings are, and then the shard is frozen.
 
 A source that has not heard of n yet answers OUT_OF_STEP; asking again is right, and so is the
 source's looking for news when it is asked about a number that it does not know.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from raft.types import GroupId
 from shardctrler.types import ConfigNumber, ShardConfig, ShardId
-from shardkv.commands import Chunk, Install
+from shardkv.commands import Chunk, Freeze, Install, Restart
+from shardkv.limits import CHANGE_ROWS_MAX, RESTARTS_MAX
 from shardkv.phases import Phase
-from shardkv.rows import ShardRecord
+from shardkv.rows import ShardRecord, changes_cursor
 from shardkv.types import NO_COPY, CopyId
 
 
@@ -63,42 +68,70 @@ class Advance(NamedTuple):
     number: ConfigNumber
 
 
-Step: TypeAlias = Pull | Install | Ask | Advance
+Step: TypeAlias = Pull | Freeze | Restart | Ask | Advance
 
 
 def todo(
-    number: ConfigNumber, unsettled: Sequence[tuple[ShardId, ShardRecord]]
+    number: ConfigNumber,
+    unsettled: Sequence[tuple[ShardId, ShardRecord]],
+    changes: Callable[[ShardId], int],
+    changes_max: int = CHANGE_ROWS_MAX,
 ) -> tuple[Step, ...]:
     """The steps that are due, by shard; none depends on another.
 
     Args:
         number: Of the group's configuration (`StoreMachine.number`).
         unsettled: What is on its way here or away (`StoreMachine.unsettled`).
+        changes: How many change rows a shard has (`StoreMachine.changes`).
+        changes_max: With more of them a copy begins again.
     """
     if not unsettled:
         return (Advance(ConfigNumber(number + 1)),)
-    return tuple([_step(shard, record) for shard, record in unsettled])
+    steps = [_step(shard, record, changes, changes_max) for shard, record in unsettled]
+    return tuple([step for step in steps if step is not None])
 
 
-def _step(shard: ShardId, record: ShardRecord) -> Step:
-    if record.phase is Phase.LEAVING:
-        return Ask(shard, record.number, record.peer)
-    assert record.phase is Phase.ARRIVING, (shard, record)
-    if record.copied:
-        return Install(shard, record.number, record.copy_id)
-    return Pull(shard, record.number, record.peer, record.copy_id, record.cursor)
+def _step(
+    shard: ShardId, record: ShardRecord, changes: Callable[[ShardId], int], changes_max: int
+) -> Step | None:
+    match record.phase:
+        case Phase.ARRIVING:
+            return Pull(shard, record.number, record.peer, record.copy_id, record.cursor)
+        case Phase.LEAVING:
+            return Ask(shard, record.number, record.peer)
+        case Phase.MOVING:
+            if changes(shard) <= changes_max:
+                return None
+            step = Restart if record.restarts < RESTARTS_MAX else Freeze
+            return step(shard, record.number, record.copy_id)
+    raise AssertionError((shard, record))
 
 
 def answers(pull: Pull, chunk: Chunk) -> bool:
-    """Whether `chunk` is what `pull` asked for: if not, it is late or another's, and is dropped.
+    """Whether `chunk` is what `pull` asked for, or the beginning of a newer copy: if not, it is
+    late or another's, and is dropped.
 
     Only a saving of log space: the machine checks it again when it is applied.
     """
-    return (chunk.shard, chunk.number, chunk.cursor) == (
-        pull.shard,
-        pull.number,
-        pull.cursor,
-    ) and pull.copy_id in (NO_COPY, chunk.copy_id)
+    if (chunk.shard, chunk.number) != (pull.shard, pull.number):
+        return False
+    if pull.copy_id in (NO_COPY, chunk.copy_id):
+        return chunk.cursor == pull.cursor
+    return chunk.copy_id > pull.copy_id and not chunk.cursor
+
+
+def install(pull: Pull, chunk: Chunk | None, end: int | None) -> Install | None:
+    """The install that is due once `chunk` is staged; None: something is still missing.
+
+    Args:
+        chunk: What `pull` was given, if anything.
+        end: Where the source has said that the frozen copy ends; None: it is not frozen.
+    """
+    staged = (pull.copy_id, pull.cursor)
+    copy_id, cursor = staged if chunk is None else (chunk.copy_id, chunk.next_cursor)
+    if end is None or cursor != changes_cursor(end):
+        return None
+    return Install(pull.shard, pull.number, copy_id, end)
 
 
 def owners_since(

@@ -8,6 +8,8 @@ key (below group and install)             value
 `s` u16 shard, u64 generation, `d` key    a client's row: format, u64 version, the value
 `s` u16 shard, u64 generation, `h`        format, u64: the highest version of any deleted key
 `s` u16 shard, u64 generation, `t` ...    the session table (`raft/sessions.py`)
+`m` u16 shard, u64 copy id, u64 counter   a *change row*: the key, below the prefix of the copy, of
+                                          a row put or deleted since the copy began
 ========================================  =========================================================
 
 Everything of one copy of a shard lies under one prefix, so it is moved as rows, data, sessions,
@@ -17,7 +19,11 @@ whatever bytes they are, they reach no other row.
 
 Why late clean-up and late chunks touch nothing alive (invariant S8): the *generation* is the index
 of the entry that began this copy here. An index is applied once and only one copy of a shard
-begins at it, so no two copies of a shard in one group ever have one prefix.
+begins at it, so no two copies of a shard in one group ever have one prefix. The *copy id*, under
+which change rows lie, is the index of the entry that began the giving out, and is unique likewise.
+
+A *cursor* says how far a copy has come, and ascends: the key, below the prefix, of the next row;
+then `changes_cursor(counter)`, the next change row. It is above every key.
 """
 
 from struct import Struct
@@ -35,17 +41,22 @@ RECORDS: Final = (b"r", b"s")
 """The range `[lo, hi)` of the keys of all records."""
 COPIES: Final = (b"s", b"t")
 """The range `[lo, hi)` of the keys of all copies, dead ones too."""
+CHANGES: Final = (b"m", b"n")
+"""The range `[lo, hi)` of the keys of all change rows, dead ones too."""
 
 DATA: Final = b"d"
 HIGHEST_DELETED: Final = b"h"
 SESSIONS: Final = b"t"
 COPY_END: Final = b"\xff"
-"""Above every key under a copy's prefix: the cursor of a copy that is complete."""
+"""Above every key under a copy's prefix."""
 
 _FORMAT: Final = 1
+_RECORD_FORMAT: Final = 2
 _RECORD_KEY: Final = Struct(">cH")
 _PREFIX: Final = Struct(">cHQ")
+_COUNTER: Final = Struct(">Q")
 _VERSION: Final = Struct(">BQ")
+_PREFIX_END: Final = COPY_END * (_COUNTER.size + 1)
 _FORMAT_BYTE: Final = bytes([_FORMAT])
 ROW_OVERHEAD_BYTES: Final = _VERSION.size
 
@@ -62,8 +73,8 @@ class ShardRecord(NamedTuple):
     """What a group knows of a shard, as a row and as its mirror in memory.
 
     `number` is the highest configuration that has moved the shard here: a step of an older one
-    changes nothing (invariant S7). Invariants: `taken <= number`; a shard in `ARRIVING` or
-    `LEAVING` has `number` equal to the group's configuration, since the next waits for it.
+    changes nothing (invariant S7). Invariants: `taken <= number`; a shard that is not settled has
+    `number` equal to the group's configuration, since the next waits for it.
     """
 
     phase: Phase = Phase.ABSENT
@@ -74,13 +85,13 @@ class ShardRecord(NamedTuple):
     generation: Generation = NO_GENERATION
     """Under which the rows lie, live or staged; NO_GENERATION exactly when ABSENT."""
     peer: GroupId = GroupId(0)
-    """ARRIVING: the source. LEAVING: the owner of `number`. Otherwise 0."""
+    """ARRIVING: the source. MOVING, LEAVING: the owner of `number`. Otherwise 0."""
     copy_id: CopyId = NO_COPY
-    """LEAVING: of the frozen state here. ARRIVING: whose rows are staged; NO_COPY before any."""
+    """MOVING, LEAVING: of the copy given out. ARRIVING: of the one staged; NO_COPY before any."""
     cursor: bytes = b""
-    """ARRIVING: the next key to stage, below the prefix."""
-    copied: bool = False
-    """ARRIVING: the last chunk is staged; the install may follow."""
+    """ARRIVING: what to stage next."""
+    restarts: int = 0
+    """MOVING: how often the copy began again."""
 
 
 ABSENT_RECORD: Final = ShardRecord()
@@ -98,20 +109,19 @@ def record_shard(key: bytes) -> ShardId:
 
 
 def encode_record(record: ShardRecord) -> bytes:
-    data: bytes = msgpack.packb((_FORMAT, *record))
+    data: bytes = msgpack.packb((_RECORD_FORMAT, *record))
     return data
 
 
 def decode_record(key: bytes, row: bytes) -> ShardRecord:
     """Raises RowDamaged."""
     fields = _fields(key, row, len(ShardRecord._fields))
-    phase, number, taken, generation, peer, copy_id, cursor, copied = fields
-    numbers = (phase, number, taken, generation, peer, copy_id)
+    phase, number, taken, generation, peer, copy_id, cursor, restarts = fields
+    numbers = (phase, number, taken, generation, peer, copy_id, restarts)
     if (
         any(type(n) is not int or n < 0 for n in numbers)
         or phase not in Phase._value2member_map_
         or type(cursor) is not bytes
-        or type(copied) is not bool
     ):
         raise RowDamaged(key, row)
     return ShardRecord(Phase(phase), *fields[1:])
@@ -122,17 +132,57 @@ def prefix_of(shard: ShardId, generation: Generation) -> bytes:
     return _PREFIX.pack(b"s", shard, generation)
 
 
+def changes_prefix(shard: ShardId, copy_id: CopyId) -> bytes:
+    """What the key of every change row of this copy begins with."""
+    return _PREFIX.pack(b"m", shard, copy_id)
+
+
+def change_key(prefix: bytes, counter: int) -> bytes:
+    """The key of a change row below its `changes_prefix`; counters are from 0."""
+    return prefix + _COUNTER.pack(counter)
+
+
+def change_counter(key: bytes) -> int:
+    """The counter of a change row's key."""
+    if len(key) != _PREFIX.size + _COUNTER.size:
+        raise RowDamaged(key, b"")
+    counter: int = _COUNTER.unpack_from(key, _PREFIX.size)[0]
+    return counter
+
+
+def changes_cursor(counter: int) -> bytes:
+    """The cursor of a copy whose rows are done, at a change row."""
+    return COPY_END + _COUNTER.pack(counter)
+
+
+ROWS_DONE: Final = changes_cursor(0)
+
+
+def counter_at(cursor: bytes) -> int | None:
+    """Which change row a cursor stands at; None: it is still among the rows.
+
+    Raises:
+        ValueError: It is no cursor.
+    """
+    if not cursor.startswith(COPY_END):
+        return None
+    if len(cursor) != len(ROWS_DONE):
+        raise ValueError(f"no cursor: {cursor[:16].hex()}")
+    counter: int = _COUNTER.unpack_from(cursor, len(COPY_END))[0]
+    return counter
+
+
 def copy_of(key: bytes) -> tuple[ShardId, Generation]:
-    """Which copy a key within `COPIES` belongs to."""
+    """Which copy a key within `COPIES` belongs to; within `CHANGES`: its shard and copy id."""
     if len(key) < _PREFIX.size:
         raise RowDamaged(key, b"")
     _, shard, generation = _PREFIX.unpack_from(key)
     return ShardId(shard), Generation(generation)
 
 
-def after_copy(shard: ShardId, generation: Generation) -> bytes:
-    """The least key above every row of this copy."""
-    return prefix_of(shard, generation) + COPY_END
+def after_prefix(prefix: bytes) -> bytes:
+    """Above every row of one copy, and above its change rows, by what their keys begin with."""
+    return prefix + _PREFIX_END
 
 
 def encode_row(version: int, value: bytes) -> bytes:
@@ -174,6 +224,6 @@ def _fields(key: bytes, row: bytes, count: int) -> list[Any]:
         fields = msgpack.unpackb(row)
     except (ValueError, msgpack.UnpackException) as error:
         raise RowDamaged(key, row) from error
-    if type(fields) is not list or len(fields) != 1 + count or fields[0] != _FORMAT:
+    if type(fields) is not list or len(fields) != 1 + count or fields[0] != _RECORD_FORMAT:
         raise RowDamaged(key, row)
     return fields[1:]

@@ -4,9 +4,11 @@ A write is checked at the door and proposed as the bytes it came in; the state m
 read waits for one barrier that all reads of the moment share, and is served in the same loop turn
 from rows that hold everything acknowledged before it came, with the shard's phase checked then
 (`StoreMachine.get`). Only the leader takes clients' frames; any replica answers other groups'
-questions about copies.
+questions about copies. What is about to come in here waits (`holding.py`), and writes that a copy
+cannot keep up with wait too (`giving.py`); both at the door, and for a bounded time.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -14,13 +16,15 @@ from raft.errors import NotLeader, OutcomeUnknown, Overloaded, RaftError, Replic
 from raft.replica import Replica
 from raft.rsm import ReplicatedStateMachine
 from raft.types import GroupId
+from shardctrler.types import ShardId
 from shardkv import copies
-from shardkv.commands import Chunk, Mutation
+from shardkv.commands import Mutation
 from shardkv.feed import ConfigFeed
+from shardkv.giving import Giver
+from shardkv.holding import Holds
 from shardkv.limits import FRAME_BYTES_MAX
 from shardkv.machine import StoreMachine
-from shardkv.phases import Phase
-from shardkv.protocol import Frame, Get, Leader, Operation, Reply, Result, Status, Trouble
+from shardkv.protocol import Frame, Get, Leader, Operation, Proposal, Reply, Result, Status, Trouble
 from shardkv.routing import Routing
 from shardkv.types import Answer, Code, Row
 
@@ -65,8 +69,12 @@ class GroupServer:
         self.replica = replica
         self.rsm = rsm
         self.machine = machine
+        self.holds = Holds()
+        self.slowed = 0
+        """Frames of clients that had to wait because a copy did not get on."""
         self._feed = feed
         self._routing = routing
+        self._giver = Giver(replica, rsm, machine)
 
     @property
     def gid(self) -> GroupId:
@@ -77,6 +85,8 @@ class GroupServer:
     async def answer(self, frame: Frame) -> Reply:
         """Do what a client's frame asks for. What was proposed runs its course whatever becomes
         of the caller."""
+        if self.holds:
+            await self.holds.wait(map(self._shard_of, frame.operations))
         if not self.rsm.leads:
             return Reply(Status.NOT_LEADER, self.machine.number, self.leader())
         if frame.config_number > self.machine.number:
@@ -91,6 +101,8 @@ class GroupServer:
             elif results[at] is None:
                 writes.append(at)
                 commands.append(operation.data)
+        if commands and self.machine.unsettled_count:
+            await self._slow_down([frame.operations[at] for at in writes])
         proposed = self.rsm.submit_frame(commands)
         if reads:
             await self._read(frame.operations, reads, results)
@@ -119,12 +131,24 @@ class GroupServer:
             return Answer(Code.BAD_COMMAND)
         if command.shard >= self.machine.nshards:
             return Answer(Code.BAD_COMMAND)
-        record = self.machine.record(command.shard)
-        if record.phase is Phase.SERVING:
-            return None
-        if record.phase is Phase.ARRIVING:
-            return Answer(Code.NOT_READY, (self.machine.number, record.peer))
-        return Answer(Code.WRONG_GROUP, (self.machine.number,))
+        return self.machine.refusal(command.shard)
+
+    def _shard_of(self, operation: Operation) -> ShardId:
+        if isinstance(operation, Get):
+            return self._routing(operation.key)
+        return operation.command.shard
+
+    async def _slow_down(self, writes: Sequence[Operation]) -> None:
+        """Hold back writes to shards whose copies do not get on."""
+        sizes = [
+            (write.command.shard, len(write.data))
+            for write in writes
+            if isinstance(write, Proposal)
+        ]
+        delay = self._giver.delay(sizes)
+        if delay:
+            self.slowed += 1
+            await asyncio.sleep(delay)
 
     async def _read(
         self, operations: Sequence[Operation], reads: Sequence[int], results: list[Result | None]
@@ -150,24 +174,24 @@ class GroupServer:
 
     # Other groups
 
-    def pull(self, request: copies.PullRequest) -> Chunk | Code:
+    async def pull(self, request: copies.PullRequest) -> copies.PullReply:
         """The next chunk of a copy, from applied state; or why there is none yet."""
         if self.rsm.stopped_because is not None or request.shard >= self.machine.nshards:
-            return Code.BAD_COMMAND
+            return copies.PullReply(code=Code.BAD_COMMAND)
         if request.number > self.machine.number:
-            self._feed.look()  # this group has to freeze the shard first
-        rows = self.replica.store.reader
-        chunk = self.machine.pull(
-            rows, request.shard, request.number, request.cursor, request.bytes_max
-        )
-        return chunk.code if isinstance(chunk, Answer) else chunk
+            self._feed.look()  # this group has to give the shard away first
+        return await self._giver.pull(request, self._leader_address())
 
     def settled(self, request: copies.SettledRequest) -> copies.SettledReply:
         """Whether this group has taken a shard over, by what is applied here."""
         if request.number > self.machine.number:
             self._feed.look()
         settled = self.machine.is_in(request.shard, request.number)
-        return copies.SettledReply(settled, self.machine.number)
+        return copies.SettledReply(settled, self.machine.number, self._leader_address())
+
+    def _leader_address(self) -> str:
+        leader = self.leader()
+        return "" if leader is None else leader.address
 
 
 def _result(outcome: object) -> Result:

@@ -62,8 +62,9 @@ class StoreService:
         except BadFrame as error:
             raise Refused(INVALID, str(error)) from None
         server = self.groups.get(request.gid)
-        reply = Code.WRONG_GROUP if server is None else server.pull(request)
-        return copies.encode_pull_reply(reply)
+        if server is None:
+            return copies.encode_pull_reply(copies.PullReply(code=Code.WRONG_GROUP))
+        return copies.encode_pull_reply(await server.pull(request))
 
     async def settled(self, body: bytes) -> bytes:
         """Another group's question whether a shard is in."""

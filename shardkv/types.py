@@ -14,7 +14,8 @@ SessionId = NewType("SessionId", int)
 Generation = NewType("Generation", int)
 """The index of the entry that began a copy of a shard here: never the same for two copies."""
 CopyId = NewType("CopyId", int)
-"""The index of the source's entry that froze the shard: which frozen state a chunk is of."""
+"""The index of the source's entry from which a copy starts: every change of the shard since then
+has a change row. A copy that begins again has another one."""
 
 NO_GENERATION: Final = Generation(0)
 NO_COPY: Final = CopyId(0)

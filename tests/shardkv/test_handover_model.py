@@ -3,7 +3,8 @@
 Three groups of two replicas each. The first replica applies each entry at once: its state is the
 group's committed one, which the invariants are about. The second lags behind, and is asked and
 leads like the first: a deposed leader, a donor that is behind. What is proposed goes into a bag,
-from where it comes late, twice, and in any order. Replicas crash and load their mirrors anew.
+from where it comes late, twice, and in any order. Replicas crash and load their mirrors anew. One
+copy is put together from what both donors give at many moments, while clients write.
 """
 
 from collections.abc import Callable
@@ -21,16 +22,18 @@ from shardkv.commands import (
     Configure,
     Drop,
     ExpireSessions,
+    Freeze,
     Install,
     Mutation,
     Op,
     OpenSession,
+    Restart,
     encode,
 )
 from shardkv.limits import SESSION_WINDOW
-from shardkv.migration import Advance, Ask, Pull, answers, owners_since, todo
-from shardkv.phases import SETTLED, Phase
-from shardkv.rows import prefix_of
+from shardkv.migration import Advance, Ask, Pull, Step, answers, install, owners_since, todo
+from shardkv.phases import SERVES, SETTLED, Phase
+from shardkv.rows import CHANGES, ShardRecord, counter_at, prefix_of
 from shardkv.types import ABSENT, DONE, Answer, Code, Row, SessionId, Version
 from tests.support.stores import A, B, C, Group, History, configure
 
@@ -39,6 +42,7 @@ GIDS = (A, B, C)
 SHARDS = tuple(ShardId(shard) for shard in range(NSHARDS))
 KEYS = (b"a", b"b", b"c")
 CONFIGS_MAX = 30
+CHANGES_MAX = 25
 ELSEWHERE = (Code.WRONG_GROUP, Code.NOT_READY)
 
 
@@ -159,51 +163,69 @@ class World:
         """A replica that takes itself for the leader does some of what it finds due."""
         group = self.groups[self.rng.choice(GIDS)]
         replica = self.replica(group.gid)
-        for step in todo(replica.machine.number, replica.machine.unsettled):
+        for step in self.due(replica):
             if self.rng.random() < 0.7:
-                command = self.carry_out(step)
-                if command is not None:
-                    self.bag.append(Proposal(group.gid, command))
-                if isinstance(command, Chunk) and self.rng.random() < 0.3:  # one that pulls ahead
-                    ahead = self.carry_out(
-                        Pull(
-                            command.shard,
-                            command.number,
-                            replica.machine.record(command.shard).peer,
-                            command.copy_id,
-                            command.next_cursor,
-                        )
-                    )
-                    if ahead is not None:
-                        self.bag.append(Proposal(group.gid, ahead))
+                commands = self.carry_out(step)
+                self.bag += [Proposal(group.gid, command) for command in commands]
+                for command in commands:
+                    if isinstance(command, Chunk) and self.rng.random() < 0.3:
+                        self.pull_ahead(group.gid, replica, command)
+
+    def due(self, replica: Group) -> tuple[Step, ...]:
+        machine = replica.machine
+        return todo(machine.number, machine.unsettled, machine.changes, CHANGES_MAX)
+
+    def pull_ahead(self, gid: GroupId, replica: Group, chunk: Chunk) -> None:
+        """Somebody asks for what follows a chunk that is not staged yet."""
+        peer = replica.machine.record(chunk.shard).peer
+        if peer:
+            ahead = Pull(chunk.shard, chunk.number, peer, chunk.copy_id, chunk.next_cursor)
+            self.bag += [Proposal(gid, command) for command in self.carry_out(ahead)]
 
     def rush(self) -> None:
-        """Somebody proposes a configuration or an install without looking whether it is due."""
-        gid = self.rng.choice(GIDS)
+        """Somebody proposes a step without looking whether it is due."""
+        rng, gid = self.rng, self.rng.choice(GIDS)
         for shard, record in self.replica(gid).machine.unsettled:
-            if record.copy_id:
-                install = Install(shard, record.number, record.copy_id)
-                self.bag.append(Proposal(gid, install))
-        number = self.replica(gid).machine.number + self.rng.randint(1, 2)
+            copy = (shard, record.number, record.copy_id)
+            if record.copy_id and record.phase is Phase.ARRIVING:
+                self.bag.append(Proposal(record.peer, Freeze(*copy)))
+            elif record.phase is Phase.MOVING:
+                kind = rng.choice((Restart, Restart, Freeze))
+                self.bag.append(Proposal(gid, kind(*copy)))
+        number = self.replica(gid).machine.number + rng.randint(1, 2)
         if number < len(self.history.configs):
             self.bag.append(Proposal(gid, configure(self.history.configs[number])))
 
-    def carry_out(self, step: Pull | Install | Ask | Advance) -> Command | None:
+    def carry_out(self, step: Step) -> list[Command]:
+        """What a step proposes in its own group; a wish to freeze goes to the source's."""
         match step:
             case Advance(number):
                 late = number >= len(self.history.configs)
-                return None if late else configure(self.history.configs[number])
-            case Pull(shard, number, source, _, cursor):
-                donor = self.replica(source)
-                limit = self.rng.choice((1, 40, 200, 10_000))
-                chunk = donor.machine.pull(donor.rows, shard, number, cursor, limit)
-                return chunk if isinstance(chunk, Chunk) and answers(step, chunk) else None
+                return [] if late else [configure(self.history.configs[number])]
+            case Pull():
+                return self.pull(step)
             case Ask(shard, number, _):
                 asked = self.rng.choice(owners_since(shard, number, self.history.configs))
                 taken = self.replica(asked).machine.is_in(shard, number)
-                return Drop(shard, number) if taken else None
-            case Install():
-                return step
+                return [Drop(shard, number)] if taken else []
+            case Freeze() | Restart():
+                return [step]
+
+    def pull(self, step: Pull) -> list[Command]:
+        shard, number, source, copy_id, cursor = step
+        donor = self.replica(source)
+        near = counter_at(cursor) is not None
+        if near and donor.machine.record(shard).phase is Phase.MOVING and self.rng.random() < 0.3:
+            self.bag.append(Proposal(source, Freeze(shard, number, copy_id)))
+        limit = self.rng.choice((1, 40, 200, 10_000))
+        pulled = donor.machine.pull(donor.rows, shard, number, cursor, limit, copy_id)
+        if isinstance(pulled, Answer):
+            return []
+        chunk = pulled.chunk
+        if chunk is not None and not answers(step, chunk):
+            return []
+        last = install(step, chunk, pulled.end)
+        return [command for command in (chunk, last) if command is not None]
 
     def ask(self) -> None:
         """A client sends something new to a group that may have the shard."""
@@ -211,7 +233,7 @@ class World:
         model = self.models[shard]
         gid = self.rng.choice(GIDS)
         if self.rng.random() < 0.8:  # it knows; or it has heard of a configuration to come
-            serving = [g for g in GIDS if self.phase(g, shard) is Phase.SERVING]
+            serving = [g for g in GIDS if self.phase(g, shard) in SERVES]
             gid = serving[0] if serving else self.history.configs[-1].shards[shard] or gid
         if model.counter == 0 or self.rng.random() < 0.02:
             self.bag.append(Proposal(gid, OpenSession(shard)))
@@ -238,7 +260,7 @@ class World:
         if self.done:
             gid, command = self.rng.choice(self.done[-100:])
             if isinstance(command, Mutation):
-                serving = [g for g in GIDS if self.phase(g, command.shard) is Phase.SERVING]
+                serving = [g for g in GIDS if self.phase(g, command.shard) in SERVES]
                 gid = self.rng.choice((*serving, *serving, *serving, *GIDS))
             self.bag.append(Proposal(gid, command))
 
@@ -293,8 +315,8 @@ class World:
         records = machine.facts.records
         for shard in SHARDS:
             if records[shard] != before[shard]:
-                self.check_record(replica, shard, before[shard].phase, overlay)
-            serving = [g for g in GIDS if self.phase(g, shard) is Phase.SERVING]
+                self.check_record(replica, shard, before[shard], overlay)
+            serving = [g for g in GIDS if self.phase(g, shard) in SERVES]
             assert len(serving) <= 1, ("S1", shard, serving)
         if machine.number != number:
             assert isinstance(command, Configure)
@@ -303,10 +325,12 @@ class World:
         match command:
             case Mutation() | OpenSession() | ExpireSessions():
                 model = self.models[command.shard]
-                if before[command.shard].phase is not Phase.SERVING:
+                if before[command.shard].phase not in SERVES:
                     assert answer.code in ELSEWHERE and not changed, ("S9", command, answer)
                     self.saw("refused elsewhere")
                 elif isinstance(command, Mutation):
+                    if changed and before[command.shard].phase is Phase.MOVING:
+                        self.saw("written while it moved")
                     session = model.sessions.get(command.session)
                     if session is not None and command.seq in session.answers:
                         self.saw("answered from the table")
@@ -323,20 +347,29 @@ class World:
                 if answer != DONE:
                     assert not changed, ("S7", command, answer)
                 self.saw(f"{type(command).__name__} {answer.code.name} {changed}")
+                if isinstance(command, Install) and changed and command.end:
+                    self.saw("installed with changes")
+                if isinstance(command, Chunk) and changed:
+                    if any(value is None for _, value in command.rows):
+                        self.saw("staged row deleted")
+                    if before[command.shard].copy_id not in (0, command.copy_id):
+                        self.saw("staging begun again")
 
-    def check_record(self, replica: Group, shard: ShardId, before: Phase, overlay: Overlay) -> None:
+    def check_record(
+        self, replica: Group, shard: ShardId, before: ShardRecord, overlay: Overlay
+    ) -> None:
         record = replica.machine.record(shard)
         prefix = prefix_of(shard, record.generation)
         rows = {k[len(prefix) :]: v for k, v in overlay.range(prefix, prefix + b"\xff")}
-        if before is Phase.SERVING:
+        if before.phase in SERVES and record.phase not in SERVES:
             self.frozen[shard] = rows
         if record.phase is Phase.SERVING:
             assert rows == self.frozen.get(shard, {}), ("S3, S4", shard)
             self.takers[shard].append((record.taken, replica.gid))
             due = self.owners(shard)[: len(self.takers[shard])]
             assert self.takers[shard] == due, ("S2", shard)
-            self.saw(f"{before.name} to SERVING")
-        if before is Phase.LEAVING:
+            self.saw(f"{before.phase.name} to SERVING")
+        if before.phase is Phase.LEAVING:
             groups = self.groups.values()
             taken = any(g.committed.machine.is_in(shard, record.number) for g in groups)
             assert taken, ("S8", shard, record)
@@ -369,11 +402,11 @@ class World:
                 return
             for group in self.groups.values():
                 group.catch_up(len(group.log))
-                machine = group.committed.machine
-                for step in todo(machine.number, machine.unsettled):
-                    command = self.carry_out(step)
-                    if command is not None:
+                for step in self.due(group.committed):
+                    for command in self.carry_out(step):
                         self.commit(group.gid, (command,))
+                while self.bag:  # wishes to freeze
+                    self.deliver()
         raise AssertionError("the hand-overs do not end")
 
     def check_end(self) -> None:
@@ -388,6 +421,7 @@ class World:
                     if record.phase in (Phase.SERVING, Phase.PARKED)
                 ]
                 assert all(copy in named for copy in replica.copies()), ("S12", replica.gid)
+                assert not list(replica.rows.range(*CHANGES)), ("S12", replica.gid)
                 replica.restart()
             assert group.committed.rows.map == group.lagging.rows.map, "R6"
         for shard in SHARDS:
@@ -448,6 +482,17 @@ def test_the_schedules_visit_what_they_are_there_for() -> None:
         "Configure OLD False",
         "Configure UNSETTLED False",
         "Configure NOT_NEXT False",
+        "written while it moved",
+        "installed with changes",
+        "staged row deleted",
+        "staging begun again",
+        "Freeze OK True",
+        "Freeze OK False",
+        "Freeze OLD False",
+        "Freeze OUT_OF_STEP False",
+        "Restart OK True",
+        "Restart OLD False",
+        "Restart OUT_OF_STEP False",
         "Chunk OK True",
         "Chunk OK False",
         "Chunk OLD False",

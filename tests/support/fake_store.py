@@ -22,10 +22,11 @@ from shardctrler.types import (
     GroupInfo,
     GroupMember,
     ShardConfig,
+    ShardId,
     View,
     successor,
 )
-from shardkv.commands import Configure, Drop, Install, encode
+from shardkv.commands import Configure, Drop, Freeze, Install, encode
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.protocol import (
@@ -136,15 +137,25 @@ class FakeStore:
         for group in self.groups.values():
             for shard, record in group.machine.unsettled:
                 if record.phase is Phase.ARRIVING:
-                    source = self.groups[record.peer]
-                    chunk = source.machine.pull(source.rows, shard, record.number, b"")
-                    assert not isinstance(chunk, Answer) and chunk.last, chunk
-                    assert group.apply(encode(chunk)).code == 0
-                    done = group.apply(encode(Install(shard, record.number, chunk.copy_id)))
-                    assert done.code == 0
+                    self.copy(group, shard, self.groups[record.peer])
         for group in self.groups.values():
             for shard, record in group.machine.unsettled:
                 assert group.apply(encode(Drop(shard, record.number))).code == 0
+
+    def copy(self, group: FakeGroup, shard: ShardId, source: FakeGroup) -> None:
+        """The freeze at the source, every chunk, and the install."""
+        record = source.machine.record(shard)
+        number, copy_id, cursor = record.number, record.copy_id, b""
+        if record.phase is Phase.MOVING:
+            assert source.apply(encode(Freeze(shard, number, copy_id))).code == 0
+        while True:
+            pulled = source.machine.pull(source.rows, shard, number, cursor)
+            assert not isinstance(pulled, Answer) and pulled.end is not None, pulled
+            if pulled.chunk is None:
+                break
+            assert group.apply(encode(pulled.chunk)).code == 0
+            cursor = pulled.chunk.next_cursor
+        assert group.apply(encode(Install(shard, number, copy_id, pulled.end))).code == 0
 
     def value(self, key: bytes) -> bytes | None:
         """What the group that owns the key's shard holds."""

@@ -14,9 +14,11 @@ from shardctrler.types import (
     successor,
 )
 from shardkv.commands import Chunk, Command, Configure, Mutation, Op, OpenSession, encode
+from shardkv.copying import Pulled
+from shardkv.held import prefixes
 from shardkv.machine import Facts, StoreMachine
-from shardkv.rows import prefix_of
-from shardkv.types import NO_GENERATION, Answer, Code, Generation, Row, SessionId, Version
+from shardkv.rows import CHANGES, COPIES, prefix_of
+from shardkv.types import Answer, Code, Generation, Row, SessionId, Version
 from tests.support.memory_rows import MemoryRows
 
 A, B, C = GroupId(1), GroupId(2), GroupId(3)
@@ -53,7 +55,9 @@ def configures(*rows: Sequence[int]) -> list[Configure]:
     return [configure(history.then(*owners)) for owners in rows]
 
 
-Mirrors = tuple[Facts, tuple[tuple[ShardId, object], ...], tuple[int, ...], tuple[bytes, ...]]
+Mirrors = tuple[
+    Facts, tuple[tuple[ShardId, object], ...], tuple[int, ...], tuple[tuple[bytes, bool, int], ...]
+]
 
 
 def mirrors(machine: StoreMachine) -> Mirrors:
@@ -63,7 +67,7 @@ def mirrors(machine: StoreMachine) -> Mirrors:
         machine.facts,
         machine.unsettled,
         tuple(shard.highest_deleted for shard in shards),
-        tuple(shard.prefix for shard in shards),
+        tuple((shard.prefix, shard.serves, machine.changes(shard.id)) for shard in shards),
     )
 
 
@@ -104,9 +108,15 @@ class Group:
         return self.machine.get(self.rows, shard, key)
 
     def pull(self, shard: ShardId, number: int, cursor: bytes = b"", **limits: int) -> Chunk:
-        chunk = self.machine.pull(self.rows, shard, ConfigNumber(number), cursor, **limits)
-        assert isinstance(chunk, Chunk), chunk
+        """What follows a cursor; there must be something."""
+        chunk = self.pulled(shard, number, cursor, **limits).chunk
+        assert chunk is not None, (shard, number, cursor)
         return chunk
+
+    def pulled(self, shard: ShardId, number: int, cursor: bytes = b"", **limits: int) -> Pulled:
+        pulled = self.machine.pull(self.rows, shard, ConfigNumber(number), cursor, **limits)  # type: ignore[arg-type]
+        assert isinstance(pulled, Pulled), pulled
+        return pulled
 
     def copy(self, shard: ShardId) -> dict[bytes, bytes]:
         """The rows of the shard's copy here, staged or live, by their keys below its prefix."""
@@ -128,13 +138,14 @@ class Group:
         self.machine.reload(self.rows)
         assert mirrors(self.machine) == mirrors(before)
         named = [
-            (ShardId(shard), record.generation)
+            prefix
             for shard, record in enumerate(before.facts.records)
-            if record.generation != NO_GENERATION
+            for prefix in prefixes(ShardId(shard), record)
         ]
-        dead = [copy for copy in self.copies() if copy not in named]
+        there = dict.fromkeys(key[:11] for key, _ in self.rows.range(CHANGES[0], COPIES[1]))
+        dead = [prefix for prefix in there if prefix[:1] in b"ms" and prefix not in named]
         assert list(self.machine._dead) == dead
-        assert [copy for copy in sorted(before._dead) if copy in dead] == dead
+        assert [prefix for prefix in sorted(before._dead) if prefix in dead] == dead
 
 
 def put(

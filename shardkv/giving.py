@@ -1,0 +1,148 @@
+"""The source's side of a copy that is under way: who may freeze the shard, and when writers wait.
+
+The destination asks for the freeze when it has come to the change rows. The source's leader grants
+it when less than `FREEZE_BYTES` are left, so that what happens while nobody serves takes a fixed
+time, however large the shard is. Where the rest does not shrink it slows the shard's writers: each
+has to pay for the bytes it writes, at a rate that halves, and waits at the door for it, never in
+the state machine. After so many rounds that nobody can say it was not tried, it freezes what is
+there (L4).
+
+All of this is memory of one leader. A new one begins anew: that costs rounds, and nothing else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from raft.errors import RaftError
+from raft.replica import Replica
+from raft.rsm import ReplicatedStateMachine
+from shardctrler.types import ShardId
+from shardkv.commands import Freeze, encode
+from shardkv.copies import PullReply, PullRequest
+from shardkv.limits import (
+    FREEZE_BYTES,
+    HOLD_SECONDS,
+    ROUNDS_MAX,
+    ROUNDS_UNTIL_SLOWER,
+    SLOWED_BYTES_PER_SECOND,
+    WRITE_OVERHEAD_BYTES,
+)
+from shardkv.machine import StoreMachine
+from shardkv.phases import Phase
+from shardkv.rows import counter_at
+from shardkv.types import Answer, CopyId
+
+log = logging.getLogger(__name__)
+
+
+class Pace:
+    """How one copy gets on.
+
+    `level` counts how often the writers were slowed down: each time to half of what they had.
+    """
+
+    def __init__(self) -> None:
+        self.level = 0
+        self.rounds = 0
+        self._least: int | None = None
+        self._in_vain = 0
+        self._paid_until = 0.0  # loop seconds
+
+    def round(self, left: int) -> None:
+        """The destination has come again, and so many change rows are left."""
+        self.rounds += 1
+        if self._least is None or left < self._least:
+            self._least = left
+            self._in_vain = 0
+            return
+        self._in_vain += 1
+        if self._in_vain >= ROUNDS_UNTIL_SLOWER:
+            self._in_vain = 0
+            self.level += 1
+
+    @property
+    def is_vain(self) -> bool:
+        """Nothing helps: freeze what there is."""
+        return self.rounds >= ROUNDS_MAX
+
+    def pay(self, size: int, restarts: int, now: float) -> float:
+        """How long a write of `size` bytes has to wait, at most `HOLD_SECONDS`."""
+        level = self.level + restarts
+        if not level:
+            return 0.0
+        rate = SLOWED_BYTES_PER_SECOND / 2 ** (level - 1)
+        self._paid_until = max(self._paid_until, now) + size / rate
+        return min(self._paid_until - now, HOLD_SECONDS)
+
+
+class Giver:
+    """Gives out the shards that leave one group, from this replica."""
+
+    def __init__(
+        self, replica: Replica, rsm: ReplicatedStateMachine, machine: StoreMachine
+    ) -> None:
+        self._replica = replica
+        self._rsm = rsm
+        self._machine = machine
+        self._paces: dict[tuple[ShardId, CopyId], Pace] = {}
+        self._loop = asyncio.get_running_loop()
+
+    async def pull(self, request: PullRequest, leader: str) -> PullReply:
+        """What follows a cursor, from applied state; or why there is nothing."""
+        if request.freeze and self._rsm.leads:
+            await self._freeze(request)
+        pulled = self._machine.pull(
+            self._replica.store.reader,
+            request.shard,
+            request.number,
+            request.cursor,
+            request.bytes_max,
+            request.copy_id,
+        )
+        if isinstance(pulled, Answer):
+            return PullReply(code=pulled.code, leader=leader)
+        chunk, end, left = pulled
+        return PullReply(chunk, end=end, changes_left=left, leader=leader)
+
+    async def _freeze(self, request: PullRequest) -> None:
+        """Freeze the shard if little is left of its copy, or if nothing else helps."""
+        machine, shard, copy_id = self._machine, request.shard, request.copy_id
+        record = machine.record(shard)
+        counter = counter_at(request.cursor)
+        wanted = (Phase.MOVING, request.number, copy_id)
+        if counter is None or (record.phase, record.number, record.copy_id) != wanted:
+            return
+        pace = self._pace(shard, copy_id)
+        pace.round(machine.changes(shard) - counter)
+        rows = self._replica.store.reader
+        rest = machine.pull(rows, shard, request.number, request.cursor, FREEZE_BYTES, copy_id)
+        if isinstance(rest, Answer) or (rest.changes_left and not pace.is_vain):
+            return
+        try:
+            await self._rsm.submit(encode(Freeze(shard, request.number, copy_id)))
+        except RaftError as error:  # whoever leads is asked again
+            log.debug("group %d: shard %d is not frozen: %s", machine.gid, shard, error)
+
+    def _pace(self, shard: ShardId, copy_id: CopyId) -> Pace:
+        pace = self._paces.get((shard, copy_id))
+        if pace is None:
+            for other in [key for key in self._paces if key[0] == shard]:
+                del self._paces[other]
+            pace = self._paces[shard, copy_id] = Pace()
+        return pace
+
+    def delay(self, writes: Iterable[tuple[ShardId, int]]) -> float:
+        """How long writes have to wait because their shards' copies do not get on, in seconds.
+
+        Args:
+            writes: Of each one the shard, and its bytes.
+        """
+        longest, now = 0.0, self._loop.time()
+        for shard, size in writes:
+            record = self._machine.record(shard)
+            if record.phase is Phase.MOVING:
+                pace = self._pace(shard, record.copy_id)
+                cost = size + WRITE_OVERHEAD_BYTES
+                longest = max(longest, pace.pay(cost, record.restarts, now))
+        return longest

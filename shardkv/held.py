@@ -1,0 +1,97 @@
+"""A shard as a group's machine holds it: its record, and what makes commands on it fast.
+
+What stands here beside the record follows from the rows alone, and is brought in line with them
+whenever the record changes or the rows are loaded anew (`refresh`).
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from raft.ports import Reader
+from raft.sessions import SessionTable
+from shardctrler.types import ShardId
+from shardkv.changes import ChangeLog, count_changes
+from shardkv.phases import SERVES, Phase
+from shardkv.rows import (
+    CHANGES,
+    COPIES,
+    DATA,
+    HIGHEST_DELETED,
+    ShardRecord,
+    after_prefix,
+    changes_prefix,
+    copy_of,
+    prefix_of,
+    row_version,
+)
+from shardkv.types import NO_GENERATION, CopyId, Generation
+
+GIVEN_OUT: Final = (Phase.MOVING, Phase.LEAVING)
+"""A shard in one of these has change rows."""
+
+
+class HeldShard:
+    """A shard's record, which is the machine's to change, with what makes it fast to use."""
+
+    __slots__ = (
+        "changes",
+        "data_prefix",
+        "highest_deleted",
+        "highest_key",
+        "id",
+        "prefix",
+        "record",
+        "serves",
+        "sessions",
+    )
+
+    def __init__(self, shard: ShardId, record: ShardRecord, sessions: SessionTable) -> None:
+        self.id = shard
+        self.record = record
+        self.prefix = prefix_of(shard, record.generation)
+        self.data_prefix = self.prefix + DATA
+        self.highest_key = self.prefix + HIGHEST_DELETED
+        self.highest_deleted = 0  # the row's figure while it serves, else 0
+        self.serves = False  # whether its phase answers clients: the one question of the hot path
+        self.changes: ChangeLog | None = None  # while it is on its way from here
+        self.sessions = sessions
+
+    def refresh(self, rows: Reader) -> None:
+        """Bring what is derived in line with the record."""
+        record = self.record
+        assert record.taken <= record.number, record
+        assert (record.generation == NO_GENERATION) == (record.phase is Phase.ABSENT), record
+        self.serves = record.phase in SERVES
+        self.highest_deleted = 0
+        if self.serves:
+            row = rows.get(self.highest_key)
+            if row is not None:
+                self.highest_deleted = row_version(self.highest_key, row)
+        if record.phase not in GIVEN_OUT:
+            self.changes = None
+            return
+        prefix = changes_prefix(self.id, record.copy_id)
+        if self.changes is None or self.changes.prefix != prefix:
+            count = count_changes(rows, prefix)
+            self.changes = ChangeLog(prefix, len(self.prefix), count)
+
+
+def prefixes(shard: ShardId, record: ShardRecord) -> tuple[bytes, ...]:
+    """What the keys of the rows begin with that a record keeps alive."""
+    rows = () if record.generation == NO_GENERATION else (prefix_of(shard, record.generation),)
+    changes = (changes_prefix(shard, record.copy_id),) if record.phase in GIVEN_OUT else ()
+    return rows + changes
+
+
+def find_dead(rows: Reader, alive: Collection[bytes]) -> Iterator[bytes]:
+    """Prefixes that have rows and are not `alive`; one seek each, not a scan."""
+    for cursor, end in (CHANGES, COPIES):
+        while (found := next(iter(rows.range(cursor, end)), None)) is not None:
+            shard, number = copy_of(found[0])
+            if found[0] < CHANGES[1]:
+                prefix = changes_prefix(shard, CopyId(number))
+            else:
+                prefix = prefix_of(shard, Generation(number))
+            if prefix not in alive:
+                yield prefix
+            cursor = after_prefix(prefix)
