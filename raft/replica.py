@@ -30,7 +30,13 @@ from raft.courier import Courier
 from raft.disk.log_store import LogStore, ReplicaRecord
 from raft.errors import BadChunk, NotLeader, ReplicaStopped, Unavailable
 from raft.freshness import Freshness
-from raft.messages import AnyMessage, Heartbeat, HeartbeatReply, InstallSnapshot
+from raft.messages import (
+    AnyMessage,
+    Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
+    TimeoutNow,
+)
 from raft.parcel import Parcel
 from raft.ports import StateMachine, StateStore
 from raft.ready import ReadState, Ready
@@ -55,6 +61,7 @@ log = logging.getLogger(__name__)
 
 APPLY_ENTRIES_MAX: Final = 512  # entries applied in one turn, so that heartbeats are not held up
 APPLY_BYTES_MAX: Final = 2 * 1024 * 1024
+TERM_ONLY: Final = (Heartbeat, HeartbeatReply, TimeoutNow)
 READS_LATE_SECONDS: Final = 0.01  # a loop's timer may ring early by its clock's resolution
 
 
@@ -343,8 +350,9 @@ class Replica:
         saving = self._last_save is not None and not self._last_save.done()
         voting = self._hard_state_save is not None and not self._hard_state_save.done()
         for message in messages:
-            # A heartbeat and its answer show the term, and nothing of the entries on their way.
-            if saving and (voting or not isinstance(message, Heartbeat | HeartbeatReply)):
+            # These show the term, and nothing of the entries on their way. (A hand-over because
+            # the own disk is slow must not wait for that disk.)
+            if saving and (voting or not isinstance(message, TERM_ONLY)):
                 held.append(message)
             else:
                 self._post(message)
