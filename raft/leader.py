@@ -10,7 +10,7 @@ from math import floor
 from typing import Final, NamedTuple
 
 from raft.codec import encode_membership
-from raft.errors import MembershipRefused, Overloaded, TransferRefused
+from raft.errors import MembershipBusy, Overloaded, TransferRefused
 from raft.membership import begin, enter_joint, in_change, leave_joint, members
 from raft.messages import AppendReply, Heartbeat, HeartbeatReply, TimeoutNow
 from raft.own_disk import OwnDisk
@@ -241,12 +241,12 @@ class Leader:
         """
         state = self._state
         if self.transfer is not None:
-            raise MembershipRefused("the leadership is being handed over")
+            raise MembershipBusy("the leadership is being handed over")
         if not self.commits_own_term:
             # Or two leaders might each be half way through another change (Ongaro 2015).
-            raise MembershipRefused("no entry of this leader's term is committed yet")
+            raise MembershipBusy("no entry of this leader's term is committed yet")
         if state.log.membership_index > state.commit:
-            raise MembershipRefused("a change of members is not committed yet")
+            raise MembershipBusy("a change of members is not committed yet")
         changed = begin(state.log.membership, add=add, remove=remove, promote=promote)
         return self._append_membership(changed)
 
