@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
@@ -196,6 +197,8 @@ class SimTransport:
 
     def __init__(self, network: SimNetwork, address: Address) -> None:
         self.network, self.address = network, address
+        self.context = copy_context()
+        """What comes in is the business of the process that listens, not of the one that sent."""
         self.alive = True
         self._handlers: dict[str, CallHandler] = {}
         self._frame_handler: FrameHandler | None = None
@@ -347,11 +350,12 @@ class _Call:
             delay += back.delay()
             if not back.loses():
                 reason = f"nobody listens at {self.to}"
-                self.loop.call_later(delay, self.fail, Unreachable(reason))
+                error = Unreachable(reason)
+                self.loop.call_later(delay, self.fail, error, context=self.caller.context)
             return
         self._server = server
         server.expect(self)
-        self.loop.call_later(delay, self._arrive)
+        self.loop.call_later(delay, self._arrive, context=server.context)
 
     def _arrive(self) -> None:
         assert self._server is not None
@@ -369,7 +373,7 @@ class _Call:
             self.caller.network.counts.lost += 1
         else:
             self.caller.network.counts.call_bytes += size
-            self.loop.call_later(delay, self._deliver, outcome)
+            self.loop.call_later(delay, self._deliver, outcome, context=self.caller.context)
 
     def broken(self) -> None:
         """The server is gone: its machine resets the connection, if that can still be heard."""
@@ -378,7 +382,8 @@ class _Call:
         back = self.caller.network.link(self.to, self.caller.address)
         delay = back.delay()
         if not back.loses():
-            self.loop.call_later(delay, self.fail, Unknown(f"the connection to {self.to} broke"))
+            error = Unknown(f"the connection to {self.to} broke")
+            self.loop.call_later(delay, self.fail, error, context=self.caller.context)
 
     def fail(self, error: RpcError) -> None:
         if not self.answer.done():
@@ -473,16 +478,17 @@ class SimChannel:
         if link.loses():
             self._source.network.counts.lost += 1
             return
+        context = None if target is None else target.context
         if faults.reordering > 0 and rng.random() < faults.reordering:
             # This one is held up, and those behind it do not wait.
             held_up = arrives + rng.uniform(0, faults.reordering_seconds_max)
-            self._loop.call_at(held_up, self._arrive, frame, target)
+            self._loop.call_at(held_up, self._arrive, frame, target, context=context)
         else:
             arrives = self._last_arrival = max(arrives, self._last_arrival)
-            self._loop.call_at(arrives, self._arrive, frame, target)
+            self._loop.call_at(arrives, self._arrive, frame, target, context=context)
         if faults.duplication > 0 and rng.random() < faults.duplication:
             again = arrives + rng.uniform(0, faults.reordering_seconds_max)
-            self._loop.call_at(again, self._arrive, frame, target)
+            self._loop.call_at(again, self._arrive, frame, target, context=context)
 
     def _arrive(self, frame: bytes, target: SimTransport | None) -> None:
         if target is not None and target.alive:
@@ -491,8 +497,11 @@ class SimChannel:
         # Nobody, or another than the frame was sent to: the connection is reset.
         self._source.network.counts.lost += 1
         if self._source.network.process(self._to) is None:
-            self._refuses_until = self._loop.time() + REDIAL_SECONDS
-            self.disconnected()
+            self._loop.call_soon(self._refused, context=self._source.context)
+
+    def _refused(self) -> None:
+        self._refuses_until = self._loop.time() + REDIAL_SECONDS
+        self.disconnected()
 
 
 def _carry(link: _Link, size: int) -> float:
