@@ -277,7 +277,10 @@ class VirtualLoop(base_events.BaseEventLoop):
         return sorted(asyncio.all_tasks(self), key=_birth)
 
     def _note_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.failures.append((str(context["message"]), context.get("exception")))
+        error = context.get("exception")
+        if isinstance(error, asyncio.CancelledError):
+            return  # a process that ended in the middle of a callback
+        self.failures.append((str(context["message"]), error))
         self.stop()
 
     def _who_waits(self) -> str:
