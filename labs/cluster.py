@@ -15,7 +15,7 @@ from labrpc.sim.disk import DiskFailed, SimDrive
 from labrpc.sim.loop import VirtualLoop, process_context
 from labrpc.sim.network import HEALTHY, Faults, SimNetwork, SimTransport
 from labrpc.transport import Address
-from labs.checkers import NodeCourier, RaftInvariants
+from labs.checkers import NodeCourier, RaftInvariants, watch_drive
 from labs.observer import Observer
 from labs.store_invariants import StoreInvariants, WatchedMachine
 from raft.config import RaftConfig
@@ -65,8 +65,7 @@ class SimNode:
         self.name = NodeId(name)
         self.address = Address(name)
         self.drive = SimDrive(cluster.chance.rng(f"drive/{name}"), on_failure=self._failed)
-        for watcher in cluster.watchers.values():
-            watcher.watch_drive(name, self.drive, log=LOG, data=DATA)
+        watch_drive(cluster.watchers, name, self.drive, log=LOG, data=DATA)
         self.lives = 0
         self.context = process_context(name)
         """Everything that its processes do; the loop can let it stand still."""

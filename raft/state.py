@@ -131,8 +131,7 @@ class State:
 
     def forget_effects(self) -> None:
         """They were handed out."""
-        for handed_out in (self.early, self.messages, self.reads, self.send_snapshot):
-            handed_out.clear()
+        self.early, self.messages, self.reads, self.send_snapshot = [], [], [], []
 
     # Applying
 
