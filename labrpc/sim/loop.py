@@ -159,52 +159,55 @@ class VirtualLoop(base_events.BaseEventLoop):
     # What the base class asks of a concrete loop
 
     def _run_once(self) -> None:
-        """One turn: what is ready runs, and what that makes ready runs in the next one. When
-        nothing is, the clock jumps to the next timer."""
-        timers, ready = self._timers, self._ready
-        if self._timer_cancelled_count > CANCELLED_TIMERS_MAX:
-            self._forget_cancelled()
+        """Turns, until somebody stops the loop: what is ready runs, and what that makes ready runs
+        in the next one. When nothing is, the clock jumps to the next timer."""
+        ready, pop = self._ready, heapq.heappop
+        while True:
+            if self._timer_cancelled_count > CANCELLED_TIMERS_MAX:
+                self._forget_cancelled()
             timers = self._timers
-        while timers and timers[0][2].cancelled():
-            self._timer_cancelled_count -= 1
-            _unschedule(heapq.heappop(timers)[2])
-        if not ready and not self._stopping and not timers:
-            raise Deadlock(f"at {self._now:.6f} s everybody waits for ever:\n{self._who_waits()}")
-        if ready or self._stopping or timers[0][0] <= self._now:
-            self._turns_without_time += 1
-            if self._turns_without_time > TURNS_WITHOUT_TIME_MAX:
-                raise Stalled(
-                    f"{TURNS_WITHOUT_TIME_MAX} turns at {self._now:.6f} s: somebody spins:\n"
-                    f"{self._who_waits()}"
-                )
-        else:
-            self._turns_without_time = 0
-            self._now = timers[0][0]
-        due = self._now + RESOLUTION_SECONDS
-        while timers and timers[0][0] < due:
-            timer = heapq.heappop(timers)[2]
-            _unschedule(timer)
-            ready.append(timer)
-        standing = self._standing
-        for _ in range(len(ready)):
-            handle: Any = ready.popleft()
-            if not handle._cancelled:
-                if (
-                    standing
-                    and (held := standing.get(handle._context.get(PROCESS, ""))) is not None
-                ):
-                    held.append(handle)
-                    continue
-                self.events += 1
-                try:  # as `Handle._run` does, without a frame for each of a run's short callbacks
-                    handle._context.run(handle._callback, *handle._args)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as error:
-                    message = f"Exception in callback {handle!r}"
-                    self.call_exception_handler(
-                        {"message": message, "exception": error, "handle": handle}
+            while timers and timers[0][2].cancelled():
+                self._timer_cancelled_count -= 1
+                _unschedule(pop(timers)[2])
+            if ready or self._stopping or (timers and timers[0][0] <= self._now):
+                self._turns_without_time += 1
+                if self._turns_without_time > TURNS_WITHOUT_TIME_MAX:
+                    raise Stalled(
+                        f"{TURNS_WITHOUT_TIME_MAX} turns at {self._now:.6f} s: somebody spins:\n"
+                        f"{self._who_waits()}"
                     )
+            elif timers:
+                self._turns_without_time = 0
+                self._now = timers[0][0]
+            else:
+                waits = self._who_waits()
+                raise Deadlock(f"at {self._now:.6f} s everybody waits for ever:\n{waits}")
+            due = self._now + RESOLUTION_SECONDS
+            while timers and timers[0][0] < due:
+                timer = pop(timers)[2]
+                _unschedule(timer)
+                ready.append(timer)
+            for _ in range(len(ready)):
+                self._run_handle(ready.popleft())
+            if self._stopping:
+                return
+
+    def _run_handle(self, handle: Any) -> None:
+        """As `Handle._run` does; what is a standing process's waits for it to go on."""
+        if handle._cancelled:
+            return
+        standing = self._standing
+        if standing and (held := standing.get(handle._context.get(PROCESS, ""))) is not None:
+            held.append(handle)
+            return
+        self.events += 1
+        try:
+            handle._context.run(handle._callback, *handle._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            message = f"Exception in callback {handle!r}"
+            self.call_exception_handler({"message": message, "exception": error, "handle": handle})
 
     def _forget_cancelled(self) -> None:
         kept = []
