@@ -12,7 +12,7 @@ real one: that is the harder case for whoever promised something in it.
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -49,6 +49,10 @@ class Faults:
     """How many messages take up to `long_delay_seconds_max` more; frames behind one wait."""
     long_delay_seconds_max: float = 2.0
     bytes_per_second: int = BYTES_PER_SECOND
+    queue_bytes_max: int = CHANNEL_QUEUED_BYTES_MAX
+    """What a channel holds that the wire has not taken yet; more frames are dropped."""
+    truncation: float = 0.0
+    """How many frames arrive without their end. (Bits are not flipped: TCP and TLS see to that.)"""
 
     def __post_init__(self) -> None:
         if not 0 < self.delay_seconds_min <= self.delay_seconds_max:
@@ -113,6 +117,8 @@ class SimNetwork:
         self.counts = Counts()
         self._chance = chance
         self._faults = faults
+        self.archive: deque[tuple[Address, bytes]] | None = None
+        """Frames that passed, for `replay`; None: none are kept."""
         self._links: dict[tuple[Address, Address], _Link] = {}
         self._processes: dict[Address, SimTransport] = {}
 
@@ -175,6 +181,20 @@ class SimNetwork:
         """Mend every cut and give every link the faults of the whole network."""
         for link in self._links.values():
             link.cut, link.faults, link.own_faults = False, self._faults, False
+
+    def keep_frames(self, frames_max: int) -> None:
+        """Keep the last frames from now on."""
+        if self.archive is None:
+            self.archive = deque(maxlen=frames_max)
+
+    def replay(self, at: int) -> None:
+        """Let a frame that was kept arrive again, at whatever process lives there now."""
+        assert self.archive is not None
+        to, frame = self.archive[at]
+        process = self._processes.get(to)
+        if process is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(process.take_frame, frame, context=process.context)
 
     # What the transports ask
 
@@ -424,7 +444,9 @@ class SimChannel:
             not self._source.alive
             or now < self._refuses_until
             or size > BODY_BYTES_MAX
-            or self._queued_bytes + size > CHANNEL_QUEUED_BYTES_MAX
+            or (
+                self._queued_bytes and self._queued_bytes + size > self._link.faults.queue_bytes_max
+            )
         ):
             return False
         network.counts.frames += 1
@@ -478,6 +500,11 @@ class SimChannel:
         if link.loses():
             self._source.network.counts.lost += 1
             return
+        network = self._source.network
+        if network.archive is not None:
+            network.archive.append((self._to, frame))
+        if faults.truncation > 0 and rng.random() < faults.truncation:
+            frame = frame[: rng.randrange(len(frame))]
         context = None if target is None else target.context
         if faults.reordering > 0 and rng.random() < faults.reordering:
             # This one is held up, and those behind it do not wait.
