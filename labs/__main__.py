@@ -16,6 +16,7 @@ examples:
   python -m labs run 3B --jobs 2
   python -m labs run 3C figure8_unreliable --edition 2025 --repeat 100 --jobs 2
   python -m labs run raft --impl mymodule:MyRaft        (docs/labs-interface.md)
+  python -m labs run kvraft --impl mymodule:MyServer --edition 2025
   python -m labs simulate --seed 4711 --trace story.txt --history operations.jsonl
   python -m labs simulate --seeds 1..200 --jobs 2
 """
@@ -72,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
         "--impl",
         dest="implementation",
         metavar="MODULE:CLASS",
-        help="test this Raft (3A to 3D) instead of the project's; see docs/labs-interface.md",
+        help="test this Raft (3A to 3D), or this key/value server (kvraft), instead of the "
+        "project's; see docs/labs-interface.md",
     )
     verb.add_argument("--real-time", action="store_true", help="on the real clock")
     verb.add_argument("--traceback", action="store_true", help="show failures whole")

@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import pairwise
+from struct import Struct
 from typing import Final
 
 from labrpc.sim.disk import SimDrive, Write
@@ -192,17 +193,10 @@ class RaftInvariants:
     def watch_drive(self, node: str, drive: SimDrive, *, log: str, data: str) -> None:
         """Follow what becomes durable on a node's drive: in its log map, its data map and its
         slots, which are those of the promise."""
+        watch_drive({self.gid: self}, node, drive, log=log, data=data)
+
+    def drive_is_watched(self, node: str) -> None:
         self._durable[node] = _Durable()
-
-        def watch(name: str, batch: Sequence[Write]) -> None:
-            if name == log:
-                self._became_durable(node, batch)
-            elif name == data:
-                self._data_durable(node, batch)
-            else:
-                self._promise_durable(node, batch)
-
-        drive.watch(watch)
 
     def courier(self, name: str, inner: Courier) -> Courier:
         """Stand between a node's replicas and its courier."""
@@ -250,7 +244,7 @@ class RaftInvariants:
 
     # What becomes durable
 
-    def _became_durable(self, node: str, batch: Sequence[Write]) -> None:
+    def log_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
         for key, value in batch:
             if key.startswith(ENTRY):
@@ -283,7 +277,7 @@ class RaftInvariants:
             if key.startswith(self._entry_prefix):
                 self._entry_durable(node, durable, index_of(key), value)
 
-    def _data_durable(self, node: str, batch: Sequence[Write]) -> None:
+    def data_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
         for key, value in batch:
             if key == self._progress_key and value is not None:
@@ -296,7 +290,7 @@ class RaftInvariants:
                 durable.applied = progress.applied.index
                 durable.incarnation = progress.incarnation
 
-    def _promise_durable(self, node: str, batch: Sequence[Write]) -> None:
+    def promise_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
         for _, record in batch:
             promise = _promise_of(record) if record is not None else None
@@ -360,31 +354,32 @@ class RaftInvariants:
     def said(self, node: str, parcel: Parcel) -> None:
         """A message leaves a replica: what it promises must be durable (R9), its term its own."""
         message = parcel.content
-        if parcel.gid != self.gid or isinstance(message, SnapshotChunk | ChunkReply):
+        if parcel.gid != self.gid or isinstance(message, (SnapshotChunk, ChunkReply)):
             return
+        kind = type(message)
         life = self._lives.get(node)
         if life is None:
             return  # during the start
         durable, core = self._durable[node], life.replica.core
-        pre = isinstance(message, RequestVote | VoteReply) and message.pre
+        term, now = message.term, core.term
+        pre = isinstance(message, (RequestVote, VoteReply)) and message.pre
         if not pre:
-            if not (message.term <= min(durable.hard_state.term, durable.vow.term)):
+            if term > durable.hard_state.term or term > durable.vow.term:
                 self._broke(
                     "R9",
                     f"{node} shows term {message.term}, synced is {durable.hard_state}, promised "
                     f"{durable.vow}: {message!r:.200}",
                 )
-            if not (message.term <= core.term):
-                self._broke("R17", f"{node} of term {core.term} says {message!r}")
+            if term > now:
+                self._broke("R17", f"{node} of term {now} says {message!r}")
         if self.observer.wire:
             self.observer.tell_wire(f"g{self.gid} {message_line(message)}")
-        self._check_promise(node, durable, message)
-        if isinstance(message, AppendEntries | Heartbeat):
-            leads_now = core.role is Role.LEADER and core.term == message.term
-            if not (leads_now or self.leaders.get(message.term) == node):
-                self._broke(
-                    "R17", f"{node} does not lead term {message.term} and says {message!r:.200}"
-                )
+        if kind is AppendEntries or kind is Heartbeat:
+            leads_now = term == now and core.role is Role.LEADER
+            if not (leads_now or self.leaders.get(term) == node):
+                self._broke("R17", f"{node} does not lead term {term} and says {message!r:.200}")
+        else:
+            self._check_promise(node, durable, message)
 
     def _check_promise(self, node: str, durable: _Durable, message: AnyMessage) -> None:
         match message:
@@ -623,6 +618,32 @@ class RaftInvariants:
                 self._broke("R9", f"{node} applies {entry.id} before it is durable there")
 
 
+def watch_drive(
+    watchers: Mapping[GroupId, RaftInvariants], node: str, drive: SimDrive, *, log: str, data: str
+) -> None:
+    """Show each watcher what becomes durable on a node's drive of its group, and only that: most
+    batches are of one group."""
+    by_key = {_GROUP_OF_KEY.pack(gid): watcher for gid, watcher in watchers.items()}
+
+    def watch(name: str, batch: Sequence[Write]) -> None:
+        if name not in (log, data):
+            for watcher in watchers.values():
+                watcher.promise_durable(node, batch)
+            return
+        for group in dict.fromkeys([key[1:9] for key, _ in batch]):
+            found = by_key.get(group)
+            if found is None:
+                continue
+            if name == log:
+                found.log_durable(node, batch)
+            else:
+                found.data_durable(node, batch)
+
+    for watcher in watchers.values():
+        watcher.drive_is_watched(node)
+    drive.watch(watch)
+
+
 class _WatchedCourier:
     """A courier that shows what passes."""
 
@@ -699,6 +720,7 @@ class _WatchedMachine:
 
 
 PAGE_BYTES: Final = 2**62
+_GROUP_OF_KEY: Final = Struct(">Q")  # after a key's first byte, in both databases
 _promise_of = lru_cache(maxsize=16)(decode_promise)  # the watchers of all groups ask at once
 REPLICAS_ENUMERATED_MAX: Final = 9
 

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from labrpc.sim.chance import Chance
 from labrpc.sim.disk import DiskFailed, SimDrive
+from labrpc.sim.loop import VirtualLoop, process_context
 from labrpc.sim.network import HEALTHY, Faults, SimNetwork, SimTransport
 from labrpc.transport import Address
-from labs.checkers import NodeCourier, RaftInvariants
+from labs.checkers import NodeCourier, RaftInvariants, watch_drive
 from labs.observer import Observer
 from labs.store_invariants import StoreInvariants, WatchedMachine
 from raft.config import RaftConfig
@@ -64,12 +65,16 @@ class SimNode:
         self.name = NodeId(name)
         self.address = Address(name)
         self.drive = SimDrive(cluster.chance.rng(f"drive/{name}"), on_failure=self._failed)
-        for watcher in cluster.watchers.values():
-            watcher.watch_drive(name, self.drive, log=LOG, data=DATA)
+        watch_drive(cluster.watchers, name, self.drive, log=LOG, data=DATA)
         self.lives = 0
+        self.context = process_context(name)
+        """Everything that its processes do; the loop can let it stand still."""
         self.transport: SimTransport | None = None
         self.host: WatchedHost | None = None
         self.assembly: Assembly | None = None
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self._loop = loop
         self._cluster = cluster
         self._log_store: LogStore | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -94,7 +99,7 @@ class SimNode:
         assert not self.alive, f"{self.name} runs"
         self.lives += 1
         self._cluster.observer.tell(f"{self.name} starts life={self.lives}")
-        starting = asyncio.get_running_loop().create_task(self._start())
+        starting = asyncio.get_running_loop().create_task(self._start(), context=self.context)
         self._starting = starting
         (error,) = await asyncio.gather(starting, return_exceptions=True)
         if self._starting is starting:
@@ -145,6 +150,21 @@ class SimNode:
         )
         await self.assembly.open()
 
+    @property
+    def paused(self) -> bool:
+        return self._loop.is_paused(self.name)
+
+    def pause(self) -> None:
+        """SIGSTOP: nothing runs here, frames and timers wait, the clock goes on."""
+        self._cluster.observer.tell(f"{self.name} stands still")
+        self._loop.pause(self.name)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self.paused:
+            self._cluster.observer.tell(f"{self.name} goes on")
+            self._loop.resume(self.name)
+
     def crash(self) -> None:
         """A power cut: what was not durable may be gone."""
         self._end("power cut", self.drive.crash)
@@ -160,6 +180,7 @@ class SimNode:
         if not self.alive:
             return
         self._cluster.observer.tell(f"{self.name} {how}")
+        self.resume()
         if self.transport is not None:
             self.transport.crash()  # nothing leaves any more, and nothing comes in
         if self._starting is not None:
@@ -212,7 +233,7 @@ class SimNode:
         Returns:
             Whether it was done.
         """
-        chore = asyncio.get_running_loop().create_task(work)
+        chore = asyncio.get_running_loop().create_task(work, context=self.context)
         self._chores[chore] = None
         try:
             (error,) = await asyncio.gather(chore, return_exceptions=True)

@@ -11,7 +11,7 @@ def load(name: str) -> Any:
     """What the name stands for. A file may import its neighbours, and is read once.
 
     Raises:
-        LookupError: there is no such thing; also when the module itself fails to import one.
+        LookupError: there is no such thing, or the module cannot be imported, whatever it raised.
     """
     where, colon, attribute = name.partition(":")
     if not colon:
@@ -20,9 +20,14 @@ def load(name: str) -> Any:
         module = (
             _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
         )
-        return getattr(module, attribute)
-    except (ImportError, OSError, AttributeError) as error:
+    except (ImportError, OSError) as error:
         raise LookupError(f"cannot load {name!r}: {error}") from error
+    except Exception as error:  # somebody else's code may raise anything while it is imported
+        told = f"{type(error).__name__}: {error}"
+        raise LookupError(f"cannot load {name!r}: its import raised {told}") from error
+    if not hasattr(module, attribute):
+        raise LookupError(f"cannot load {name!r}: there is no {attribute!r} in {where}")
+    return getattr(module, attribute)
 
 
 def _load_file(path: Path) -> Any:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Final
 
+from labrpc.sim.loop import true_clock
+
 EVENTS_KEPT: Final = 40
 """So many last events are told with a failure."""
 
@@ -62,10 +64,11 @@ class Observer:
         self._sink = sink
         self._hash = blake2b(digest_size=8)
         self._loop = asyncio.get_running_loop()
+        self._now = true_clock()
 
     def tell(self, text: str) -> None:
         """An event of the story."""
-        line = f"{self._loop.time():.6f} {text}"
+        line = f"{self._now():.6f} {text}"
         self.last.append(line)
         self._hash.update(line.encode())
         if self._sink is not None:
@@ -74,7 +77,7 @@ class Observer:
     def tell_wire(self, text: str) -> None:
         """An event below the story. Ask `wire` first: making the text costs more than all else."""
         if self._sink is not None:
-            self._sink(f"{self._loop.time():.6f} {text}")
+            self._sink(f"{self._now():.6f} {text}")
 
     def probe(self, name: str) -> None:
         self.probes[name] += 1

@@ -19,12 +19,12 @@ it, and costs O(1), but for the freeze and the install of a shard, which are has
 - C7  every operation ends within its deadline and an election's time.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from labrpc.sim.loop import true_clock
 from labs.history import Kind, Operation
 from labs.observer import Observer
 from raft.ports import Reader, Rows
@@ -124,7 +124,7 @@ class StoreInvariants:
         self._answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term]] = {}
         self._keys: dict[bytes, _Key] = {}
         self._undone: dict[tuple[bytes, bytes], None] = {}
-        self._loop = asyncio.get_running_loop()
+        self._now = true_clock()
 
     @property
     def applied(self) -> dict[GroupId, Index]:
@@ -410,7 +410,7 @@ class StoreInvariants:
         self, gid: GroupId, index: Index, write: Mutation, key: bytes, row: bytes | None
     ) -> None:
         states = self._keys.setdefault(write.key, _Key()).states
-        now = self._loop.time()
+        now = self._now()
         if row is None:
             states.append(State(None, 0, now))
         else:
@@ -441,7 +441,7 @@ class StoreInvariants:
 
     def ended(self, operation: Operation, told: int, deadline: float) -> None:
         """An operation has ended, one way or other."""
-        now = self._loop.time()
+        now = self._now()
         self.observer.tell(f"op {operation}")
         if not (now <= deadline + self._grace):
             self.observer.broke(

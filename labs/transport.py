@@ -31,6 +31,11 @@ class LabTransport:
         self._handlers: dict[str, Handler] = {}
 
     @property
+    def ends(self) -> Mapping[Address, LabEnd]:
+        """The way to each server, for who speaks a protocol of his own."""
+        return self._ends
+
+    @property
     def handlers(self) -> Mapping[str, Handler]:
         """What was given to `serve`, for a `LabServer`."""
         return self._handlers

@@ -7,7 +7,7 @@ sends, the result is a plausible value or `BadMessage`, and nothing is allocated
 was merely claimed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from typing import Any, Final
 
@@ -97,7 +97,7 @@ def _membership_fields(membership: Membership) -> tuple[Any, ...]:
     )
 
 
-def _membership(fields: list[Any]) -> Membership:
+def _membership(fields: Sequence[Any]) -> Membership:
     voters, outgoing, learners = (_members(field) for field in fields[:3])
     promote, leaving = (_replicas(field) for field in fields[3:5])
     next_id = _number(fields[5], "next id")
@@ -167,7 +167,7 @@ def encode_message(message: AnyMessage) -> tuple[Any, ...]:
 
 def decode_message(fields: Any) -> AnyMessage:
     """Raises: BadMessage."""
-    if not isinstance(fields, list | tuple) or len(fields) < 5:
+    if not isinstance(fields, (list, tuple)) or len(fields) < 5:
         raise BadMessage("not a message")
     form, kind = fields[0], fields[1]
     if type(form) is not int or form != FORMAT:
@@ -175,11 +175,16 @@ def decode_message(fields: Any) -> AnyMessage:
     decoder = _DECODERS.get(kind) if type(kind) is int else None
     if decoder is None:
         raise BadMessage(f"message of unknown kind {kind!r:.20}")
-    source, target = _replica(fields[2]), _replica(fields[3])
-    return decoder(source, target, Term(_number(fields[4], "term")), list(fields[5:]))
+    source, target, term = fields[2:5]
+    for number in (source, target, term):  # as `_number`, without a call for each of the three
+        if type(number) is not int or not 0 <= number < NUMBER_MAX:
+            raise BadMessage(f"replica id or term out of range: {number!r:.20}")
+    if source == 0 or target == 0:
+        raise BadMessage("nobody is no replica")
+    return decoder(source, target, Term(term), fields[5:])
 
 
-def _request_vote(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> RequestVote:
+def _request_vote(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> RequestVote:
     index, last_term, pre, transfer = _array(rest, 4, "vote request")
     last = _entry_id(index, last_term)
     if last.term > term:
@@ -187,12 +192,12 @@ def _request_vote(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> Re
     return RequestVote(s, t, term, last, _flag(pre), _flag(transfer))
 
 
-def _vote_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> VoteReply:
+def _vote_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> VoteReply:
     granted, pre = _array(rest, 2, "vote reply")
     return VoteReply(s, t, term, _flag(granted), _flag(pre))
 
 
-def _append_entries(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> AppendEntries:
+def _append_entries(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> AppendEntries:
     index, prev_term, commit, flat = _array(rest, 4, "append")
     prev = _entry_id(index, prev_term)
     commit_index = Index(_number(commit, "commit"))
@@ -218,7 +223,7 @@ def _append_entries(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> 
     return AppendEntries(s, t, term, prev, tuple(entries), commit_index)
 
 
-def _append_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> AppendReply:
+def _append_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> AppendReply:
     match_, rejected, index, hint_term = _array(rest, 4, "append reply")
     return AppendReply(
         s,
@@ -230,41 +235,43 @@ def _append_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> Ap
     )
 
 
-def _heartbeat(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> Heartbeat:
+def _heartbeat(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> Heartbeat:
     commit, token, asks = _array(rest, 3, "heartbeat")
     return Heartbeat(
         s, t, term, Index(_number(commit, "commit")), _number(token, "token"), _flag(asks)
     )
 
 
-def _heartbeat_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> HeartbeatReply:
+def _heartbeat_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> HeartbeatReply:
     token, last, asked = _array(rest, 3, "heartbeat reply")
     return HeartbeatReply(
         s, t, term, _number(token, "token"), Index(_number(last, "last")), _flag(asked)
     )
 
 
-def _install_snapshot(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> InstallSnapshot:
+def _install_snapshot(
+    s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]
+) -> InstallSnapshot:
     (meta,) = _array(rest, 1, "snapshot")
     return InstallSnapshot(s, t, term, decode_snapshot_meta(meta))
 
 
-def _timeout_now(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> TimeoutNow:
+def _timeout_now(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> TimeoutNow:
     _array(rest, 0, "hand-over")
     return TimeoutNow(s, t, term)
 
 
-def _read_request(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> ReadRequest:
+def _read_request(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> ReadRequest:
     context, patient = _array(rest if len(rest) == 2 else [*rest, False], 2, "read request")
     return ReadRequest(s, t, term, _context(context), _flag(patient))
 
 
-def _read_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: list[Any]) -> ReadReply:
+def _read_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> ReadReply:
     context, index = _array(rest, 2, "read reply")
     return ReadReply(s, t, term, _context(context), Index(_number(index, "index")))
 
 
-_DECODERS: Final[dict[int, Callable[[ReplicaId, ReplicaId, Term, list[Any]], AnyMessage]]] = {
+_DECODERS: Final[dict[int, Callable[[ReplicaId, ReplicaId, Term, Sequence[Any]], AnyMessage]]] = {
     1: _request_vote,
     2: _vote_reply,
     3: _append_entries,
@@ -281,10 +288,10 @@ _DECODERS: Final[dict[int, Callable[[ReplicaId, ReplicaId, Term, list[Any]], Any
 # Fields
 
 
-def _array(fields: Any, size: int, what: str) -> list[Any]:
-    if not isinstance(fields, list | tuple) or len(fields) != size:
+def _array(fields: Any, size: int, what: str) -> Sequence[Any]:
+    if not isinstance(fields, (list, tuple)) or len(fields) != size:
         raise BadMessage(f"malformed {what}")
-    return list(fields)
+    return fields
 
 
 def _number(value: Any, what: str) -> int:

@@ -70,6 +70,12 @@ class Facts:
         return tuple(p.id for p in self.progress.values() if p.lost)
 
     @property
+    def slow_disk_at(self) -> float:
+        """When this replica last led and was held up by its own disk alone, in loop seconds; it
+        outlives the leadership, so that it is not given back at once."""
+        return self._state.slow_disk_at
+
+    @property
     def removed(self) -> bool:
         """Whether it is committed that this replica is no member any more; it never changes
         back, because an id is never used again. False for a blank one that knows no members."""

@@ -10,9 +10,10 @@ from math import floor
 from typing import Final, NamedTuple
 
 from raft.codec import encode_membership
-from raft.errors import MembershipRefused, Overloaded, TransferRefused
+from raft.errors import MembershipBusy, Overloaded, TransferRefused
 from raft.membership import begin, enter_joint, in_change, leave_joint, members
 from raft.messages import AppendReply, Heartbeat, HeartbeatReply, TimeoutNow
+from raft.own_disk import OwnDisk
 from raft.progress import Progress, Sending
 from raft.reads import LeaderReads, Read
 from raft.replication import Replication
@@ -20,6 +21,10 @@ from raft.snapshots import stream_ended
 from raft.state import NEVER, State
 from raft.types import Entry, EntryId, EntryKind, Index, Membership, NodeId, ReplicaId
 
+SLOW_DISK_ELECTIONS: Final = 2
+"""An own entry that is not durable for so many E makes a leader hand over, if others are ahead."""
+ILL_DISK_ELECTIONS: Final = 3
+"""After so many E it steps down, whoever comes after it: the hand-over did not succeed."""
 FAREWELL_ELECTIONS: Final = 10
 """For so many E without an answer a removed replica is still told that it was removed."""
 
@@ -50,7 +55,7 @@ class Leader:
         self._uncommitted_bytes = 0
         self._now = now
         self._heartbeat_at = _next_beat(now, state.config.heartbeat_seconds)
-        self._disk_seen, self._disk_moved_at = state.log.durable, now
+        self._own_disk = OwnDisk()
         self.sync_members()
 
     @property
@@ -99,18 +104,28 @@ class Leader:
             self.resigned = "no majority answered within the election timeout"
 
     def _check_disk(self, now: float) -> None:
-        """Step down when only the own disk keeps entries from being durable, for 2 E: a group
-        must not wait for one ill disk (gray failure)."""
-        state = self._state
-        durable = state.log.durable
-        if durable > self._disk_seen or durable == state.log.last.index:
-            self._disk_seen, self._disk_moved_at = durable, now
-        elif now - self._disk_moved_at > 2 * state.config.election_seconds_max:
-            others = state.electorate.committed(
-                lambda replica: 0 if replica == state.id else self.replication.match(replica)
-            )
-            if others > durable:
-                self.resigned = "the own disk lags behind a majority"
+        """Give the leadership up while the own disk is the one that everybody waits for: a group
+        must not be as slow as one ill disk (gray failure).
+
+        Only if a majority of the others is ahead of it: where all disks are slow nothing is gained.
+        First by handing over, which costs clients a round trip; by stepping down if that fails.
+        """
+        state, longest = self._state, self._state.config.election_seconds_max
+        waited = self._own_disk.waited(state.log.durable, state.log.last.index, now)
+        if waited <= SLOW_DISK_ELECTIONS * longest:
+            return
+        others = state.electorate.committed(
+            lambda replica: 0 if replica == state.id else self.replication.match(replica)
+        )
+        if others <= state.log.durable:
+            return
+        state.slow_disk_at = now
+        if waited > ILL_DISK_ELECTIONS * longest:
+            self.resigned = "the own disk lags behind a majority"
+        elif self.transfer is None:
+            successor = self.best_successor()
+            if successor is not None and self.replication.match(successor) >= others:
+                self.start_transfer(successor)
 
     def beat(self) -> None:
         """Start a round of heartbeats; it confirms every read that waits now."""
@@ -226,12 +241,12 @@ class Leader:
         """
         state = self._state
         if self.transfer is not None:
-            raise MembershipRefused("the leadership is being handed over")
+            raise MembershipBusy("the leadership is being handed over")
         if not self.commits_own_term:
             # Or two leaders might each be half way through another change (Ongaro 2015).
-            raise MembershipRefused("no entry of this leader's term is committed yet")
+            raise MembershipBusy("no entry of this leader's term is committed yet")
         if state.log.membership_index > state.commit:
-            raise MembershipRefused("a change of members is not committed yet")
+            raise MembershipBusy("a change of members is not committed yet")
         changed = begin(state.log.membership, add=add, remove=remove, promote=promote)
         return self._append_membership(changed)
 

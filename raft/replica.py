@@ -30,7 +30,13 @@ from raft.courier import Courier
 from raft.disk.log_store import LogStore, ReplicaRecord
 from raft.errors import BadChunk, NotLeader, ReplicaStopped, Unavailable
 from raft.freshness import Freshness
-from raft.messages import AnyMessage, Heartbeat, HeartbeatReply, InstallSnapshot
+from raft.messages import (
+    AnyMessage,
+    Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
+    TimeoutNow,
+)
 from raft.parcel import Parcel
 from raft.ports import StateMachine, StateStore
 from raft.ready import ReadState, Ready
@@ -55,6 +61,7 @@ log = logging.getLogger(__name__)
 
 APPLY_ENTRIES_MAX: Final = 512  # entries applied in one turn, so that heartbeats are not held up
 APPLY_BYTES_MAX: Final = 2 * 1024 * 1024
+TERM_ONLY: Final = (Heartbeat, HeartbeatReply, TimeoutNow)
 READS_LATE_SECONDS: Final = 0.01  # a loop's timer may ring early by its clock's resolution
 
 
@@ -221,16 +228,19 @@ class Replica:
         if content.target != self.id or content.source == self.id:
             return
         self._learned[content.source] = address
-        if isinstance(content, SnapshotChunk):
-            self._guarded(partial(self._take_chunk, content))
-        elif isinstance(content, ChunkReply):
-            stream = self._streams.get(content.source)
-            if stream is not None:
-                stream.sender.answered(content)
-        elif not isinstance(content, InstallSnapshot):  # that one only its own driver may say
-            self._guarded(partial(self.core.step, content, self._loop.time()))
-            if isinstance(content, Heartbeat):
-                self._guarded(self._stay_fresh)
+        try:
+            if isinstance(content, SnapshotChunk):
+                self._take_chunk(content)
+            elif isinstance(content, ChunkReply):
+                stream = self._streams.get(content.source)
+                if stream is not None:
+                    stream.sender.answered(content)
+            elif not isinstance(content, InstallSnapshot):  # only its own driver may say that one
+                self.core.step(content, self._loop.time())
+                if isinstance(content, Heartbeat):
+                    self._stay_fresh()
+        except Exception as error:
+            self._fall_silent(error)
         self._wake(self)
 
     def timeout(self, now: float) -> None:
@@ -239,7 +249,12 @@ class Replica:
 
     def turn(self) -> None:
         """Carry out everything that the core decided since the last turn."""
-        self._guarded(self._turn)
+        if self.stopped_because is not None:
+            return
+        try:
+            self._turn()
+        except Exception as error:
+            self._fall_silent(error)
 
     def compact(self, durable: Index, keep_entries: int) -> None:
         """Cut the log up to what is durably applied, but for a tail that slow followers read.
@@ -287,9 +302,13 @@ class Replica:
             return
         try:
             act()
-        except Exception as error:  # a broken invariant stops this replica, not its neighbours
-            log.exception("group %d: replica %d stops", self.gid, self.id)
-            self.stop(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            self._fall_silent(error)
+
+    def _fall_silent(self, error: Exception) -> None:
+        """A broken invariant stops this replica, not its neighbours."""
+        log.error("group %d: replica %d stops", self.gid, self.id, exc_info=error)
+        self.stop(f"{type(error).__name__}: {error}")
 
     def _turn(self) -> None:
         self._ask_for_reads()
@@ -297,9 +316,12 @@ class Replica:
             self._carry_out(ready)
         if self._installing is None and self._receiver.staged is not None:
             self._receiver.abort()  # the core had no use for it: older than what is committed
-        self._apply_some()
-        self._end_stale_streams()
-        self._note_leadership()
+        if self._committed:
+            self._apply_some()
+        if self._streams:
+            self._end_stale_streams()
+        if (self.core.role is Role.LEADER) is not self._led:
+            self._note_leadership()
 
     def _carry_out(self, ready: Ready) -> None:
         """The effect order; see the module's text. One save, then what it promises."""
@@ -343,8 +365,9 @@ class Replica:
         saving = self._last_save is not None and not self._last_save.done()
         voting = self._hard_state_save is not None and not self._hard_state_save.done()
         for message in messages:
-            # A heartbeat and its answer show the term, and nothing of the entries on their way.
-            if saving and (voting or not isinstance(message, Heartbeat | HeartbeatReply)):
+            # These show the term, and nothing of the entries on their way. (A hand-over because
+            # the own disk is slow must not wait for that disk.)
+            if saving and (voting or not isinstance(message, TERM_ONLY)):
                 held.append(message)
             else:
                 self._post(message)
@@ -372,7 +395,7 @@ class Replica:
     # Applying
 
     def _apply_some(self) -> None:
-        if not self._committed or self._installing is not None:
+        if self._installing is not None:
             return
         entries: list[Entry] = []
         size = 0
@@ -390,16 +413,16 @@ class Replica:
         self._machine.apply(entries, rows)
         self.store.commit(rows.writes(), last.id, membership)
         self.core.applied_to(last.index)
-        self._serve_reads()
-        self._wake(self)  # applied entries free the core's window, and more may wait
+        if self._reads_ready:
+            self._serve_reads()
+        if self.core.commit > last.index:
+            self._wake(self)  # applied entries free the core's window, and more wait
 
     def _note_leadership(self) -> None:
-        leads = self.core.role is Role.LEADER
-        if leads != self._led:
-            self._led = leads
-            words = "leads" if leads else "leads no more"
-            log.info("group %d: replica %d %s, term %d", self.gid, self.id, words, self.core.term)
-            self._machine.leadership_changed(leads)
+        self._led = not self._led
+        words = "leads" if self._led else "leads no more"
+        log.info("group %d: replica %d %s, term %d", self.gid, self.id, words, self.core.term)
+        self._machine.leadership_changed(self._led)
 
     # Reading
 

@@ -37,6 +37,7 @@ class State:
         applied: Entries up to here were applied. Invariant R7: applied <= emitted <= commit.
         heard_at: When the leader of `term` was last heard, in loop seconds.
         election_at: When this replica will campaign unless it hears a leader or votes.
+        slow_disk_at: When this replica, leading, was last held up by its own disk alone.
         installing: A snapshot that is replacing state and log; durable when `persisted` says so.
         agreed: Up to its index this log equals that of the leader of its term, by what that leader
             sent; of another term than `term` it says nothing. A leader only appends, so it stays
@@ -66,6 +67,7 @@ class State:
         self.applied = applied
         self.heard_at = -NEVER
         self.election_at = NEVER
+        self.slow_disk_at = -NEVER
         self.installing: SnapshotMeta | None = None
         self.agreed = EntryId(Index(0), Term(0))
 
@@ -129,8 +131,7 @@ class State:
 
     def forget_effects(self) -> None:
         """They were handed out."""
-        for handed_out in (self.early, self.messages, self.reads, self.send_snapshot):
-            handed_out.clear()
+        self.early, self.messages, self.reads, self.send_snapshot = [], [], [], []
 
     # Applying
 

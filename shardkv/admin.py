@@ -14,8 +14,9 @@ FORMAT: Final = 1
 STATUS: Final = "admin.status"
 CREATE_GROUP: Final = "admin.create_group"
 CREATE_REPLICA: Final = "admin.create_replica"
-ADD_MEMBERS: Final = "admin.add_members"
-REMOVE_MEMBERS: Final = "admin.remove_members"
+CHANGE_MEMBERS: Final = "admin.change_members"
+TRANSFER: Final = "admin.transfer"
+STANDING: Final = "admin.standing"
 
 INTEGER_MAX: Final = 2**63 - 1
 TEXT_CHARACTERS_MAX: Final = 4096
@@ -123,26 +124,42 @@ class CreateReplica(NamedTuple):
     boot: int
 
 
-class AddMembers(NamedTuple):
-    """Take nodes into a group, as learners that become voters. For the group's leader."""
+class ChangeMembers(NamedTuple):
+    """Take nodes into a group, as learners that become voters, and replicas out of it once they
+    have. For the group's leader, which refuses what would leave too few alive."""
 
     gid: int
     uuid: bytes
-    nodes: tuple[tuple[str, str], ...]  # node, peer address
+    add: tuple[tuple[str, str], ...]  # node, peer address
+    remove: tuple[int, ...] = ()
 
 
-class MembersAdded(NamedTuple):
-    """The replica ids of the added nodes, in their order."""
+class MembersChanging(NamedTuple):
+    """The change has begun. The replica ids of the added nodes, in their order."""
 
     replicas: tuple[int, ...]
 
 
-class RemoveMembers(NamedTuple):
-    """Take replicas out of a group. For the group's leader."""
+class Transfer(NamedTuple):
+    """Hand the leadership to another voter. For the group's leader."""
 
     gid: int
     uuid: bytes
-    replicas: tuple[int, ...]
+    replica: int
+
+
+class AskStanding(NamedTuple):
+    """Is this replica still a member of its group, by what you know to be committed?"""
+
+    gid: int
+    uuid: bytes
+    replica: int
+
+
+class Standing(NamedTuple):
+    """What is committed of a replica here: "member", "removed" (for ever), or "unknown"."""
+
+    standing: str
 
 
 class Done(NamedTuple):

@@ -7,33 +7,45 @@ perhaps on an empty disk.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Final, Protocol, TypeVar
 
 from labrpc.errors import Refused
 from labrpc.transport import Transport
 from raft.disk.log_store import ReplicaRecord, ReplicaRefused
-from raft.errors import MembershipRefused, NotLeader
+from raft.errors import MembershipBusy, MembershipRefused, NotLeader, TransferRefused
 from raft.host import Host
+from raft.membership import members
 from raft.replica import Replica
-from raft.types import GroupId, GroupUuid, Member, NodeId, ReplicaId
+from raft.types import (
+    NOBODY,
+    EntryId,
+    GroupId,
+    GroupUuid,
+    Member,
+    NodeId,
+    ReplicaId,
+)
 from shardkv import admin
 from shardkv.admin import (
-    AddMembers,
+    AskStanding,
     BadAdmin,
+    ChangeMembers,
     CreateGroup,
     CreateReplica,
     Done,
     GroupCreated,
-    MembersAdded,
+    MembersChanging,
     MemberStatus,
     NodeStatus,
     Nothing,
-    RemoveMembers,
     ReplicaStatus,
     ShardStatus,
+    Standing,
+    Transfer,
 )
+from shardkv.moving_replicas import cost_of
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +96,9 @@ class AdminService:
         _serve(transport, admin.STATUS, Nothing, self.status)
         _serve(transport, admin.CREATE_GROUP, CreateGroup, self.create_group)
         _serve(transport, admin.CREATE_REPLICA, CreateReplica, self.create_replica)
-        _serve(transport, admin.ADD_MEMBERS, AddMembers, self.add_members)
-        _serve(transport, admin.REMOVE_MEMBERS, RemoveMembers, self.remove_members)
+        _serve(transport, admin.CHANGE_MEMBERS, ChangeMembers, self.change_members)
+        _serve(transport, admin.TRANSFER, Transfer, self.transfer)
+        _serve(transport, admin.STANDING, AskStanding, self.standing)
 
     async def status(self, _: Nothing) -> NodeStatus:
         """How this node is, from what it knows by itself."""
@@ -153,38 +166,59 @@ class AdminService:
             )
         await self._host.drop_replica(here.gid)
 
-    async def add_members(self, command: AddMembers) -> MembersAdded:
-        """Take nodes in as learners that become voters once they have caught up; the answer comes
-        when that is committed, and names their replica ids."""
-        replica = self._leader(command.gid, command.uuid)
+    async def change_members(self, command: ChangeMembers) -> MembersChanging:
+        """Begin a change: nodes come in as learners that become voters once they have caught up,
+        and only then do the named voters leave. The answer comes when the first entry of it is
+        committed, and names the new replicas' ids; the rest goes by itself.
+
+        Refused without any effect: FAILED_PRECONDITION what must not be, ABORTED what has to wait.
+        """
+        replica = self._replica(command.gid, command.uuid)
+        if not replica.leads:
+            raise Refused("ABORTED", str(NotLeader(replica.leader)))
+        remove = [ReplicaId(id) for id in command.remove]
+        reason = self._cost(replica, len(command.add), remove)
+        if reason:
+            raise Refused("FAILED_PRECONDITION", f"{reason} in group {command.gid}")
         first = replica.core.membership.next_id
-        add = [(NodeId(node), address) for node, address in command.nodes]
-        await self._change(replica, add=add)
+        add = [(NodeId(node), address) for node, address in command.add]
+        try:
+            placed = replica.change_members(add=add, remove=remove)
+        except (NotLeader, MembershipBusy) as error:
+            raise Refused("ABORTED", str(error)) from None
+        except MembershipRefused as error:
+            raise Refused("FAILED_PRECONDITION", str(error)) from None
+        await self._committed(replica, placed)
         ids = tuple(range(first, first + len(add)))
         learners = {member.id: member.node for member in _everyone(replica)}
         if [learners.get(ReplicaId(id)) for id in ids] != [node for node, _ in add]:
             raise Refused("ABORTED", "another change of members came first; look again")
-        return MembersAdded(ids)
+        return MembersChanging(ids)
 
-    async def remove_members(self, command: RemoveMembers) -> Done:
-        """Take replicas out; the answer comes when that is committed."""
-        replica = self._leader(command.gid, command.uuid)
-        await self._change(replica, remove=[ReplicaId(id) for id in command.replicas])
-        return Done()
+    def _cost(self, replica: Replica, adding: int, remove: Sequence[ReplicaId]) -> str:
+        """Why the group must not be left with the voters that stay; "" if it may be. Alive is who
+        answered this leader within an election timeout: what its own heartbeats tell it."""
+        core = replica.core
+        lived_since = asyncio.get_running_loop().time() - core.config.election_seconds_max
 
-    async def _change(
-        self,
-        replica: Replica,
-        *,
-        add: list[tuple[NodeId, str]] | None = None,
-        remove: list[ReplicaId] | None = None,
-    ) -> None:
-        try:
-            placed = replica.change_members(add=add or (), remove=remove or ())
-        except NotLeader as error:
-            raise Refused("FAILED_PRECONDITION", str(error)) from None
-        except MembershipRefused as error:
-            raise Refused("FAILED_PRECONDITION", str(error)) from None
+        def lives(id: ReplicaId) -> bool:
+            if id == replica.id:
+                return True
+            progress = core.progress.get(id)
+            return (
+                progress is not None
+                and progress.token > 0  # it did answer, in this term
+                and progress.heard >= lived_since
+                and not progress.lost
+            )
+
+        voters = core.membership.voters
+        staying = [member.id for member in voters if member.id not in remove]
+        if not staying or (len(staying) == len(voters) and not adding):
+            return ""  # no change of voters, or one that is refused for another reason
+        return cost_of(len(staying) + adding, sum(map(lives, staying)) + adding)
+
+    async def _committed(self, replica: Replica, placed: EntryId) -> None:
         try:
             async with asyncio.timeout(COMMIT_SECONDS):
                 while replica.applied < placed.index:
@@ -194,11 +228,36 @@ class AdminService:
         except TimeoutError:
             raise Refused("ABORTED", "not committed in time; look again") from None
 
+    async def transfer(self, command: Transfer) -> Done:
+        """Hand the leadership to another voter; the answer comes when this replica leads no more.
+
+        It says nothing about who leads then: the caller looks.
+        """
+        replica = self._replica(command.gid, command.uuid)
+        term = replica.core.term
+        try:
+            replica.transfer(ReplicaId(command.replica))
+        except NotLeader as error:
+            raise Refused("ABORTED", str(error)) from None
+        except TransferRefused as error:
+            raise Refused("FAILED_PRECONDITION", str(error)) from None
+        while replica.leads and replica.core.term == term:
+            if replica.core.transfer_target == NOBODY:
+                raise Refused("ABORTED", "the target did not take the leadership over in time")
+            await asyncio.sleep(POLL_SECONDS)
+        return Done()
+
+    async def standing(self, question: AskStanding) -> Standing:
+        """What is committed here of a replica. "removed" is for ever: an id that was given is
+        never given again, so who is no member any more never will be."""
+        replica = self._replica(question.gid, question.uuid)
+        return Standing(standing_of(ReplicaId(question.replica), replica))
+
     def _for_this_life(self, boot: int) -> None:
         if boot != self._boot:
             raise Refused("ABORTED", "this node was started again since; look again")
 
-    def _leader(self, gid: int, uuid: bytes) -> Replica:
+    def _replica(self, gid: int, uuid: bytes) -> Replica:
         replica = self._host.replicas.get(GroupId(gid))
         if replica is None:
             raise Refused("NOT_FOUND", f"this node has no replica of group {gid}")
@@ -235,6 +294,17 @@ class AdminService:
             membership_at=core.log.membership_index,
             next_id=membership.next_id,
         )
+
+
+def standing_of(id: ReplicaId, replica: Replica) -> str:
+    """What another replica's committed membership says of a member's id; see `Standing`.
+
+    Only committed memberships count: one that is undone may have removed, or added, anybody.
+    """
+    membership = replica.core.log.membership_at(replica.core.commit)
+    if id in members(membership):
+        return "member"
+    return "removed" if id < membership.next_id else "unknown"
 
 
 def _everyone(replica: Replica) -> tuple[Member, ...]:

@@ -56,7 +56,7 @@ async def connect(
     transport = GrpcTransport(cluster, NAME)
     rng = Random(secrets.randbits(128))
     controller = ControllerClient(transport, [Address(address) for address in addresses], rng)
-    clerk = Clerk(transport, controller, rng=rng, timeout=timeout)
+    clerk = Clerk(transport, controller, rng=rng, timeout=timeout, cluster=cluster)
     try:
         yield clerk
     finally:

@@ -11,6 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from labrpc.transport import Address, Transport
+from raft.errors import ReplicaStopped
 from raft.host import Host
 from raft.rsm import ReplicatedStateMachine
 from raft.types import GroupId
@@ -19,10 +20,13 @@ from shardctrler.machine import ControllerMachine
 from shardctrler.server import ControllerServer
 from shardctrler.types import NodeAddresses, ShardId
 from shardkv.admin import ShardStatus
+from shardkv.backup.protocol import Unsettled
+from shardkv.backup.serving import BackupService
 from shardkv.feed import ConfigFeed
 from shardkv.handover import Handover, RateLimit
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
+from shardkv.read_service import ReadService
 from shardkv.reporter import Reporter
 from shardkv.routing import Routing, SlotRouting
 from shardkv.rows import ShardRecord
@@ -75,7 +79,10 @@ class Assembly:
         self.client = ControllerClient(transport, endpoints, rng)
         self.feed = ConfigFeed(self.client, rng)
         self.service = StoreService(transport)
+        self.reads = ReadService(transport, self.service)
         self.controller: ControllerServer | None = None
+        self.backups = BackupService(host, self, rng)
+        self._controller_rsm: ReplicatedStateMachine | None = None
         self.groups: dict[GroupId, _Group] = {}
         self._rng = rng
         self._routing = routing or SlotRouting(nshards)
@@ -95,6 +102,7 @@ class Assembly:
             self._signpost.serve(self.transport)
         for record in records:
             await self.start(record.gid)
+        self.backups.serve(self.transport)
         self.feed.start()
         self._reporter.start()
 
@@ -116,11 +124,13 @@ class Assembly:
         rsm = ReplicatedStateMachine(ControllerMachine(self.nshards))
         replica = await self.host.start_replica(CONTROLLER, rsm)
         rsm.attach(replica)
+        self._controller_rsm = rsm
         self.controller = ControllerServer(rsm, self.transport)
         self.controller.start()
 
     async def close(self) -> None:
         """Stop what runs above the replicas; the replicas themselves stay the host's."""
+        self.backups.close()
         await asyncio.gather(
             self._reporter.close(),
             self.feed.close(),
@@ -136,6 +146,33 @@ class Assembly:
         """Of the configuration that a group has applied here; 0 if none."""
         group = self.groups.get(gid)
         return 0 if group is None else group.server.machine.number
+
+    async def read_barrier(self, gid: GroupId) -> None:
+        """See `shardkv.backup.serving.Groups`."""
+        group = self.groups.get(gid)
+        rsm = self._controller_rsm if group is None else group.server.rsm
+        if rsm is None:
+            raise ReplicaStopped(f"no replica of group {gid} runs here")
+        await rsm.read()
+
+    def stands_at(self, gid: GroupId) -> int:
+        """The number of the newest configuration that a group's state holds, the controller's
+        (gid 0) too."""
+        if gid == CONTROLLER and self._controller_rsm is not None:
+            machine = self._controller_rsm.machine
+            assert isinstance(machine, ControllerMachine), machine
+            return machine.view.config.number
+        return self.config_number(gid)
+
+    def unsettled(self, gid: GroupId) -> tuple[Unsettled, ...]:
+        """The shards that are on their way to a group or away from it."""
+        group = self.groups.get(gid)
+        if group is None:
+            return ()
+        return tuple(
+            Unsettled(shard, record.phase.name.lower(), record.peer)
+            for shard, record in group.server.machine.unsettled
+        )
 
     def shards(self, gid: GroupId) -> tuple[ShardStatus, ...]:
         """The shards that a group holds here, awaits or gives away."""

@@ -31,6 +31,7 @@ from shardctrler.types import NO_GROUP, ShardConfig, ShardId, View
 from shardkv.backoff import Backoff
 from shardkv.client_sessions import ShardSessions
 from shardkv.commands import Op, check_if_version, check_key, check_value
+from shardkv.consistency import Consistency, reading
 from shardkv.errors import (
     Closed,
     InvalidArgument,
@@ -45,7 +46,9 @@ from shardkv.group_link import GroupLink
 from shardkv.limits import INTEGER_MAX
 from shardkv.pending import NO_SHARD, Deadlines, Pending
 from shardkv.protocol import Result
+from shardkv.read_link import ReadLink, ReadLinks, ReadPending
 from shardkv.routing import Routing, SlotRouting
+from shardkv.tokens import ReadSession
 from shardkv.types import Answer, Code, Row, SessionId, Version
 
 log = logging.getLogger(__name__)
@@ -89,6 +92,7 @@ class Clerk:
         rng: Chance for jitter.
         routing: Key to shard; None: the store's own, for as many shards as the configuration has.
         timeout: Seconds that an operation may take where its caller names none.
+        cluster: The cluster's id; it goes into the tokens of sessions.
     """
 
     def __init__(
@@ -99,8 +103,10 @@ class Clerk:
         rng: Random,
         routing: Routing | None = None,
         timeout: float = TIMEOUT_SECONDS,
+        cluster: bytes = b"",
     ) -> None:
         self._transport = transport
+        self._cluster = cluster
         self._controller = controller
         self._rng = rng
         self._routing = routing
@@ -111,6 +117,7 @@ class Clerk:
         self._pending_bytes = 0
         self._view: View | None = None
         self._links: dict[GroupId, GroupLink] = {}
+        self._reads = ReadLinks(self._new_read_link, self._members)
         self._sessions: dict[ShardId, ShardSessions] = {}
         self._parked: dict[ShardId, _Parked] = {}
         self._refreshing: asyncio.Task[None] | None = None
@@ -119,20 +126,63 @@ class Clerk:
 
     # What a user asks
 
-    async def get(self, key: bytes | str, *, timeout: float | None = None) -> bytes | None:
-        """The key's value; None when it is absent. Linearizable.
+    async def get(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> bytes | None:
+        """The key's value; None when it is absent. Linearizable, unless asked otherwise.
+
+        Args:
+            consistency: "linearizable", "spread" or "stale"; see `shardkv/consistency.py`.
+            max_age: Of a stale read: everything acknowledged so many seconds before the call is in
+                the answer; 10 where not given.
+            session: The answer shows at least what this session has seen, and adds to it.
 
         Raises:
-            InvalidArgument: The key breaks a limit.
+            InvalidArgument: The key breaks a limit, or there is no such consistency.
+            TooStale: No replica is known to be as new as a stale read asks for.
             Unavailable: No answer in time.
         """
-        return (await self.get_row(key, timeout=timeout)).value
+        row = await self.get_row(
+            key, consistency=consistency, max_age=max_age, session=session, timeout=timeout
+        )
+        return row.value
 
-    async def get_row(self, key: bytes | str, *, timeout: float | None = None) -> Row:
-        """The key's value and version; `ABSENT` (None, 0) when it is absent. Linearizable."""
-        pending = Pending(self._loop.create_future(), _key(key))
+    async def get_row(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> Row:
+        """The key's value and version; `ABSENT` (None, 0) when it is absent. As `get`."""
+        how = reading(consistency, max_age)
+        future = self._loop.create_future()
+        if how.consistency is Consistency.LINEARIZABLE:
+            pending = Pending(future, _key(key))
+            pending.marks = session
+        else:
+            pending = ReadPending(future, _key(key), how, session)
         row: Row = await self._run(pending, timeout)
         return row
+
+    def session(self, token: str | None = None) -> ReadSession:
+        """A session whose reads, on whatever replica, show what its calls have seen before them.
+
+        Args:
+            token: `str(session)` of an earlier one, to go on from; None: from nothing.
+
+        Raises:
+            InvalidArgument: The token was cut or edited, or is another cluster's.
+        """
+        return ReadSession(self._cluster, token)
 
     async def put(
         self,
@@ -140,12 +190,14 @@ class Clerk:
         value: bytes | str,
         *,
         if_version: int | None = None,
+        session: ReadSession | None = None,
         timeout: float | None = None,
     ) -> Version:
         """Write the key, and return its new version.
 
         Args:
             if_version: Write only if this is the key's version; 0: only if it is absent.
+            session: Later reads of this session show the write.
 
         Raises:
             InvalidArgument: The key, value or version breaks a limit; nothing was done.
@@ -155,10 +207,15 @@ class Clerk:
         """
         check_if_version(_whole(if_version))
         version = None if if_version is None else Version(if_version)
-        return await self._write(Op.PUT, key, value, version, timeout)
+        return await self._write(Op.PUT, key, value, version, session, timeout)
 
     async def append(
-        self, key: bytes | str, value: bytes | str, *, timeout: float | None = None
+        self,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
     ) -> Version:
         """Add to the end of the key's value (absent counts as empty); returns the new version.
 
@@ -166,11 +223,17 @@ class Clerk:
             ValueTooLong: The value would grow past its limit; the old one is kept.
             And what `put` raises.
         """
-        return await self._write(Op.APPEND, key, value, None, timeout)
+        return await self._write(Op.APPEND, key, value, None, session, timeout)
 
-    async def delete(self, key: bytes | str, *, timeout: float | None = None) -> None:
+    async def delete(
+        self,
+        key: bytes | str,
+        *,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> None:
         """Make the key absent; done too if it is absent already. Raises what `put` raises."""
-        await self._write(Op.DELETE, key, b"", None, timeout)
+        await self._write(Op.DELETE, key, b"", None, session, timeout)
 
     async def close(self) -> None:
         """Give up what is pending (each ends as if its time were over) and stop."""
@@ -183,6 +246,7 @@ class Clerk:
         tasks: list[asyncio.Task[None]] = []
         for link in self._links.values():
             tasks += link.close()
+        tasks += self._reads.close()
         if self._refreshing is not None:
             self._refreshing.cancel()
             tasks.append(self._refreshing)
@@ -204,9 +268,11 @@ class Clerk:
         key: bytes | str,
         value: bytes | str,
         if_version: Version | None,
+        session: ReadSession | None,
         timeout: float | None,
     ) -> Version:
         pending = Pending(self._loop.create_future(), _key(key), op, _value(value), if_version)
+        pending.marks = session
         version: Version = await self._run(pending, timeout)
         return version
 
@@ -251,6 +317,8 @@ class Clerk:
         gid = config.shards[pending.shard]
         if gid == NO_GROUP:
             self._park(pending)
+        elif isinstance(pending, ReadPending):
+            self._reads.put(gid, pending)
         else:
             self._link(gid).put(pending)
 
@@ -314,7 +382,9 @@ class Clerk:
     def _give_up(self, pending: Pending, why: str) -> None:
         trouble = self._trouble(pending)
         message = f"{why} ({trouble})" if trouble else why
-        if pending.unknown:
+        if isinstance(pending, ReadPending) and pending.trouble is not None:
+            self._fail(pending, pending.trouble)
+        elif pending.unknown:
             self._fail(pending, OutcomeUnknown(f"{message}: the write may have been done"))
         else:
             self._fail(pending, Unavailable(f"{message}: nothing was done"))
@@ -327,6 +397,8 @@ class Clerk:
         gid = config.shards[pending.shard]
         if gid == NO_GROUP:
             return f"no group serves shard {pending.shard} in config {config.number}"
+        if isinstance(pending, ReadPending):
+            return self._reads.trouble(gid) or self._refresh_trouble
         return self._links[gid].trouble if gid in self._links else self._refresh_trouble
 
     # What groups answer
@@ -458,6 +530,23 @@ class Clerk:
             link.members_are(_members(self._view, gid), self._view.config.number)
         return link
 
+    def _new_read_link(self, gid: GroupId) -> ReadLink:
+        return ReadLink(
+            gid,
+            self._transport,
+            self._rng,
+            answered=self._answered,
+            failed=self._fail,
+            refused=self._refused,
+            strayed=self._strayed,
+            round_failed=self._refresh,
+        )
+
+    def _members(self, gid: GroupId) -> tuple[tuple[Address, ...], int]:
+        """A group's members, and the number of the configuration that says so."""
+        assert self._view is not None, "an operation is routed by a configuration"
+        return _members(self._view, gid), self._view.config.number
+
     def _refresh(self) -> None:
         """Learn the newest configuration; one question at a time."""
         if self._refreshing is None and not self._closed:
@@ -497,9 +586,11 @@ class Clerk:
         self._view = view
         for gid, link in self._links.items():
             link.members_are(_members(view, gid), view.config.number)
+        self._reads.adopt()
         if before is not None and view.config.number == before.config.number:
             return  # what is parked keeps its pause
         moved = [pending for link in self._links.values() for pending in link.take_back()]
+        moved += self._reads.take_back()
         for parked in self._parked.values():
             if parked.timer is not None:
                 parked.timer.cancel()

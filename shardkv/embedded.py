@@ -130,7 +130,9 @@ async def _opened(directory: Path, shards: int | None, timeout: float) -> AsyncI
         )
         await assembly.open()
         await _join(assembly, host, address)
-        clerk = Clerk(transport, assembly.client, rng=rng, timeout=timeout)
+        clerk = Clerk(
+            transport, assembly.client, rng=rng, timeout=timeout, cluster=identity.cluster
+        )
         yield clerk
     finally:
         if clerk is not None:

@@ -13,6 +13,7 @@ ShardKVError
 ├── NotLeader              another replica of the group leads: ask there
 ├── Overloaded             no room: ask again after `retry_seconds`
 ├── Unavailable            nobody could take the request in time: it certainly was not done
+├── TooStale               no replica's state is known to be as new as a stale read asks for
 ├── OutcomeUnknown         it was sent, and whether it was done cannot be known
 ├── SessionError           the shard will not take this request of this session
 │   ├── SessionExpired     the shard forgot the session: whether an unanswered request was done
@@ -150,6 +151,21 @@ class Unavailable(ShardKVError):
     """Nobody could take the request in time. It was certainly not done."""
 
     retriable = True
+
+
+class TooStale(ShardKVError):
+    """No replica of the key's group is known to be as new as `max_age` asks for: ask again, or
+    with a wider bound. `age` is that of the youngest that answered, in seconds; None if none
+    knows its own."""
+
+    retriable = True
+
+    def __init__(self, max_age: float, age: float | None) -> None:
+        known = "no replica knows its age" if age is None else f"the youngest is {age:.1f} s old"
+        super().__init__(
+            f"no replica is known to be at most {max_age:g} s old: {known}, and no leader answers"
+        )
+        self.max_age, self.age = max_age, age
 
 
 class OutcomeUnknown(ShardKVError):

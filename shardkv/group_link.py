@@ -30,6 +30,7 @@ from shardkv.protocol import (
     decode_reply,
     encode_frame,
 )
+from shardkv.types import Answer, Code, Row
 
 CALL_SECONDS: Final = 1.0
 """How long one frame may be away; what it carried is then sent again, under the same numbers."""
@@ -191,7 +192,9 @@ class GroupLink:
         for pending in batch:
             pending.sent += 1
             pending.in_flight = True
-        frame = encode_frame(self.gid, self.config_number, [pending.wire() for pending in batch])
+        marks = any(pending.marks is not None for pending in batch)
+        operations = [pending.wire() for pending in batch]
+        frame = encode_frame(self.gid, self.config_number, operations, marks=marks)
         reply: Reply | None = None
         refused: Refused | None = None
         try:
@@ -241,6 +244,8 @@ class GroupLink:
     def _on_results(self, to: Address, batch: list[Pending], reply: Reply) -> None:
         again: list[Pending] = []
         lost = busy = False
+        if reply.epochs:
+            _note(batch, reply)
         for pending, result in zip(batch, reply.results, strict=True):
             if not isinstance(result, Trouble):
                 self._answered(self.gid, pending, result)
@@ -316,3 +321,11 @@ class GroupLink:
     def _on_pause(self) -> None:
         self._pause = None
         self._kick()
+
+
+def _note(batch: Sequence[Pending], reply: Reply) -> None:
+    """Tell the sessions which states their operations showed or made."""
+    for pending, result, epoch in zip(batch, reply.results, reply.epochs, strict=True):
+        shown = isinstance(result, Row) or (isinstance(result, Answer) and result.code is Code.OK)
+        if pending.marks is not None and shown:
+            pending.marks.note(pending.shard, epoch, reply.applied)

@@ -121,13 +121,15 @@ def next_transfer(gid: int, node: str, seen: Seen) -> Step:
 
 
 def groups_on(node: str, seen: Seen) -> tuple[int, ...]:
-    """The groups that count or fill a replica on a node, by their leaders; the controller first."""
-    return tuple(
-        gid
-        for gid in groups_of(seen)
-        if (found := leader_of(gid, seen)) is not None
-        and node in {m.node for m in (*found[1].voters, *found[1].outgoing, *found[1].learners)}
-    )
+    """The groups that count or fill a replica on a node, the controller first: by their leaders,
+    and where nobody leads, by whoever is there."""
+    found = []
+    for gid in groups_of(seen):
+        leads = leader_of(gid, seen)
+        held = [leads[1]] if leads is not None else _replicas(gid, seen)
+        if any(node in {m.node for m in (*r.voters, *r.outgoing, *r.learners)} for r in held):
+            found.append(gid)
+    return tuple(found)
 
 
 def groups_of(seen: Seen) -> tuple[int, ...]:
@@ -196,6 +198,9 @@ def _impossible(change: Change, group: ReplicaStatus, seen: Seen) -> Refuse | No
             return Refuse(f"there is no node {node}")
     missing = [node for node in change.arriving if node not in voters]
     leaving = voters & set(change.departing)
+    if change.arriving and not missing and leaving:
+        names = ", ".join(change.arriving)
+        return Refuse(f"{names} holds a replica of {title(change.gid)} already: name another node")
     if missing and change.departing and not there & set(change.departing):
         names = ", ".join(change.departing)
         return Refuse(f"{names} holds no replica of {title(change.gid)} that could be replaced")
@@ -225,6 +230,11 @@ def _lives(member: MemberStatus, group: ReplicaStatus, seen: Seen) -> bool:
         and not replica.stopped
         and member not in group.lost
     )
+
+
+def _replicas(gid: int, seen: Seen) -> list[ReplicaStatus]:
+    found = (status.replica(gid) for status in seen.values() if status is not None)
+    return [replica for replica in found if replica is not None]
 
 
 def _held(node: str, gid: int, seen: Seen) -> ReplicaStatus | None:

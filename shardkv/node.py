@@ -159,7 +159,8 @@ class Node:
 
         methods = (KV, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH)
         commands = (
-            admin.CREATE_GROUP, admin.CREATE_REPLICA, admin.ADD_MEMBERS, admin.REMOVE_MEMBERS
+            admin.CREATE_GROUP, admin.CREATE_REPLICA, admin.CHANGE_MEMBERS, admin.TRANSFER,
+            admin.STANDING,
         )  # fmt: skip
         for method in (*methods, *commands):
             self._clients.serve(method, later)

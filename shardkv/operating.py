@@ -1,7 +1,8 @@
-"""Acts on a cluster from outside: asks nodes how they are, and carries out the steps of growth.
+"""Acts on a cluster from outside: asks nodes how they are, and carries out the steps of growth and
+of replicas that move.
 
-Used by `shardkv up`, `shardkv ctl` and `shardkv status`. Everything here may be cut off anywhere
-and begun again: `growth` reads the next step off what is there.
+Used by `shardkv up`, `shardkv ctl` and whoever heals the cluster. Everything here may be cut off
+anywhere and begun again: `growth` and `moving_replicas` read the next step off what is there.
 """
 
 import asyncio
@@ -13,17 +14,17 @@ from labrpc.errors import Refused, RpcError
 from labrpc.transport import Address, Transport
 from shardkv import admin
 from shardkv.admin import (
-    AddMembers,
+    ChangeMembers,
     CreateGroup,
     CreateReplica,
     Done,
     GroupCreated,
-    MembersAdded,
+    MembersChanging,
     NodeStatus,
     Nothing,
-    RemoveMembers,
+    Transfer,
 )
-from shardkv.errors import Unavailable
+from shardkv.errors import ShardKVError, Unavailable
 from shardkv.growth import (
     Birth,
     Complete,
@@ -36,6 +37,8 @@ from shardkv.growth import (
     leader_of,
     next_step,
 )
+from shardkv.moving_replicas import Begin, HandOver, Refuse
+from shardkv.moving_replicas import Step as MovingStep
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +46,34 @@ STATUS_SECONDS: Final = 1.0
 """A node that has not said how it is by then counts as silent."""
 STEP_SECONDS: Final = 5.0
 PAUSE_SECONDS: Final = 0.05
+TELL_SECONDS: Final = 1.0
+"""What is waited for is told at most so often: a copy's progress changes all the time."""
+
+AnyStep = Step | MovingStep
 
 Answer = TypeVar("Answer", bound=tuple[object, ...])
+
+
+class MembersRefused(ShardKVError):
+    """A change of members was refused, and nothing was changed by the step that it stands for."""
+
+
+class ChangeAborted(MembersRefused):
+    """Another change of members comes first. Look at what it made, and try again."""
+
+
+class _Telling:
+    """Tells what is waited for: each text once, and not more often than `TELL_SECONDS`."""
+
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self._progress = progress
+        self._told, self._told_at = "", -TELL_SECONDS
+
+    def waits(self, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if reason and reason != self._told and now - self._told_at >= TELL_SECONDS:
+            self._told, self._told_at = reason, now
+            self._progress(reason)
 
 
 class Operator:
@@ -92,37 +121,99 @@ class Operator:
         Raises:
             Unavailable: the deadline passed; the text says what was waited for.
         """
-        told = ""
+        telling = _Telling(progress)
         while True:
             seen = await self.observe()
             steps = [next_step(wish, seen) for wish in wishes]
             if all(isinstance(step, Complete) for step in steps):
                 return seen
-            await asyncio.gather(*(self._take(step, seen) for step in steps))
+            await asyncio.gather(*(self._try(step, seen) for step in steps))
             waiting = "; ".join(step.reason for step in steps if isinstance(step, Wait))
-            if waiting and waiting != told:
-                told = waiting
-                progress(waiting)
+            telling.waits(waiting)
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(f"not complete in time: {waiting or 'steps keep failing'}")
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _take(self, step: Step, seen: Seen) -> None:
-        """Carry out a step. One that fails is logged: the next look shows what became of it."""
-        try:
+    async def pursue(
+        self,
+        decide: Callable[[Seen], MovingStep],
+        *,
+        deadline: float,
+        progress: Callable[[str], None] = log.info,
+    ) -> None:
+        """Take every step that `decide` reads off the cluster, until it says that it is complete.
+
+        Args:
+            decide: Pure; such as `moving_replicas.next_step` of one change.
+            deadline: In loop seconds.
+            progress: Told each step, and what is waited for.
+
+        Raises:
+            MembersRefused: it must not be done; `ChangeAborted` if another change comes first.
+            Unavailable: the deadline passed; the text says what was waited for.
+        """
+        telling = _Telling(progress)
+        told: AnyStep | None = None
+        trouble = ""
+        while True:
+            seen = await self.observe()
+            step = decide(seen)
             match step:
-                case Birth(gid, node):
-                    await self._give_birth(gid, node, seen)
-                case Enlarge(gid, leader, nodes):
-                    await self._enlarge(gid, leader, nodes, seen)
-                case Strike(gid, leader, replicas):
-                    uuid = self._uuid(gid, seen)
-                    remove = RemoveMembers(gid, uuid, replicas)
-                    await self._ask(self.nodes[leader], admin.REMOVE_MEMBERS, remove, Done)
-                case Wait() | Complete():
-                    pass
+                case Complete():
+                    return
+                case Refuse(reason, busy):
+                    raise ChangeAborted(reason) if busy else MembersRefused(reason)
+                case Wait(reason):
+                    trouble = reason
+                    telling.waits(reason)
+                case _:
+                    if step != told:  # one that is tried again is told once
+                        told = step
+                        progress(_told(step))
+                    trouble = await self._try(step, seen) or trouble
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable(
+                    f"not complete in time: {trouble or 'still under way'}; what has begun goes "
+                    "on by itself, and running it again finishes the rest"
+                )
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _try(self, step: AnyStep, seen: Seen) -> str:
+        """Carry out a step. Of one that fails the next look shows what became of it.
+
+        Returns:
+            Why it failed; "".
+
+        Raises:
+            MembersRefused: a leader refused to move replicas: it knows better than what was seen.
+        """
+        try:
+            await self._take(step, seen)
+        except Refused as error:
+            log.info("step %s: %s", step, error)
+            if error.code == "FAILED_PRECONDITION" and isinstance(step, Begin | HandOver):
+                raise MembersRefused(error.message) from error
+            return str(error)
         except (RpcError, admin.BadAdmin) as error:
             log.info("step %s: %s", step, error)
+            return str(error)
+        return ""
+
+    async def _take(self, step: AnyStep, seen: Seen) -> None:
+        match step:
+            case Birth(gid, node):
+                await self._give_birth(gid, node, seen)
+            case Enlarge(gid, leader, nodes):
+                await self._change(gid, leader, nodes, (), seen)
+            case Begin(gid, leader, add, remove):
+                await self._change(gid, leader, add, remove, seen)
+            case Strike(gid, leader, replicas):
+                await self._change(gid, leader, (), replicas, seen)
+            case HandOver(gid, leader, _, replica):
+                transfer = Transfer(gid, self._uuid(gid, seen), replica)
+                await self._ask(self.nodes[leader], admin.TRANSFER, transfer, Done)
+            case Wait() | Complete() | Refuse():
+                pass
 
     async def _give_birth(self, gid: int, node: str, seen: Seen) -> None:
         status = seen[node]
@@ -130,11 +221,15 @@ class Operator:
         create = CreateGroup(gid, status.boot)
         await self._ask(self.nodes[node], admin.CREATE_GROUP, create, GroupCreated)
 
-    async def _enlarge(self, gid: int, leader: str, nodes: Sequence[str], seen: Seen) -> None:
+    async def _change(
+        self, gid: int, leader: str, nodes: Sequence[str], remove: Sequence[int], seen: Seen
+    ) -> None:
+        """Have the leader begin a change, and fill the ids that it gives with blank replicas."""
         uuid = self._uuid(gid, seen)
         known = [(node, status) for node in nodes if (status := seen[node]) is not None]
-        add = AddMembers(gid, uuid, tuple((node, status.peer) for node, status in known))
-        added = await self._ask(self.nodes[leader], admin.ADD_MEMBERS, add, MembersAdded)
+        add = tuple((node, status.peer) for node, status in known)
+        change = ChangeMembers(gid, uuid, add, tuple(remove))
+        added = await self._ask(self.nodes[leader], admin.CHANGE_MEMBERS, change, MembersChanging)
         creations = [
             self._ask(
                 self.nodes[node],
@@ -167,6 +262,22 @@ class Operator:
             Address(to), method, admin.encode(question), timeout=timeout
         )
         return admin.decode(answer, body)
+
+
+def _told(step: AnyStep) -> str:
+    """A step as an operator reads it."""
+    match step:
+        case Begin(gid, leader, add, remove):
+            parts = [f"{node} comes in" for node in add]
+            parts += [f"replica {replica} goes" for replica in remove]
+            return f"group {gid}: {leader} begins a change: {', '.join(parts)}"
+        case HandOver(gid, leader, to, _):
+            return f"group {gid}: {leader} hands its leadership to {to}"
+        case Strike(gid, _, replicas):
+            numbers = ", ".join(map(str, replicas))
+            return f"group {gid}: learner {numbers} is given up"
+        case _:
+            return str(step)
 
 
 def complete(wishes: Iterable[Wish], seen: Seen) -> bool:

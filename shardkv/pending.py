@@ -8,6 +8,7 @@ from shardctrler.types import ShardId
 from shardkv.commands import Mutation, Op, OpenSession, encode
 from shardkv.protocol import OPERATION_OVERHEAD_BYTES, Get
 from shardkv.session import Session
+from shardkv.tokens import ReadSession
 from shardkv.types import Version
 
 NO_SHARD: Final = ShardId(-1)
@@ -21,7 +22,8 @@ class Pending:
 
     `op` None is a Get, and a `key` of None the opening of a session. A write keeps `session` and
     `seq` through every repetition. `sent` counts the frames that it left in; `doubtful` says that
-    one of them may have brought it into a log and no answer says what became of it.
+    one of them may have brought it into a log and no answer says what became of it. `marks` is
+    told which state was shown.
     """
 
     __slots__ = (
@@ -30,6 +32,7 @@ class Pending:
         "if_version",
         "in_flight",
         "key",
+        "marks",
         "op",
         "sent",
         "seq",
@@ -56,6 +59,7 @@ class Pending:
         self.size = OPERATION_OVERHEAD_BYTES + (len(key) if key else 0) + len(value)
         self.shard = NO_SHARD
         self.session: Session | None = None
+        self.marks: ReadSession | None = None
         self.seq = 0
         self.sent = 0
         self.in_flight = False

@@ -6,9 +6,10 @@ a group travels together. A write travels as the encoded command that the group 
 (`shardkv/commands.py`): the server checks it at the door and proposes the very bytes.
 
 =========  ===================================================================
-frame      [format, gid, config number, [operation, ...]]
+frame      [format, gid, config number, [operation, ...]], and true if marks are wanted
 operation  key of a Get, as an array [key] | bytes of an encoded client command
-reply      [format, status, config number, leader or nil, [result, ...]]
+reply      [format, status, config number, leader or nil, [result, ...]], and where
+           marks were wanted: applied index, [epoch of the operation's shard, ...]
 leader     [node id, address for clients, or ""]
 result     [code, fact, ...] | [200, version, value or nil] | [101 to 104]
 =========  ===================================================================
@@ -107,6 +108,8 @@ class Frame(NamedTuple):
     gid: GroupId
     config_number: int
     operations: tuple[Operation, ...]
+    marks: bool = False
+    """Whether a session wants to know which states it was shown (`shardkv/tokens.py`)."""
 
 
 class Reply(NamedTuple):
@@ -116,13 +119,20 @@ class Reply(NamedTuple):
     config_number: int = 0
     leader: Leader | None = None
     results: tuple[Result, ...] = ()
+    applied: int = 0
+    epochs: tuple[int, ...] = ()
+    """One an operation where marks were wanted, else none."""
 
 
-def encode_frame(gid: GroupId, config_number: int, operations: Iterable[Get | bytes]) -> bytes:
+def encode_frame(
+    gid: GroupId, config_number: int, operations: Iterable[Get | bytes], *, marks: bool = False
+) -> bytes:
     """Args:
     operations: Gets, and client commands already encoded.
+    marks: Whether the reply is to say which states were shown.
     """
-    return pack((FORMAT, gid, config_number, list(operations)))
+    fields = (FORMAT, gid, config_number, list(operations))
+    return pack((*fields, True) if marks else fields)
 
 
 def decode_frame(body: bytes) -> Frame:
@@ -131,33 +141,44 @@ def decode_frame(body: bytes) -> Frame:
     """
     if len(body) > FRAME_BYTES_MAX:
         raise BadFrame(f"a frame is at most {FRAME_BYTES_MAX} bytes, not {len(body)}")
-    gid, config_number, rows = unpack(body, 3)
+    gid, config_number, rows, *more = unpack(body, 3, most=4)
+    if more and type(more[0]) is not bool:
+        raise BadFrame("marks are wanted or not: a flag")
     if type(rows) is not list or not 1 <= len(rows) <= FRAME_OPERATIONS_MAX:
         raise BadFrame(f"a frame holds 1 to {FRAME_OPERATIONS_MAX} operations")
     return Frame(
         GroupId(integer(gid, "gid", most=_GID_MAX)),
         integer(config_number, "config number"),
         tuple([_operation(row) for row in rows]),
+        bool(more and more[0]),
     )
 
 
 def encode_reply(reply: Reply) -> bytes:
     results = [_wire_result(result) for result in reply.results]
-    return pack((FORMAT, reply.status, reply.config_number, reply.leader, results))
+    fields = (FORMAT, reply.status, reply.config_number, reply.leader, results)
+    return pack((*fields, reply.applied, reply.epochs) if reply.epochs else fields)
 
 
 def decode_reply(body: bytes) -> Reply:
     """Raises:
     BadFrame: not a reply of this version.
     """
-    status, config_number, leader, rows = unpack(body, 4)
+    status, config_number, leader, rows, *more = unpack(body, 4, most=6)
     if type(rows) is not list or len(rows) > FRAME_OPERATIONS_MAX:
         raise BadFrame("a reply holds a list of results")
+    if len(more) not in (0, 2):
+        raise BadFrame("an applied index and epochs come together")
+    applied, epochs = more or (0, [])
+    if type(epochs) is not list or len(epochs) not in (0, len(rows)):
+        raise BadFrame("a reply holds one epoch an operation")
     return Reply(
         _STATUSES[integer(status, "status", most=len(_STATUSES) - 1)],
         integer(config_number, "config number"),
         None if leader is None else _leader(leader),
         tuple([_result(row) for row in rows]),
+        integer(applied, "index"),
+        tuple([integer(epoch, "epoch") for epoch in epochs]),
     )
 
 
@@ -243,8 +264,8 @@ def pack(fields: object) -> bytes:
     return msgpack.packb(fields)
 
 
-def unpack(body: bytes, count: int) -> list[Any]:
-    """The `count` fields after the format number; raises BadFrame."""
+def unpack(body: bytes, count: int, *, most: int = 0) -> list[Any]:
+    """The `count` fields after the format number, or up to `most`; raises BadFrame."""
     try:
         fields = msgpack.unpackb(body, use_list=True, strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as error:
@@ -253,6 +274,6 @@ def unpack(body: bytes, count: int) -> list[Any]:
         raise BadFrame("not an array that begins with a format number")
     if fields[0] != FORMAT:
         raise BadFrame(f"format {fields[0]}; this version speaks {FORMAT}")
-    if len(fields) != 1 + count:
+    if not count <= len(fields) - 1 <= max(count, most):
         raise BadFrame(f"{len(fields) - 1} fields where {count} are expected")
     return fields[1:]

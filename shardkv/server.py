@@ -77,6 +77,16 @@ class GroupServer:
         self._giver = Giver(replica, rsm, machine)
 
     @property
+    def routing(self) -> Routing:
+        """Key to shard."""
+        return self._routing
+
+    def look_for(self, config_number: int) -> None:
+        """Somebody has heard of this configuration: look for it, if it is news."""
+        if config_number > self.machine.number:
+            self._feed.look()
+
+    @property
     def gid(self) -> GroupId:
         return self.machine.gid
 
@@ -89,8 +99,7 @@ class GroupServer:
             await self.holds.wait(map(self._shard_of, frame.operations))
         if not self.rsm.leads:
             return Reply(Status.NOT_LEADER, self.machine.number, self.leader())
-        if frame.config_number > self.machine.number:
-            self._feed.look()
+        self.look_for(frame.config_number)
         results: list[Result | None] = [self._at_the_door(op) for op in frame.operations]
         reads: list[int] = []
         writes: list[int] = []
@@ -110,7 +119,18 @@ class GroupServer:
             results[at] = _result(outcome)
         answered = tuple([result for result in results if result is not None])
         assert len(answered) == len(frame.operations), "every operation has its result"
-        return Reply(Status.ANSWERED, self.machine.number, self.leader(), answered)
+        reply = Reply(Status.ANSWERED, self.machine.number, self.leader(), answered)
+        if frame.marks:
+            epochs = tuple([self._epoch(operation) for operation in frame.operations])
+            reply = reply._replace(applied=self.replica.applied, epochs=epochs)
+        return reply
+
+    def _epoch(self, operation: Operation) -> int:
+        """Of the operation's shard, as this replica has it now (`shardkv/tokens.py`)."""
+        if isinstance(operation, Get):
+            return self.machine.record(self._routing(operation.key)).taken
+        shard = operation.command.shard
+        return self.machine.record(shard).taken if shard < self.machine.nshards else 0
 
     def leader(self) -> Leader | None:
         """Where to ask, as far as this replica knows."""

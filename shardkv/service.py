@@ -37,6 +37,10 @@ class StoreService:
         transport.serve(copies.PULL, self.pull)
         transport.serve(copies.SETTLED, self.settled)
 
+    def has_room(self, operations: int) -> bool:
+        """Whether so many more operations of clients may be in flight."""
+        return self.operations + operations <= self._operations_max
+
     async def kv(self, body: bytes) -> bytes:
         """A clerk's frame."""
         try:
@@ -47,7 +51,7 @@ class StoreService:
         if server is None:
             return encode_reply(Reply(Status.NO_SUCH_GROUP))
         size = len(frame.operations)
-        if self.operations + size > self._operations_max:
+        if not self.has_room(size):
             return encode_reply(Reply(Status.BUSY, server.machine.number))
         self.operations += size
         try:

@@ -47,6 +47,8 @@ EDGE: Final = (
     "raft/disk/*",
     "labrpc/grpc/*",
     "shardkv/aio.py",
+    "shardkv/backup/files.py",
+    "shardkv/backup/restoring.py",
     "shardkv/cli/*",
     "shardkv/config.py",
     "shardkv/clusterfile.py",

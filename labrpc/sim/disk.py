@@ -20,14 +20,15 @@ nothing here knows what is stored.
 """
 
 import asyncio
-from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from random import Random
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NoReturn
 
-Write = tuple[bytes, bytes | None]
-"""A row to put, or (with None) a key to delete."""
+from labrpc.sim.rows import SortedRows, UnreadableRows, Write
+
+__all__ = ["DiskFailed", "DriveImage", "ProcessEnded", "SimDisk", "SimDrive", "SimSlot", "Write"]
 
 Watcher = Callable[[str, Sequence[Write]], None]
 """Told the name of a map and each batch that has become durable there, in order."""
@@ -40,12 +41,17 @@ class DiskFailed(OSError):
     """A write or a sync failed, or came after one that did."""
 
 
+class ProcessEnded(asyncio.CancelledError):
+    """The process is gone; what it was doing ends here, and no handler of its own sees it."""
+
+
 class _Volume:
     """What one map of a drive holds: the durable rows, and what came since."""
 
     def __init__(self) -> None:
         self.base: dict[bytes, bytes] = {}
         self.journal: list[_Journaled] = []
+        self.spoilt: dict[bytes, None] = {}  # rows whose checksum does not fit any more
 
     def fold(self) -> None:
         """Move the durable head of the journal into the base."""
@@ -100,6 +106,9 @@ class SimDrive:
         self._slots: dict[str, SimSlot] = {}
         self._watchers: list[Watcher] = []
         self._fail_next = False
+        self._stalled: list[Callable[[], None]] | None = None
+        self.failed_on: tuple[str, Sequence[Write]] = ("", ())
+        """What the last failure was about to write, and where; nothing for a failed flush."""
 
     # Handles
 
@@ -110,6 +119,8 @@ class SimDrive:
         # Rows that no flush covered are gone with the process that wrote them, crash or not.
         volume.base, volume.journal = volume.image(), []
         opened = self._disks[name] = SimDisk(self, name, volume)
+        if volume.spoilt:
+            opened.make_unreadable(volume.spoilt)
         return opened
 
     def slot(self, name: str) -> "SimSlot":
@@ -153,9 +164,49 @@ class SimDrive:
         """Let the next sync, flush or un-synced write fail."""
         self._fail_next = True
 
+    def fail_next_read(self) -> None:
+        """Let the next read of an open map fail."""
+        for disk in self._disks.values():
+            disk.make_unreadable(None)
+
+    def stall(self) -> None:
+        """Let no sync and no flush end before `heal`, as a disk that retries for seconds."""
+        if self._stalled is None:
+            self._stalled = []
+
     def heal(self) -> None:
-        """Take back a failure that was asked for and has not struck yet; there is room again."""
+        """Take back a failure that was asked for and has not struck yet; there is room again, and
+        what stalled ends."""
         self._fail_next = self.full = False
+        for disk in self._disks.values():
+            disk.make_readable()
+        waiting, self._stalled = self._stalled, None
+        for end in waiting or ():
+            asyncio.get_running_loop().call_soon(end)
+
+    # Damage while nothing runs: nobody is told of it
+
+    def spoil(self, name: str, key: bytes) -> None:
+        """Damage a row in a way that its checksum shows: whoever reads it fails."""
+        self._volumes[name].spoilt[key] = None
+
+    def wipe(self, name: str) -> None:
+        """Lose a whole map, or a record."""
+        self._volumes.pop(name, None)
+        self._records.pop(name, None)
+
+    def flip_record(self, name: str) -> None:
+        """Flip one bit of a record."""
+        record = bytearray(self._records[name])
+        bit = self._rng.randrange(len(record) * 8)
+        record[bit // 8] ^= 1 << bit % 8
+        self._records[name] = bytes(record)
+
+    def roll_back(self, name: str, image: "DriveImage") -> None:
+        """Put an old copy of one map back, alone."""
+        assert name not in self._disks, "crash the node before its disk is changed"
+        volume = self._volumes[name] = _Volume()
+        volume.base = dict(image.volumes.get(name, {}))
 
     def flip_bit(self, name: str, key: bytes | None = None) -> bytes:
         """Flip one bit in the stored value of `key`, or of a row drawn; return its key."""
@@ -193,7 +244,7 @@ class SimDrive:
 
     # What the handles ask
 
-    def admit(self, size: int) -> None:
+    def admit(self, size: int, name: str = "", batch: Sequence[Write] = ()) -> None:
         """Let a write of `size` bytes through, or end the node.
 
         Raises:
@@ -203,11 +254,33 @@ class SimDrive:
             self.bytes_written += size
             return
         self._fail_next = False
+        self.failed_on = name, batch
         error = DiskFailed("no space left on device" if self.full else "input/output error")
         self.crash()
         if self.on_failure is not None:
             self.on_failure(error)
         raise error
+
+    def unreadable(self, name: str, key: bytes) -> NoReturn:
+        """A read failed: the end of the node.
+
+        Raises:
+            ProcessEnded: in whatever read; no `except Exception` of the process takes it.
+        """
+        error = DiskFailed(f"map {name!r}: row {key[:24].hex()} cannot be read")
+        self.failed_on = name, ()
+        self.crash()
+        if self.on_failure is None:
+            raise error
+        self.on_failure(error)
+        raise ProcessEnded(str(error))
+
+    def is_stalled(self, then: Callable[[], None]) -> bool:
+        """Whether the disk stalls now; `then` is called when that is over."""
+        if self._stalled is None:
+            return False
+        self._stalled.append(then)
+        return True
 
     @property
     def fails_quietly(self) -> bool:
@@ -256,54 +329,12 @@ class DriveImage:
         self.volumes, self.records = volumes, records
 
 
-class _Sorted:
-    """Rows in key order. Shared with snapshots, and copied when written while shared."""
-
-    def __init__(self, rows: dict[bytes, bytes]) -> None:
-        self._rows = rows
-        self._keys = sorted(rows)
-        self._shared = False
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._rows.get(key)
-
-    def range(
-        self, lo: bytes, hi: bytes, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """Rows with `lo <= key < hi` as they stand now, whatever is written while iterating."""
-        keys = self._keys[bisect_left(self._keys, lo) : bisect_left(self._keys, hi)]
-        if reverse:
-            keys.reverse()
-        rows = self._rows
-        return iter([(key, rows[key]) for key in keys])
-
-    def put(self, batch: Sequence[Write]) -> None:
-        if self._shared:
-            self._rows, self._keys, self._shared = dict(self._rows), list(self._keys), False
-        rows, keys = self._rows, self._keys
-        for key, value in batch:
-            if value is None:
-                if rows.pop(key, None) is not None:
-                    del keys[bisect_left(keys, key)]
-                continue
-            if key not in rows:
-                insort(keys, key)
-            rows[key] = value
-
-    def share(self) -> "_Sorted":
-        """A view that later writes leave alone; O(1) until the next write."""
-        view = object.__new__(_Sorted)
-        view._rows, view._keys = self._rows, self._keys
-        view._shared = self._shared = True
-        return view
-
-
 class SimDisk:
     """One process's handle on a map of its drive; the ports' `Disk`."""
 
     def __init__(self, drive: SimDrive, name: str, volume: _Volume) -> None:
         self._drive, self._name, self._volume = drive, name, volume
-        self._rows = _Sorted(dict(volume.base))
+        self._rows = SortedRows(dict(volume.base))
         self._gathered: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
         self._under_way: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
         self._begins = False  # a turn's calls are being gathered, or a sync is under way
@@ -326,7 +357,7 @@ class SimDisk:
         """Apply atomically; visible at once, not durable before a `flush` that begins later."""
         if self._dead:
             return  # a process that is gone no longer reaches its disk
-        self._drive.admit(_size(batch))
+        self._drive.admit(_size(batch), self._name, batch)
         self._rows.put(batch)
         self._volume.journal.append(_Journaled(tuple(batch), durable=False))
 
@@ -348,6 +379,9 @@ class SimDisk:
         before = list(self._volume.journal)
         synced = [future for _, future in (*self._under_way, *self._gathered)]
         await asyncio.sleep(self._drive.flush_seconds)
+        over = asyncio.Event()
+        if self._drive.is_stalled(over.set):
+            await over.wait()
         if synced:
             await asyncio.shield(synced[-1])
         if self._dead:
@@ -380,6 +414,17 @@ class SimDisk:
     def put_visible(self, batch: Sequence[Write]) -> None:
         self._rows.put(batch)
 
+    def make_unreadable(self, spoilt: dict[bytes, None] | None) -> None:
+        """Let reads of these rows (None: of any) end the node."""
+        self._rows = UnreadableRows(self._rows, spoilt, partial(self._drive.unreadable, self._name))
+
+    def make_readable(self) -> None:
+        """Take back a failure of any read; what is spoilt stays so."""
+        if isinstance(self._rows, UnreadableRows) and self._rows.of_any:
+            self._rows = self._rows.readable()
+            if self._volume.spoilt:
+                self.make_unreadable(self._volume.spoilt)
+
     # One sync at a time
 
     def _begin(self) -> None:
@@ -390,10 +435,11 @@ class SimDisk:
         loop.call_later(self._drive.sync_seconds, self._end)
 
     def _end(self) -> None:
-        if self._dead:
+        if self._dead or self._drive.is_stalled(self._end):
             return
         try:
-            self._drive.admit(sum(_size(batch) for batch, _ in self._under_way))
+            rows = [row for batch, _ in self._under_way for row in batch]
+            self._drive.admit(_size(rows), self._name, rows)
         except DiskFailed:
             if self._drive.fails_quietly:
                 return
@@ -417,8 +463,8 @@ class SimDisk:
 class SimDiskSnapshot:
     """A map as it stood when the snapshot was taken; the ports' `DiskSnapshot`."""
 
-    def __init__(self, rows: _Sorted) -> None:
-        self._rows: _Sorted | None = rows
+    def __init__(self, rows: SortedRows) -> None:
+        self._rows: SortedRows | None = rows
 
     def get(self, key: bytes) -> bytes | None:
         return self._open.get(key)
@@ -432,7 +478,7 @@ class SimDiskSnapshot:
         self._rows = None
 
     @property
-    def _open(self) -> _Sorted:
+    def _open(self) -> SortedRows:
         assert self._rows is not None, "the snapshot is closed"
         return self._rows
 
@@ -465,11 +511,11 @@ class SimSlot:
         return waiting[0][0] if waiting else None
 
     def _end(self) -> None:
-        if self._dead:
+        if self._dead or self._drive.is_stalled(self._end):
             return
         record, future = self._waiting[0]
         try:
-            self._drive.admit(len(record))
+            self._drive.admit(len(record), self._name, [(b"", record)])
         except DiskFailed:
             if self._drive.fails_quietly:
                 return

@@ -14,8 +14,8 @@ import gc
 import heapq
 from asyncio import base_events
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextvars import Context, copy_context
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 from labrpc.sim.chance import Seed
@@ -30,6 +30,8 @@ CANCELLED_TIMERS_MAX: Final = 1000
 COLLECT_AFTER: Final = (50_000, 20, 100)
 """When garbage is collected: nearly all of a run's objects live long, and looking at them over and
 over would cost a fifth of its time."""
+PROCESS: Final[ContextVar[str]] = ContextVar("process", default="")
+"""Which simulated process a callback belongs to; what it schedules belongs to the same one."""
 RESOLUTION_SECONDS: Final = 1e-9
 """Timers so close together ring in one turn, as on asyncio's own loops."""
 
@@ -96,55 +98,116 @@ class VirtualLoop(base_events.BaseEventLoop):
         self._timers_set = 0
         # By time, and those of one moment in the order they were set. Tuples: they compare in C.
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._standing: dict[str, list[asyncio.Handle]] = {}
+        self._rates: dict[str, float] = {}
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
         self.set_exception_handler(self._note_failure)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Virtual seconds since the loop was made; in a process with a clock of its own, those."""
         return self._now
+
+    def true_time(self) -> float:
+        """Virtual seconds since the loop was made, whoever asks."""
+        return self._now
+
+    # Processes that stand still, and clocks that are fast or slow
+
+    def pause(self, process: str) -> None:
+        """Let every callback of a process wait, as SIGSTOP does. Its clock goes on."""
+        self._standing.setdefault(process, [])
+
+    def resume(self, process: str) -> None:
+        """Let it go on: what came meanwhile comes now, in its order."""
+        self._ready.extend(self._standing.pop(process, ()))
+
+    def is_paused(self, process: str) -> bool:
+        return process in self._standing
+
+    def skew(self, rates: Mapping[str, float]) -> None:
+        """From now on the clocks of these processes run so much faster (above 1) or slower. Only
+        before they set their first timer. A run that asks for none pays nothing for it."""
+        self._rates = dict(rates)
+        self.time = self._skewed_time  # type: ignore[method-assign]
+        self.call_at = self._skewed_call_at  # type: ignore[method-assign]
+        self.call_later = self._skewed_call_later  # type: ignore[method-assign]
+
+    def _skewed_time(self) -> float:
+        return self._now * self._rates.get(PROCESS.get(), 1.0)
+
+    def _skewed_call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        rate = self._rates.get(PROCESS.get(), 1.0)
+        # Never before `when` by the clock of whoever set it, whatever was lost in rounding.
+        true = when if rate == 1.0 else when / rate + RESOLUTION_SECONDS
+        return VirtualLoop.call_at(self, true, callback, *args, context=context)
+
+    def _skewed_call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Args]], object],
+        *args: *Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self._skewed_call_at(self._skewed_time() + delay, callback, *args, context=context)
 
     # What the base class asks of a concrete loop
 
     def _run_once(self) -> None:
-        """One turn: what is ready runs, and what that makes ready runs in the next one. When
-        nothing is, the clock jumps to the next timer."""
-        timers, ready = self._timers, self._ready
-        if self._timer_cancelled_count > CANCELLED_TIMERS_MAX:
-            self._forget_cancelled()
+        """Turns, until somebody stops the loop: what is ready runs, and what that makes ready runs
+        in the next one. When nothing is, the clock jumps to the next timer."""
+        ready, pop = self._ready, heapq.heappop
+        while True:
+            if self._timer_cancelled_count > CANCELLED_TIMERS_MAX:
+                self._forget_cancelled()
             timers = self._timers
-        while timers and timers[0][2].cancelled():
-            self._timer_cancelled_count -= 1
-            _unschedule(heapq.heappop(timers)[2])
-        if not ready and not self._stopping and not timers:
-            raise Deadlock(f"at {self._now:.6f} s everybody waits for ever:\n{self._who_waits()}")
-        if ready or self._stopping or timers[0][0] <= self._now:
-            self._turns_without_time += 1
-            if self._turns_without_time > TURNS_WITHOUT_TIME_MAX:
-                raise Stalled(
-                    f"{TURNS_WITHOUT_TIME_MAX} turns at {self._now:.6f} s: somebody spins:\n"
-                    f"{self._who_waits()}"
-                )
-        else:
-            self._turns_without_time = 0
-            self._now = timers[0][0]
-        due = self._now + RESOLUTION_SECONDS
-        while timers and timers[0][0] < due:
-            timer = heapq.heappop(timers)[2]
-            _unschedule(timer)
-            ready.append(timer)
-        for _ in range(len(ready)):
-            handle: Any = ready.popleft()
-            if not handle._cancelled:
-                self.events += 1
-                try:  # as `Handle._run` does, without a frame for each of a run's short callbacks
-                    handle._context.run(handle._callback, *handle._args)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as error:
-                    message = f"Exception in callback {handle!r}"
-                    self.call_exception_handler(
-                        {"message": message, "exception": error, "handle": handle}
+            while timers and timers[0][2].cancelled():
+                self._timer_cancelled_count -= 1
+                _unschedule(pop(timers)[2])
+            if ready or self._stopping or (timers and timers[0][0] <= self._now):
+                self._turns_without_time += 1
+                if self._turns_without_time > TURNS_WITHOUT_TIME_MAX:
+                    raise Stalled(
+                        f"{TURNS_WITHOUT_TIME_MAX} turns at {self._now:.6f} s: somebody spins:\n"
+                        f"{self._who_waits()}"
                     )
+            elif timers:
+                self._turns_without_time = 0
+                self._now = timers[0][0]
+            else:
+                waits = self._who_waits()
+                raise Deadlock(f"at {self._now:.6f} s everybody waits for ever:\n{waits}")
+            due = self._now + RESOLUTION_SECONDS
+            while timers and timers[0][0] < due:
+                timer = pop(timers)[2]
+                _unschedule(timer)
+                ready.append(timer)
+            for _ in range(len(ready)):
+                self._run_handle(ready.popleft())
+            if self._stopping:
+                return
+
+    def _run_handle(self, handle: Any) -> None:
+        """As `Handle._run` does; what is a standing process's waits for it to go on."""
+        if handle._cancelled:
+            return
+        standing = self._standing
+        if standing and (held := standing.get(handle._context.get(PROCESS, ""))) is not None:
+            held.append(handle)
+            return
+        self.events += 1
+        try:
+            handle._context.run(handle._callback, *handle._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            message = f"Exception in callback {handle!r}"
+            self.call_exception_handler({"message": message, "exception": error, "handle": handle})
 
     def _forget_cancelled(self) -> None:
         kept = []
@@ -217,7 +280,10 @@ class VirtualLoop(base_events.BaseEventLoop):
         return sorted(asyncio.all_tasks(self), key=_birth)
 
     def _note_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.failures.append((str(context["message"]), context.get("exception")))
+        error = context.get("exception")
+        if isinstance(error, asyncio.CancelledError):
+            return  # a process that ended in the middle of a callback
+        self.failures.append((str(context["message"]), error))
         self.stop()
 
     def _who_waits(self) -> str:
@@ -297,6 +363,19 @@ def run(main: Coroutine[Any, Any, T], *, seed: Seed | None = None) -> T:
         loop.close()
         gc.set_threshold(*usual)
         gc.unfreeze()
+
+
+def process_context(process: str) -> Context:
+    """A context in which everything belongs to `process`."""
+    context = copy_context()
+    context.run(PROCESS.set, process)
+    return context
+
+
+def true_clock() -> Callable[[], float]:
+    """The running loop's time; of a virtual loop the one that no process's clock bends."""
+    loop = asyncio.get_running_loop()
+    return loop.true_time if isinstance(loop, VirtualLoop) else loop.time
 
 
 def _unschedule(timer: asyncio.TimerHandle) -> None:

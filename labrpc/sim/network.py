@@ -12,8 +12,9 @@ real one: that is the harder case for whoever promised something in it.
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
@@ -48,6 +49,10 @@ class Faults:
     """How many messages take up to `long_delay_seconds_max` more; frames behind one wait."""
     long_delay_seconds_max: float = 2.0
     bytes_per_second: int = BYTES_PER_SECOND
+    queue_bytes_max: int = CHANNEL_QUEUED_BYTES_MAX
+    """What a channel holds that the wire has not taken yet; more frames are dropped."""
+    truncation: float = 0.0
+    """How many frames arrive without their end. (Bits are not flipped: TCP and TLS see to that.)"""
 
     def __post_init__(self) -> None:
         if not 0 < self.delay_seconds_min <= self.delay_seconds_max:
@@ -112,6 +117,8 @@ class SimNetwork:
         self.counts = Counts()
         self._chance = chance
         self._faults = faults
+        self.archive: deque[tuple[Address, bytes]] | None = None
+        """Frames that passed, for `replay`; None: none are kept."""
         self._links: dict[tuple[Address, Address], _Link] = {}
         self._processes: dict[Address, SimTransport] = {}
 
@@ -175,6 +182,20 @@ class SimNetwork:
         for link in self._links.values():
             link.cut, link.faults, link.own_faults = False, self._faults, False
 
+    def keep_frames(self, frames_max: int) -> None:
+        """Keep the last frames from now on."""
+        if self.archive is None:
+            self.archive = deque(maxlen=frames_max)
+
+    def replay(self, at: int) -> None:
+        """Let a frame that was kept arrive again, at whatever process lives there now."""
+        assert self.archive is not None
+        to, frame = self.archive[at]
+        process = self._processes.get(to)
+        if process is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(process.take_frame, frame, context=process.context)
+
     # What the transports ask
 
     def link(self, source: Address, target: Address) -> _Link:
@@ -196,6 +217,8 @@ class SimTransport:
 
     def __init__(self, network: SimNetwork, address: Address) -> None:
         self.network, self.address = network, address
+        self.context = copy_context()
+        """What comes in is the business of the process that listens, not of the one that sent."""
         self.alive = True
         self._handlers: dict[str, CallHandler] = {}
         self._frame_handler: FrameHandler | None = None
@@ -347,11 +370,12 @@ class _Call:
             delay += back.delay()
             if not back.loses():
                 reason = f"nobody listens at {self.to}"
-                self.loop.call_later(delay, self.fail, Unreachable(reason))
+                error = Unreachable(reason)
+                self.loop.call_later(delay, self.fail, error, context=self.caller.context)
             return
         self._server = server
         server.expect(self)
-        self.loop.call_later(delay, self._arrive)
+        self.loop.call_later(delay, self._arrive, context=server.context)
 
     def _arrive(self) -> None:
         assert self._server is not None
@@ -369,7 +393,7 @@ class _Call:
             self.caller.network.counts.lost += 1
         else:
             self.caller.network.counts.call_bytes += size
-            self.loop.call_later(delay, self._deliver, outcome)
+            self.loop.call_later(delay, self._deliver, outcome, context=self.caller.context)
 
     def broken(self) -> None:
         """The server is gone: its machine resets the connection, if that can still be heard."""
@@ -378,7 +402,8 @@ class _Call:
         back = self.caller.network.link(self.to, self.caller.address)
         delay = back.delay()
         if not back.loses():
-            self.loop.call_later(delay, self.fail, Unknown(f"the connection to {self.to} broke"))
+            error = Unknown(f"the connection to {self.to} broke")
+            self.loop.call_later(delay, self.fail, error, context=self.caller.context)
 
     def fail(self, error: RpcError) -> None:
         if not self.answer.done():
@@ -419,7 +444,9 @@ class SimChannel:
             not self._source.alive
             or now < self._refuses_until
             or size > BODY_BYTES_MAX
-            or self._queued_bytes + size > CHANNEL_QUEUED_BYTES_MAX
+            or (
+                self._queued_bytes and self._queued_bytes + size > self._link.faults.queue_bytes_max
+            )
         ):
             return False
         network.counts.frames += 1
@@ -473,16 +500,22 @@ class SimChannel:
         if link.loses():
             self._source.network.counts.lost += 1
             return
+        network = self._source.network
+        if network.archive is not None:
+            network.archive.append((self._to, frame))
+        if faults.truncation > 0 and rng.random() < faults.truncation:
+            frame = frame[: rng.randrange(len(frame))]
+        context = None if target is None else target.context
         if faults.reordering > 0 and rng.random() < faults.reordering:
             # This one is held up, and those behind it do not wait.
             held_up = arrives + rng.uniform(0, faults.reordering_seconds_max)
-            self._loop.call_at(held_up, self._arrive, frame, target)
+            self._loop.call_at(held_up, self._arrive, frame, target, context=context)
         else:
             arrives = self._last_arrival = max(arrives, self._last_arrival)
-            self._loop.call_at(arrives, self._arrive, frame, target)
+            self._loop.call_at(arrives, self._arrive, frame, target, context=context)
         if faults.duplication > 0 and rng.random() < faults.duplication:
             again = arrives + rng.uniform(0, faults.reordering_seconds_max)
-            self._loop.call_at(again, self._arrive, frame, target)
+            self._loop.call_at(again, self._arrive, frame, target, context=context)
 
     def _arrive(self, frame: bytes, target: SimTransport | None) -> None:
         if target is not None and target.alive:
@@ -491,8 +524,11 @@ class SimChannel:
         # Nobody, or another than the frame was sent to: the connection is reset.
         self._source.network.counts.lost += 1
         if self._source.network.process(self._to) is None:
-            self._refuses_until = self._loop.time() + REDIAL_SECONDS
-            self.disconnected()
+            self._loop.call_soon(self._refused, context=self._source.context)
+
+    def _refused(self) -> None:
+        self._refuses_until = self._loop.time() + REDIAL_SECONDS
+        self.disconnected()
 
 
 def _carry(link: _Link, size: int) -> float:

@@ -1,7 +1,7 @@
 """Which collected test is which official one, and which ones a user means. Pure."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,12 +78,20 @@ def matches(test: LabTest, what: str, name: str | None, edition: str | None) -> 
 
 def places_of(what: str) -> list[str]:
     """Folders and files with tests that a user can mean; for `what` see `matches`."""
-    found = []
+    return list(dict.fromkeys(official.where for official in _meant(what)))
+
+
+def editions_of(what: str, place: str) -> list[str]:
+    """The editions that have tests in `place` which a user can mean."""
+    found = [official.edition for official in _meant(what) if official.where == place]
+    return ["2024", "2025"] if "both" in found else sorted(set(found))
+
+
+def _meant(what: str) -> Iterator[Official]:
     for official in OFFICIAL:
         part = _OFFICIAL_PART.search(official.name)
         if what.lower() in _names(official, part.group() if part else ""):
-            found.append(official.where)
-    return list(dict.fromkeys(found))
+            yield official
 
 
 def _names(official: Official, part: str) -> list[str]:

@@ -33,6 +33,8 @@ class Choice:
     repeat: int = 1
     jobs: int = 1
     implementation: str | None = None
+    place: str | None = None
+    """The folder of tests that can test the implementation; None: all that the part has."""
     real_time: bool = False
 
 
@@ -157,7 +159,8 @@ def _selection(choice: Choice) -> list[str]:
 def _pytest(choice: Choice, arguments: Sequence[str], ear: object) -> None:
     if not (ROOT / "tests" / "labs").is_dir():
         raise SystemExit(f"the labs' tests are not beside the package: no tests/labs in {ROOT}")
-    places = [ROOT / place for place in catalog.places_of(choice.part)]
+    meant = catalog.places_of(choice.part) if choice.place is None else [choice.place]
+    places = [ROOT / place for place in meant]
     paths = [str(place) for place in places if place.is_file() or any(place.glob("test_*.py"))]
     if not paths:
         return

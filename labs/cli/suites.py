@@ -5,10 +5,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from labs.cli import catalog, session
+from labs.cli import catalog, impl, session
 from labs.cli.lines import Lines
 from labs.cli.session import Choice, Ran
-from labs.loading import load
 
 
 def list_tests(arguments: argparse.Namespace) -> int:
@@ -23,9 +22,13 @@ def list_tests(arguments: argparse.Namespace) -> int:
 
 def run_tests(arguments: argparse.Namespace) -> int:
     """Returns 0 if all passed, 1 if any failed, 2 if there was none or it cannot be tested."""
-    if arguments.implementation is not None and (why := _unfit(arguments)):
-        sys.stderr.write(f"{why}\n")
-        return 2
+    if arguments.implementation is not None:
+        try:
+            fit = impl.fit(arguments.implementation, arguments.part, arguments.edition)
+        except LookupError as why:
+            sys.stderr.write(f"{why}\n")
+            return 2
+        arguments.place, arguments.edition = fit
     began = time.perf_counter()
     with Lines(sys.stdout, tracebacks=arguments.traceback) as lines:
         session.run(_choice(arguments), lines)
@@ -70,17 +73,8 @@ def _choice(arguments: argparse.Namespace) -> Choice:
     return Choice(**{name: given[name] for name in fields if name in given})
 
 
-def _unfit(arguments: argparse.Namespace) -> str | None:
-    """Why somebody else's implementation cannot be tested so; None: it can."""
-    if catalog.places_of(arguments.part) != ["tests/labs/raft"]:
-        return f"--impl is for the raft lab (raft, 3A to 3D), not for {arguments.part}"
-    try:
-        load(arguments.implementation)
-    except LookupError as error:
-        return str(error)
-    return None
-
-
 def _nothing(arguments: argparse.Namespace) -> int:
-    sys.stderr.write(f"no such test: {arguments.part} {arguments.test or ''}; see `labs list`\n")
+    edition = f" in the edition {arguments.edition}" if arguments.edition else ""
+    named = f"{arguments.part} {arguments.test or ''}".strip()
+    sys.stderr.write(f"no such test{edition}: {named}; see `labs list`\n")
     return 2

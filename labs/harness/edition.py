@@ -1,8 +1,8 @@
 """The two editions of the labs' test suites, what a run is told from outside, and its replay.
 
 The environment says how the tests run, so that any way of calling pytest can: `LAB_SEED` (of all
-that is drawn), `LAB_IMPL` (`module:Class`, somebody else's Raft; see `labs.harness.foreign`) and
-`LAB_REAL_TIME` (on the real clock).
+that is drawn), `LAB_IMPL` (`module:Class`, somebody else's Raft or server; see
+`labs.harness.foreign` and `foreign_kv`) and `LAB_REAL_TIME` (on the real clock).
 """
 
 import os
@@ -43,7 +43,7 @@ def seed_of(title: str, edition: Edition) -> str:
 
 
 def implementation() -> str | None:
-    """`module:Class` of somebody else's Raft; None: the project's own is tested."""
+    """`module:Class` of somebody else's Raft or server; None: the project's own is tested."""
     return os.environ.get(IMPLEMENTATION_VARIABLE)
 
 

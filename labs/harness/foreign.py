@@ -6,7 +6,7 @@ network's ends, a persister and a queue, and nothing else of this project.
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgpack
 
@@ -14,6 +14,27 @@ from labrpc.sim.disk import SimDrive
 from labrpc.sim.labnet import Handler, LabEnd, LabServer
 from labs.loading import load
 from labs.raft import ApplyQueue, Command, Started, Watcher
+
+RAFT_METHODS: Final = ("start", "get_state", "snapshot", "kill")
+
+
+class Unfit(LookupError):
+    """What was named exists, and is not written to the interface."""
+
+
+def shape(found: Any, methods: Sequence[str], what: str) -> None:
+    """See that a class has the methods of an interface.
+
+    Raises:
+        Unfit: it is no class, or lacks some; says which.
+    """
+    name = getattr(found, "__name__", repr(found))
+    if not isinstance(found, type):
+        raise Unfit(f"{name} is not a class, so it is not {what}")
+    lacking = [method for method in methods if not callable(getattr(found, method, None))]
+    if lacking:
+        told = ", ".join(f"{method}()" for method in lacking)
+        raise Unfit(f"{name} is not {what}: it lacks {told}; see docs/labs-interface.md")
 
 
 class Persister:
@@ -133,6 +154,7 @@ class ForeignMaker:
 
 
 def maker_of(name: str) -> ForeignMaker:
-    """Of `module:Class` or `file.py:Class`. Raises LookupError."""
+    """Of `module:Class` or `file.py:Class`. Raises LookupError; Unfit is one."""
     found: Any = load(name)
+    shape(found, RAFT_METHODS, "a Raft")
     return ForeignMaker(found)

@@ -11,7 +11,9 @@ log which lost its end is found out. What a save means:
   cut suffix without what replaces it, or two entries of different logs side by side.
 
 Rows below a log's start are garbage as soon as the start record says so. They are deleted in
-slices by the saves that follow, and found again at the next open.
+slices by the saves that follow, and found again at the next open. The entries of a dropped replica
+lie in a *grave*, a record that says where they end, and `sweep_graves` deletes them in slices: one
+batch of them all would hold up every other group of the node.
 """
 
 import asyncio
@@ -31,6 +33,7 @@ from raft.disk.promise import (
 from raft.disk.records import (
     BOOT_KEY,
     ENTRY,
+    GRAVE,
     HARD_STATE,
     IDENTITY_KEY,
     REPLICA,
@@ -62,6 +65,7 @@ from raft.disk.records import (
     entry_link,
     first_link,
     group_key,
+    group_of,
     index_of,
     link,
 )
@@ -179,6 +183,7 @@ class LogStore:
         self._outstanding: dict[asyncio.Future[None], asyncio.Future[None]] = {}
         """Saves that somebody may wait for, and the syncs that they stand on."""
         self._dropped: dict[GroupId, ReplicaId] = {}  # tombstones that may still be on their way
+        self._graves = _read_graves(disk)
 
     # Birth and start
 
@@ -316,17 +321,43 @@ class LogStore:
             (group_key(START, gid), encode_start(gid, first)),
             (group_key(TAIL, gid), encode_tail(gid, group.tail)),
         ]
+        if gid in self._graves:  # its entries would lie among the new log's: they go at once
+            rows += self._swept(gid, None)
         return self._sync(group, rows, state)
 
     def drop_replica(self, gid: GroupId) -> "asyncio.Future[None]":
-        """Delete a replica and leave a tombstone; its id never comes back on this node."""
+        """Delete a replica and leave a tombstone; its id never comes back on this node.
+
+        Its entries stay in their grave until `sweep_graves` has deleted them all.
+        """
         group = self._groups.pop(gid)
         highest = self._dropped[gid] = max(group.record.replica, self.tombstone(gid))
-        key = group_key(TOMBSTONE, gid)
-        rows: list[Write] = [(key, encode_number(key, highest))]
+        key, grave = group_key(TOMBSTONE, gid), group_key(GRAVE, gid)
+        end = group.tail.last.index + 1
+        rows: list[Write] = [(key, encode_number(key, highest)), (grave, encode_number(grave, end))]
         rows += [(group_key(kind, gid), None) for kind in (REPLICA, HARD_STATE, START, TAIL)]
-        rows += _deletes(gid, group.swept, group.tail.last.index + 1)
+        self._graves[gid] = _Grave(group.swept, end)
         return self._sync(group, rows, None, dropped=True)
+
+    def sweep_graves(self, rows_max: int) -> bool:
+        """Delete up to `rows_max` entries of replicas that were dropped. Whether there were any."""
+        gid = next(iter(self._graves), None)
+        if gid is None:
+            return False
+        self._sync(None, self._swept(gid, rows_max), None)
+        return True
+
+    def _swept(self, gid: GroupId, rows_max: int | None) -> list[Write]:
+        """Deletes of a grave's next entries, and of the grave with its last ones."""
+        lo, end = self._graves[gid]
+        hi = end if rows_max is None else min(end, lo + rows_max)
+        rows: list[Write] = list(_deletes(gid, lo, hi))
+        if hi < end:
+            self._graves[gid] = _Grave(hi, end)
+        else:
+            del self._graves[gid]
+            rows.append((group_key(GRAVE, gid), None))
+        return rows
 
     # One replica's log
 
@@ -547,7 +578,7 @@ class LogStore:
 
     def _sync(
         self,
-        group: _Group,
+        group: _Group | None,
         rows: list[Write],
         hard_state: HardState | None,
         entries: Sequence[Entry] = (),
@@ -564,11 +595,15 @@ class LogStore:
 
     def _synced(self, save: "_Save", synced: "asyncio.Future[None]") -> None:
         done, group = save.done, save.group
-        done.add_done_callback(self._settled)
         error = synced.exception()
         if error is not None:
+            del self._outstanding[done]
             if not done.done():
                 done.set_exception(error)
+            return
+        if group is None:  # of no replica that is here: nobody's promise waits for it
+            self._keeper.synced(save.number)
+            self._keeper.when(0, done)
             return
         for entry in save.entries:
             pending = group.pending.get(entry.index)
@@ -579,6 +614,10 @@ class LogStore:
             group.ticket = self._keeper.vow(group.record.gid, group.record.replica, save.hard_state)
         elif save.dropped:
             group.ticket = self._keeper.forget(group.record.gid)
+        if group.ticket <= self._keeper.written:
+            del self._outstanding[done]
+        else:
+            done.add_done_callback(self._settled)
         self._keeper.when(group.ticket, done)
 
     def _settled(self, done: "asyncio.Future[None]") -> None:
@@ -589,11 +628,18 @@ class _Save(NamedTuple):
     """A save on its way to the disk."""
 
     number: int
-    group: _Group
+    group: _Group | None
     hard_state: HardState | None
     entries: Sequence[Entry]
     dropped: bool
     done: "asyncio.Future[None]"
+
+
+class _Grave(NamedTuple):
+    """Entries in `[lo, end)` of a replica that was dropped."""
+
+    lo: int
+    end: int
 
 
 def _deletes(gid: GroupId, lo: int, hi: int) -> list[Write]:
@@ -618,6 +664,20 @@ def _read_groups(disk: Disk) -> dict[GroupId, _Group]:
             break
         groups[gid] = group
     return groups
+
+
+def _read_graves(disk: Disk) -> dict[GroupId, _Grave]:
+    """What earlier lives dropped and did not finish deleting, in order of groups."""
+    graves: dict[GroupId, _Grave] = {}
+    for key, raw in disk.range(GRAVE, bytes([GRAVE[0] + 1])):
+        gid = group_of(key)
+        end = decode_number(f"log database, group {gid}, grave", key, raw)
+        lo = end
+        for row, _ in disk.range(group_key(ENTRY, gid), entry_key(gid, Index(end))):
+            lo = index_of(row)
+            break
+        graves[gid] = _Grave(lo, end)
+    return graves
 
 
 def _tombstone(disk: Disk, gid: GroupId) -> ReplicaId:

@@ -5,6 +5,7 @@
     b                        how often it was opened            a node
     n                        the write number                   a node
     t <gid>                  tombstone: highest replica id      a group that was dropped here
+    g <gid>                  grave: the end of its last log     a dropped log not swept yet
     r <gid>                  uuid, replica id, incarnation      a replica
     h <gid>                  term and vote                      a replica
     s <gid>                  where its log starts, the members  a replica
@@ -23,6 +24,7 @@ which record, what is wrong with it, and what to do.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -59,6 +61,7 @@ IDENTITY_KEY: Final = b"i"
 BOOT_KEY: Final = b"b"
 WRITE_NUMBER_KEY: Final = b"n"
 REPLICA, TOMBSTONE, HARD_STATE, START, TAIL, ENTRY = b"r", b"t", b"h", b"s", b"l", b"e"
+GRAVE: Final = b"g"
 
 START_AGAIN: Final = (
     "This node may no longer vote for what it promised: remove its replicas from their groups and "
@@ -265,6 +268,7 @@ def decode_tail(gid: GroupId, raw: bytes | None) -> Tail:
     return Tail(EntryId(Index(index), Term(term)), chain)
 
 
+@lru_cache(maxsize=64)  # the same few are stored with every applied index
 def stored_membership(what: str, encoded: bytes) -> Membership:
     try:
         return decode_membership(encoded)

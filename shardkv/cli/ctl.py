@@ -12,6 +12,10 @@ COMMANDS: Final = {
     "join": ("shardkv.cli.configs:join", "Let groups take part."),
     "leave": ("shardkv.cli.configs:leave", "Let groups take part no more."),
     "move": ("shardkv.cli.configs:move", "Give one shard to one group."),
+    "replace": ("shardkv.cli.replicas:replace", "Move a node's replicas to another node."),
+    "add-replica": ("shardkv.cli.replicas:add_replica", "Give a group one replica more."),
+    "remove-replica": ("shardkv.cli.replicas:remove_replica", "Take a replica out of a group."),
+    "transfer": ("shardkv.cli.replicas:transfer", "Let a node lead a group."),
 }
 """Name, where it lives, and its line in the list; nothing is imported to print the list."""
 

@@ -126,26 +126,36 @@ class Whole(click.ParamType[int]):
 
 def talks(command: Callable[..., R]) -> Callable[..., R]:
     """Give a command `--endpoints`, `--timeout` and `--json`, and hand it a `Request` first."""
+    return talking(TIMEOUT_SECONDS)(command)
 
-    @click.option(
-        "--endpoints", metavar="HOST:PORT,...", help=f"Nodes to ask (else {ENDPOINTS_VARIABLE})."
-    )
-    @click.option(
-        "--timeout",
-        type=Seconds(),
-        default=TIMEOUT_SECONDS,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to wait for an answer.",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
-    @wraps(command)
-    def asking(
-        *args: Any, endpoints: str | None, timeout: float, as_json: bool, **kwargs: Any
-    ) -> R:
-        return command(Request(endpoints, timeout, as_json), *args, **kwargs)
 
-    return asking
+def talking(seconds: float) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """`talks`, with another default for `--timeout`."""
+
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        @click.option(
+            "--endpoints",
+            metavar="HOST:PORT,...",
+            help=f"Nodes to ask (else {ENDPOINTS_VARIABLE}).",
+        )
+        @click.option(
+            "--timeout",
+            type=Seconds(),
+            default=seconds,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to wait for an answer.",
+        )
+        @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+        @wraps(command)
+        def asking(
+            *args: Any, endpoints: str | None, timeout: float, as_json: bool, **kwargs: Any
+        ) -> R:
+            return command(Request(endpoints, timeout, as_json), *args, **kwargs)
+
+        return asking
+
+    return decorate
 
 
 def run(work: Coroutine[Any, Any, R], *, write: bool = False) -> R:

@@ -4,7 +4,15 @@ import asyncio
 
 import pytest
 
-from labrpc.sim.loop import Deadlock, SimulationError, Stalled, Unhandled, VirtualLoop, run
+from labrpc.sim.loop import (
+    Deadlock,
+    SimulationError,
+    Stalled,
+    Unhandled,
+    VirtualLoop,
+    process_context,
+    run,
+)
 
 
 def test_an_hour_of_sleep_passes_at_once() -> None:
@@ -181,3 +189,49 @@ def test_a_loop_can_be_used_by_hand() -> None:
         assert loop.time() == 2.0
     finally:
         loop.close()
+
+
+def test_a_paused_process_stands_still_and_takes_up_all_that_came() -> None:
+    async def main() -> list[tuple[str, float]]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        seen: list[tuple[str, float]] = []
+
+        async def tick(name: str) -> None:
+            for _ in range(3):
+                await asyncio.sleep(1.0)
+                seen.append((name, loop.time()))
+
+        tasks = [loop.create_task(tick(name), context=process_context(name)) for name in "ab"]
+        loop.call_at(0.5, loop.pause, "a")
+        loop.call_at(2.5, loop.resume, "a")
+        await asyncio.gather(*tasks)
+        return seen
+
+    assert run(main()) == [
+        ("b", 1.0), ("b", 2.0), ("a", 2.5), ("b", 3.0), ("a", 3.5), ("a", 4.5),
+    ]  # fmt: skip
+
+
+def test_a_fast_clock_shows_more_and_rings_sooner_for_its_own_process_alone() -> None:
+    async def main() -> tuple[list[float], float, float]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.skew({"fast": 1.1})
+        shown: list[float] = []
+
+        async def wait() -> None:
+            await asyncio.sleep(11.0)
+            shown.append(loop.time())
+            shown.append(loop.true_time())
+
+        await loop.create_task(wait(), context=process_context("fast"))
+        await asyncio.sleep(1.0)
+        return shown, loop.time(), loop.true_time()
+
+    (own, true), here, now = run(main())
+
+    assert own >= 11.0, "a timer never rings before its time by its own clock"
+    assert own == pytest.approx(11.0, abs=1e-6)
+    assert true == pytest.approx(10.0, abs=1e-6)
+    assert here == now == pytest.approx(11.0, abs=1e-6)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from labs.__main__ import main
+from labs.cli import impl
 from labs.cli.plugin import seeds
 from labs.harness.edition import plain_id
 from labs.harness.realtime import run_really
@@ -16,6 +18,8 @@ from labs.harness.realtime import run_really
 ROOT = Path(__file__).resolve().parents[2]
 RIGHT = "docs/examples/compact_raft.py:CompactRaft"
 WRONG = "docs/examples/hasty_raft.py:HastyRaft"
+RIGHT_KV = "docs/examples/compact_kv.py:CompactKv"
+WRONG_KV = "docs/examples/forgetful_kv.py:ForgetfulKv"
 
 
 def labs(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -99,6 +103,28 @@ def test_a_wrong_one_fails_and_its_failure_is_replayed() -> None:
     assert "committed without a majority" in again.stdout
 
 
+def test_a_right_server_of_somebody_else_passes_both_editions() -> None:
+    run = labs("run", "kvraft", "--impl", RIGHT_KV, "--jobs", "2")
+
+    assert run.returncode == 0, run.stdout
+    assert sum(map(len, verdicts(run.stdout).values())) == 45
+    assert len(re.findall("^ok +2024 4[AB]", run.stdout, re.MULTILINE)) == 23
+    assert len(re.findall("^ok +2025 4[BC]", run.stdout, re.MULTILINE)) == 22
+
+
+@pytest.mark.parametrize(
+    ("edition", "part", "told"),
+    [("2024", "4A", "'x 1 2 y' is there twice"), ("2025", "4B", "'k' is at version 22")],
+)
+def test_a_wrong_server_fails_in_either_edition(edition: str, part: str, told: str) -> None:
+    run = labs("run", part, "unreliable", "--impl", WRONG_KV, "--edition", edition, "--seed", "1")
+
+    assert run.returncode == 1, run.stdout
+    assert verdicts(run.stdout)[f"TestUnreliable{part}"] == ["FAILED"]
+    assert told in run.stdout
+    assert f"LAB_IMPL={WRONG_KV}" in run.stdout
+
+
 def test_list_names_the_tests_and_a_wrong_call_is_told() -> None:
     listed = labs("list", "3A", "--edition", "2025")
     assert listed.returncode == 0, listed.stderr
@@ -110,10 +136,85 @@ def test_list_names_the_tests_and_a_wrong_call_is_told() -> None:
 
     unknown = labs("run", "3B", "nosuchtest")
     assert (unknown.returncode, "no such test" in unknown.stderr) == (2, True)
-    unfit = labs("run", "4A", "--impl", RIGHT)
-    assert (unfit.returncode, "is for the raft lab" in unfit.stderr) == (2, True)
-    absent = labs("run", "3A", "--impl", "nowhere:Nothing")
-    assert (absent.returncode, "cannot load" in absent.stderr) == (2, True)
+
+
+UNFIT = """
+def function(*arguments): ...
+
+class Bare: ...
+
+class Lame:
+    def start(self, command): ...
+    def get_state(self): ...
+    def kill(self): ...
+
+class StringsClerk:
+    async def get(self, key): ...
+    async def put(self, key, value): ...
+
+class Server:
+    clerks = {"2024": StringsClerk}
+    def get_state(self): ...
+    def kill(self): ...
+
+class Unpaired(Server):
+    clerks = {"2026": StringsClerk}
+
+class Versioned(Server):
+    clerks = {"2025": StringsClerk}
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "edition", "named", "told"),
+    [
+        ("3A", None, "nowhere:Nothing", "cannot load 'nowhere:Nothing': No module named 'nowhere'"),
+        ("3A", None, "nowhere.py:Nothing", "cannot load 'nowhere.py:Nothing': "),
+        ("3A", None, "broken.py:Raft", "its import raised ZeroDivisionError: division by zero"),
+        ("3A", None, "unfit.py:Nothing", "there is no 'Nothing' in unfit.py"),
+        ("3A", None, "unfit.py", "'unfit.py' is not module:Name, nor file.py:Name"),
+        ("3A", None, "unfit.py:function", "function is not a class, so it is not a Raft"),
+        ("3A", None, "unfit.py:Lame", "Lame is not a Raft: it lacks snapshot()"),
+        ("3A", None, "unfit.py:Server", "is a key/value server: it is for the kvraft lab"),
+        ("4A", "2024", "unfit.py:Bare", "Bare has no clerks: a server brings them"),
+        ("4A", "2024", "unfit.py:Server", "StringsClerk is not a clerk of 2024: it lacks append()"),
+        ("4A", "2024", "unfit.py:Unpaired", "Unpaired.clerks must map 2024 or 2025 to a class"),
+        ("kvraft", "2024", "unfit.py:Versioned", "Versioned has no clerk of 2024, only of 2025"),
+        (
+            "4A",
+            "2025",
+            "unfit.py:Versioned",
+            "lab (kvraft, kvraft1), not for 4A of 2025",
+        ),
+        ("5A", None, "unfit.py:Server", "--impl is for the raft lab (raft, 3A to 3D) and the"),
+    ],
+)
+def test_what_cannot_be_tested_is_told_in_one_line(
+    part: str,
+    edition: str | None,
+    named: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "unfit.py").write_text(UNFIT)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    chosen = ["--edition", edition] if edition else []
+    monkeypatch.setattr(sys, "argv", ["labs", "run", part, "--impl", named, *chosen])
+
+    assert main() == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert told in err
+
+
+def test_a_server_of_one_edition_runs_as_that_one() -> None:
+    assert impl.fit(RIGHT_KV, "kvraft", None) == (impl.KVRAFT, None)
+    assert impl.fit(RIGHT_KV, "kvraft", "2024") == (impl.KVRAFT, "2024")
+    assert impl.fit(RIGHT_KV, "4A", None) == (impl.KVRAFT, "2024")
+    assert impl.fit(RIGHT, "raft", None) == (impl.RAFT, None)
 
 
 def test_a_test_also_runs_on_the_real_clock() -> None:

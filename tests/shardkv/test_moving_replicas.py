@@ -133,6 +133,11 @@ FILLING = {"learners": members("4:n7"), "promote": (4,), "leaving": (2,)}
             id="somebody else has replaced it",
         ),
         pytest.param(
+            seen("1:n1 2:n2 3:n7"),
+            Refuse("n7 holds a replica of group 1 already: name another node"),
+            id="one node cannot stand for two",
+        ),
+        pytest.param(
             seen(dead="n3"),
             Begin(1, "n1", ("n7",), (2,)),
             id="two of three are alive after it: it has caught up before it counts",

@@ -1,0 +1,98 @@
+"""The rows of a simulated map in memory: in key order, shared with snapshots, readable or not."""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+Write = tuple[bytes, bytes | None]
+"""A row to put, or (with None) a key to delete."""
+
+
+class SortedRows:
+    """Rows in key order. Shared with snapshots, and copied when written while shared."""
+
+    def __init__(self, rows: dict[bytes, bytes]) -> None:
+        self._rows = rows
+        self._keys = sorted(rows)
+        self._shared = False
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._rows.get(key)
+
+    def range(
+        self, lo: bytes, hi: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with `lo <= key < hi` as they stand now, whatever is written while iterating."""
+        keys = self._keys[bisect_left(self._keys, lo) : bisect_left(self._keys, hi)]
+        if reverse:
+            keys.reverse()
+        rows = self._rows
+        return iter([(key, rows[key]) for key in keys])
+
+    def put(self, batch: Sequence[Write]) -> None:
+        if self._shared:
+            self._rows, self._keys, self._shared = dict(self._rows), list(self._keys), False
+        rows, keys = self._rows, self._keys
+        for key, value in batch:
+            if value is None:
+                if rows.pop(key, None) is not None:
+                    del keys[bisect_left(keys, key)]
+                continue
+            if key not in rows:
+                insort(keys, key)
+            rows[key] = value
+
+    def share(self) -> "SortedRows":
+        """A view that later writes leave alone; O(1) until the next write."""
+        view = object.__new__(SortedRows)
+        view._rows, view._keys = self._rows, self._keys
+        view._shared = self._shared = True
+        return view
+
+
+class UnreadableRows(SortedRows):
+    """Rows some of which (`None`: all) cannot be read: the reader's node ends."""
+
+    def __init__(
+        self, rows: SortedRows, spoilt: dict[bytes, None] | None, fail: Callable[[bytes], NoReturn]
+    ) -> None:
+        self._rows, self._keys, self._shared = rows._rows, rows._keys, rows._shared
+        self._spoilt, self._fail = spoilt, fail
+
+    def get(self, key: bytes) -> bytes | None:
+        if self._spoilt is None or key in self._spoilt:
+            self._fail(key)
+        return super().get(key)
+
+    def range(
+        self, lo: bytes, hi: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return self._checked(list(super().range(lo, hi, reverse=reverse)))
+
+    def _checked(self, rows: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in rows:
+            if self._spoilt is None or key in self._spoilt:
+                self._fail(key)
+            yield key, value
+
+    def put(self, batch: Sequence[Write]) -> None:
+        super().put(batch)
+        for key, _ in batch:
+            if self._spoilt is not None:
+                self._spoilt.pop(key, None)
+
+    def share(self) -> "SortedRows":
+        view = object.__new__(UnreadableRows)
+        view._rows, view._keys = self._rows, self._keys
+        view._shared = self._shared = True
+        view._spoilt, view._fail = self._spoilt, self._fail
+        return view
+
+    @property
+    def of_any(self) -> bool:
+        return self._spoilt is None
+
+    def readable(self) -> SortedRows:
+        rows = object.__new__(SortedRows)
+        rows._rows, rows._keys, rows._shared = self._rows, self._keys, self._shared
+        return rows

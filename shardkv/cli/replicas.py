@@ -1,0 +1,173 @@
+"""`shardkv ctl replace`, `add-replica`, `remove-replica`, `transfer`: who holds and leads what."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace as changed
+from typing import Final, NamedTuple
+
+import click
+
+from shardkv.cli.finding import TIMEOUT_SECONDS, Request, Whole, print_json, run, talking
+from shardkv.cli.reaching import controller
+from shardkv.control import GID_MAX
+from shardkv.moving_replicas import Change
+from shardkv.relocation import Relocation
+from shardkv.text import quoted
+
+MOVE_SECONDS: Final = 600.0
+"""A new replica has to copy all that its group holds."""
+
+GID = Whole(0, GID_MAX)
+
+
+class Source(NamedTuple):
+    """Whose replicas are moved: a node's, or only that of one group."""
+
+    node: str
+    gid: int | None
+
+
+class _Source(click.ParamType[Source]):
+    name = "source"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Source:
+        if isinstance(value, Source):
+            return value
+        gid, colon, node = str(value).rpartition(":")
+        if not colon:
+            return Source(node, None)
+        try:
+            return Source(node, GID.convert(gid, param, ctx))
+        except click.BadParameter as error:
+            self.fail(f"{quoted(str(value))}: the group {error.message}", param, ctx)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  shardkv ctl replace n2 n7 --dry-run
+  shardkv ctl replace n2 n7
+  shardkv ctl replace 3:n2 n7
+"""
+)
+@click.argument("old", type=_Source(), metavar="[GID:]OLD")
+@click.argument("new")
+@click.option("--dry-run", is_flag=True, help="Show the steps; change nothing.")
+@talking(MOVE_SECONDS)
+def replace(request: Request, old: Source, new: str, dry_run: bool) -> None:
+    """Move every replica of node OLD to node NEW, the controller's too, group by group.
+
+    OLD may be dead. Each group takes NEW in as a learner, and once it has caught up exchanges the
+    two in one joint change: at no moment does it depend on one node more. Refused, with no effect,
+    where it would leave fewer than a majority alive.
+    """
+
+    async def work() -> list[Change]:
+        async with _relocation(request, "replace") as relocation:
+            changes = await relocation.replacements(old.node, new, old.gid)
+            if dry_run:
+                _print_outline(request, await relocation.outlined(changes))
+            else:
+                await relocation.carry_out(changes)
+            return changes
+
+    changes = run(work(), write=not dry_run)
+    if dry_run:
+        return
+    gids = [change.gid for change in changes]
+    if request.as_json:
+        print_json({"old": old.node, "new": new, "groups": gids})
+    elif not gids:
+        where = "any group" if old.gid is None else f"group {old.gid}"
+        sys.stdout.write(f"nothing to do: {old.node} holds no replica of {where}\n")
+    else:
+        names = ", ".join(map(str, gids))
+        sys.stdout.write(f"{new} replaces {old.node} in group{'s'[: len(gids) > 1]} {names}\n")
+
+
+@click.command("add-replica", epilog="Example: shardkv ctl add-replica 1 n4")
+@click.argument("gid", type=GID)
+@click.argument("node")
+@click.option("--dry-run", is_flag=True, help="Show the steps; change nothing.")
+@talking(MOVE_SECONDS)
+def add_replica(request: Request, gid: int, node: str, dry_run: bool) -> None:
+    """Give group GID (0: the controller) one replica more, on NODE.
+
+    It comes in as a learner and votes once it has caught up. Nothing, if it votes already.
+    """
+    _change(request, "add-replica", Change(gid, (node,)), dry_run, f"{node} votes in group {gid}")
+
+
+@click.command("remove-replica", epilog="Example: shardkv ctl remove-replica 1 n4")
+@click.argument("gid", type=GID)
+@click.argument("node")
+@click.option("--dry-run", is_flag=True, help="Show the steps; change nothing.")
+@talking(MOVE_SECONDS)
+def remove_replica(request: Request, gid: int, node: str, dry_run: bool) -> None:
+    """Take NODE's replica out of group GID (0: the controller); the node then drops it.
+
+    A leader hands its leadership on first. Of a node that still catches up the change that takes
+    it in is given up. Refused, with no effect, where it would leave fewer than a majority alive.
+    """
+    done = f"{node} holds no replica of group {gid}"
+    _change(request, "remove-replica", Change(gid, (), (node,)), dry_run, done)
+
+
+@click.command(epilog="Example: shardkv ctl transfer 1 n2")
+@click.argument("gid", type=GID)
+@click.argument("node")
+@talking(TIMEOUT_SECONDS)
+def transfer(request: Request, gid: int, node: str) -> None:
+    """Let NODE lead group GID (0: the controller). Nothing, if it does."""
+
+    async def work() -> None:
+        async with _relocation(request, "transfer") as relocation:
+            await relocation.transfer(gid, node)
+
+    run(work(), write=True)
+    if request.as_json:
+        print_json({"group": gid, "leader": node})
+    else:
+        sys.stdout.write(f"{node} leads group {gid}\n")
+
+
+def _change(request: Request, verb: str, change: Change, dry_run: bool, done: str) -> None:
+    async def work() -> None:
+        async with _relocation(request, verb) as relocation:
+            if dry_run:
+                _print_outline(request, await relocation.outlined([change]))
+            else:
+                await relocation.carry_out([change])
+
+    run(work(), write=not dry_run)
+    if dry_run:
+        return
+    if request.as_json:
+        print_json({"group": change.gid, "done": done})
+    else:
+        sys.stdout.write(f"{done}\n")
+
+
+def _print_outline(request: Request, lines: Sequence[str]) -> None:
+    if request.as_json:
+        print_json({"steps": list(lines)})
+    else:
+        sys.stdout.write("\n".join(lines or ["nothing to do"]) + "\n")
+
+
+@asynccontextmanager
+async def _relocation(request: Request, verb: str) -> AsyncIterator[Relocation]:
+    deadline = asyncio.get_running_loop().time() + request.timeout
+    reaching = changed(request, timeout=min(request.timeout, TIMEOUT_SECONDS))
+    async with controller(reaching, "ctl") as (client, reached):
+        yield await Relocation.prepared(
+            client,
+            reached.transport,
+            reaching=reaching.timeout,
+            deadline=deadline,
+            progress=lambda line: click.echo(f"shardkv ctl {verb}: {line}", err=True),
+        )

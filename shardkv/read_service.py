@@ -1,0 +1,50 @@
+"""Reads from any replica, and lists, for all groups that a node has replicas of."""
+
+from collections.abc import Awaitable, Callable
+
+from labrpc.errors import Refused
+from labrpc.transport import Transport
+from shardkv.protocol import BadFrame, Status
+from shardkv.reading import READ, ReadReply, ReplicaReads, decode_read, encode_read_reply
+from shardkv.service import INVALID, StoreService
+
+
+class ReadService:
+    """Hands each question to the replica of the group that it names.
+
+    Args:
+        service: Whose groups they are; reads count as its operations in flight.
+    """
+
+    def __init__(self, transport: Transport, service: StoreService) -> None:
+        self._service = service
+        transport.serve(READ, self.read)
+
+    async def read(self, body: bytes) -> bytes:
+        """A clerk's questions to this replica, leader or not."""
+        try:
+            frame = decode_read(body)
+        except BadFrame as error:
+            raise Refused(INVALID, str(error)) from None
+        server = self._service.groups.get(frame.gid)
+        if server is None:
+            return encode_read_reply(ReadReply(Status.NO_SUCH_GROUP))
+
+        async def answer() -> bytes:
+            return encode_read_reply(await ReplicaReads(server).answer(frame))
+
+        return await self._counted(
+            len(frame.questions), answer, encode_read_reply(ReadReply(Status.BUSY))
+        )
+
+    async def _counted(
+        self, operations: int, answer: Callable[[], Awaitable[bytes]], busy: bytes
+    ) -> bytes:
+        service = self._service
+        if not service.has_room(operations):
+            return busy
+        service.operations += operations
+        try:
+            return await answer()
+        finally:
+            service.operations -= operations

@@ -1,0 +1,117 @@
+"""Replicas and leaderships moved as an operator asks for it, over all the groups that it concerns.
+
+What is asked for is a wish, not a deed: each function looks at what is there and does what is
+missing, so running it again finishes what was cut off, and asking for what is so already changes
+nothing. `moving_replicas` decides, `operating` acts.
+"""
+
+from collections.abc import Callable, Sequence
+
+from labrpc.transport import Transport
+from shardctrler.client import ControllerClient
+from shardkv.config import ConfigError
+from shardkv.control import UnknownNode
+from shardkv.moving_replicas import Change, Refuse, groups_on, next_step, next_transfer, outline
+from shardkv.operating import ChangeAborted, MembersRefused, Operator
+
+Say = Callable[[str], None]
+
+
+class Relocation:
+    """What may be moved in one cluster, by what its controller knows of its nodes.
+
+    Args:
+        deadline: Of each call, in loop seconds.
+        progress: Told each step, and what is waited for.
+    """
+
+    def __init__(self, operator: Operator, *, deadline: float, progress: Say) -> None:
+        self._operator = operator
+        self._deadline = deadline
+        self._progress = progress
+
+    @classmethod
+    async def prepared(
+        cls,
+        client: ControllerClient,
+        transport: Transport,
+        *,
+        reaching: float,
+        deadline: float,
+        progress: Say,
+    ) -> "Relocation":
+        """With every node that is registered now.
+
+        Args:
+            reaching: Seconds for the controller to answer in.
+
+        Raises:
+            shardctrler.errors.Unavailable: the controller does not answer.
+        """
+        nodes = (await client.newest(timeout=reaching)).directory.nodes
+        places = {str(node): found.client for node, found in nodes.items()}
+        return cls(Operator(transport, places), deadline=deadline, progress=progress)
+
+    async def replacements(self, old: str, new: str, gid: int | None = None) -> list[Change]:
+        """What it takes to move every replica of `old`, or that of one group, to `new`: one change
+        a group, the controller first. Groups that have nothing on `old` are left alone.
+
+        Raises:
+            ConfigError, UnknownNode, MembersRefused: it makes no sense; nothing was changed.
+        """
+        if old == new:
+            raise ConfigError(f"node {old} cannot be replaced by itself")
+        self._check_known(old, new)
+        seen = await self._operator.observe()
+        gids = groups_on(old, seen)
+        if gid is not None:
+            gids = tuple(on for on in gids if on == gid)
+        return [Change(on, (new,), (old,)) for on in gids]
+
+    async def carry_out(self, changes: Sequence[Change]) -> None:
+        """Make each change so, one after the other. What can be seen to be refused is refused
+        before the first begins.
+
+        Raises:
+            UnknownNode, MembersRefused, Unavailable: those before it are done.
+        """
+        await self.outlined(changes)
+        for change in changes:
+            await self._operator.pursue(
+                lambda seen, change=change: next_step(change, seen),  # type: ignore[misc]
+                deadline=self._deadline,
+                progress=self._progress,
+            )
+
+    async def transfer(self, gid: int, node: str) -> None:
+        """Let a node lead a group.
+
+        Raises:
+            UnknownNode, MembersRefused, Unavailable.
+        """
+        self._check_known(node)
+        await self._operator.pursue(
+            lambda seen: next_transfer(gid, node, seen),
+            deadline=self._deadline,
+            progress=self._progress,
+        )
+
+    async def outlined(self, changes: Sequence[Change]) -> list[str]:
+        """What `carry_out` would do now, in sentences; nothing is done.
+
+        Raises:
+            UnknownNode, MembersRefused: as `carry_out` would.
+        """
+        for change in changes:
+            self._check_known(*change.arriving, *change.departing)
+        seen = await self._operator.observe()
+        for change in changes:
+            step = next_step(change, seen)
+            if isinstance(step, Refuse):
+                raise ChangeAborted(step.reason) if step.busy else MembersRefused(step.reason)
+        return [line for change in changes for line in outline(change, seen)]
+
+    def _check_known(self, *nodes: str) -> None:
+        for node in nodes:
+            if node not in self._operator.nodes:
+                raise UnknownNode(node, sorted(self._operator.nodes))
