@@ -13,8 +13,9 @@ The path of one operation: `put()` makes a future and a `Pending` -> its shard's
 it (opened by the first write) -> its group's link frames it with all that wait -> the result
 resolves the future. There is no task an operation; a frame has one.
 
-An operation whose shard its group does not serve waits here, per shard: for a newer configuration
-if the group knows one, else with full jitter until the shard has arrived.
+An operation whose shard its group does not serve goes on to the group that is named instead
+(`detours.py`), or waits here, per shard: for a newer configuration if the group knows one, else
+with full jitter.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from shardkv.backoff import Backoff
 from shardkv.client_sessions import ShardSessions
 from shardkv.commands import Op, check_if_version, check_key, check_value
 from shardkv.consistency import Consistency, reading
+from shardkv.detours import Detours, Next
 from shardkv.errors import (
     Closed,
     InvalidArgument,
@@ -120,6 +122,7 @@ class Clerk:
         self._reads = ReadLinks(self._new_read_link, self._members)
         self._sessions: dict[ShardId, ShardSessions] = {}
         self._parked: dict[ShardId, _Parked] = {}
+        self._detours = Detours()
         self._refreshing: asyncio.Task[None] | None = None
         self._refresh_trouble = ""
         self._closed = False
@@ -314,7 +317,7 @@ class Clerk:
             pending.shard = self._routing(pending.key)
         if pending.op is not None and pending.session is None and not self._number(pending):
             return
-        gid = config.shards[pending.shard]
+        gid = self._detours.group(config, pending.shard)
         if gid == NO_GROUP:
             self._park(pending)
         elif isinstance(pending, ReadPending):
@@ -394,7 +397,7 @@ class Clerk:
         config = self.config
         if config is None or pending.shard == NO_SHARD:
             return self._refresh_trouble or "no configuration yet"
-        gid = config.shards[pending.shard]
+        gid = self._detours.group(config, pending.shard)
         if gid == NO_GROUP:
             return f"no group serves shard {pending.shard} in config {config.number}"
         if isinstance(pending, ReadPending):
@@ -412,11 +415,9 @@ class Clerk:
         match result.code:
             case Code.OK:
                 self._done(pending, result)
-            case Code.WRONG_GROUP:
-                self._park(pending)
-                if self.config is not None and result.facts[0] > self.config.number:
-                    self._refresh()
-            case Code.NOT_READY | Code.SESSIONS_FULL | Code.SEQUENCE_OVER_WINDOW:
+            case Code.WRONG_GROUP | Code.NOT_READY:
+                self._elsewhere(gid, pending, result)
+            case Code.SESSIONS_FULL | Code.SEQUENCE_OVER_WINDOW:
                 self._park(pending)
             case Code.SESSION_EXPIRED:
                 self._session_expired(pending)
@@ -431,6 +432,23 @@ class Clerk:
                 if isinstance(error, SequenceReused):
                     log.error("shard %d: %s", pending.shard, error)
                 self._fail(pending, error)
+
+    def _elsewhere(self, gid: GroupId, pending: Pending, answer: Answer) -> None:
+        """The group that was asked does not serve the shard now."""
+        config = self.config
+        assert config is not None, "an operation was sent by one"
+        if answer.code is Code.NOT_READY:
+            number, source = answer.facts
+            turn = self._detours.not_ready(config, pending.shard, gid, number, GroupId(source))
+        else:
+            turn = self._detours.wrong_group(config, pending.shard, gid, answer.facts[0])
+        if turn is Next.GO:
+            if self._wanted(pending):
+                self._route(pending)
+            return
+        self._park(pending)
+        if turn is Next.REFRESH:
+            self._refresh()
 
     def _done(self, pending: Pending, answer: Answer) -> None:
         if pending.key is not None:
@@ -506,6 +524,7 @@ class Clerk:
 
     def _unpark(self, shard: ShardId) -> None:
         """The shard is served: the next refusal starts with a short pause again."""
+        self._detours.answered(shard)
         parked = self._parked.get(shard)
         if parked is not None and not parked.operations:
             if parked.timer is not None:
@@ -589,6 +608,7 @@ class Clerk:
         self._reads.adopt()
         if before is not None and view.config.number == before.config.number:
             return  # what is parked keeps its pause
+        self._detours.clear()
         moved = [pending for link in self._links.values() for pending in link.take_back()]
         moved += self._reads.take_back()
         for parked in self._parked.values():
@@ -605,7 +625,7 @@ class Clerk:
         then it is on its way there."""
         config = self.config
         assert config is not None, "a link has one"
-        if self._closed or config.shards[pending.shard] == gid:
+        if self._closed or self._detours.group(config, pending.shard) == gid:
             return False
         if self._wanted(pending):
             self._route(pending)
