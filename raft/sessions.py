@@ -126,6 +126,16 @@ class SessionTable:
         rows.put(self._key(number), _FLOOR.pack(_FORMAT, 1))
         return number
 
+    def skip(self, rows: Rows, numbers: int) -> None:
+        """Never give the next `numbers` session numbers: somebody may hold one of them.
+
+        For a state that was put back to an earlier one. Sessions that were opened since are not in
+        it; a client that comes back with one is told that it expired, and never meets the session
+        of another client under the same number.
+        """
+        counter, alive = self._counter(rows)
+        rows.put(self._key(0), _COUNTER.pack(_FORMAT, counter + numbers, alive))
+
     def check(self, rows: Reader, session: int, seq: int, floor: int, digest: bytes) -> Outcome:
         """What to do with command `seq` of `session`; changes nothing.
 

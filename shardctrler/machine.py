@@ -19,6 +19,7 @@ s...                 the session table
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from struct import Struct
 from typing import Final
 
@@ -68,6 +69,8 @@ from shardctrler.types import (
 GROUPS_MAX: Final = 64
 """Groups that may take part at once."""
 SHARDS_MAX: Final = 16_384
+SESSIONS_SKIPPED: Final = 2**32
+"""Session numbers that are never given after a state was put back: more than can have been."""
 
 _FORMAT: Final = 1
 _META: Final = b"m"
@@ -316,6 +319,52 @@ class ControllerMachine:
         rows.put(_META, _META_ROW.pack(_FORMAT, config.number, directory.version, self.nshards))
         self.view = view
         self.on_change()
+
+
+def rehome(
+    rows: Rows, groups: Mapping[GroupId, GroupInfo], nodes: Mapping[NodeId, NodeAddresses]
+) -> ShardConfig | None:
+    """Let the rows of a controller that was restored speak of the groups and nodes of today.
+
+    Owners, numbers and the whole history stay. A group that is not among `groups` had left before
+    the backup: its gid keeps the uuid it had, nobody is a member, so that no group can join by it.
+
+    Args:
+        rows: The state as it was; written to.
+        groups: The groups that were restored, each born anew under another uuid.
+        nodes: Those of the new cluster; no other is known any more.
+
+    Returns:
+        The newest configuration; None if there was none.
+    """
+    meta = rows.get(_META)
+    if meta is None:
+        return None
+    form, number, version, nshards = _META_ROW.unpack(meta)
+    rows.put(_META, _META_ROW.pack(form, number, version + 1, nshards))
+    newest = None
+    for key, row in list(rows.range(b"c", b"d")):
+        config = decode_config(row)
+        newest = replace(
+            config,
+            groups={gid: _reborn(gid, info, groups) for gid, info in config.groups.items()},
+            departed={gid: _reborn(gid, info, groups) for gid, info in config.departed.items()},
+        )
+        rows.put(key, encode_config(newest))
+    for key, row in list(rows.range(b"g", b"h")):
+        record, gid = decode_group(row), GroupId(_NUMBER.unpack(key[1:])[0])
+        info = _reborn(gid, GroupInfo(record.uuid, ()), groups)
+        rows.put(key, encode_group(GroupRecord(info.uuid, record.version, info.members)))
+    for key, _ in list(rows.range(b"n", b"o")):
+        rows.delete(key)
+    for node, addresses in nodes.items():
+        rows.put(b"n" + node.encode(), encode_addresses(addresses))
+    SessionTable(_SESSIONS).skip(rows, SESSIONS_SKIPPED)
+    return newest
+
+
+def _reborn(gid: GroupId, info: GroupInfo, groups: Mapping[GroupId, GroupInfo]) -> GroupInfo:
+    return groups.get(gid, GroupInfo(info.uuid, ()))
 
 
 def _next_view(view: View, shards: tuple[GroupId, ...], taking_part: list[GroupId]) -> View:

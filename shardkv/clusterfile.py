@@ -19,6 +19,8 @@ from shardkv.config import ConfigError
 from shardkv.text import quoted
 
 NAME: Final = "cluster.yaml"
+GROWING: Final = "growing"
+"""Beside it while the groups of a restored cluster have one voter each: `up` grows them first."""
 FORMAT: Final = 1
 
 

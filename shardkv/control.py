@@ -96,6 +96,8 @@ def check_join(wish: Wish, view: View, nodes: Mapping[str, str]) -> None:
         if node not in nodes:
             raise UnknownNode(node, sorted(nodes))
     record = view.directory.groups.get(GroupId(wish.gid))
+    if record is not None and not record.members:
+        raise ChangeRefused(Code.UUID_DIFFERS, (wish.gid,))  # it is no more, and keeps its gid
     if record is not None:
         there = [str(member.node) for member in record.members]
         if sorted(there) != sorted(wish.nodes):

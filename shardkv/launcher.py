@@ -58,6 +58,8 @@ GROUPS_MAX: Final = 64
 REPLICAS_MAX: Final = 9
 START_SECONDS: Final = 60.0
 """From the start of the processes until every group has all its voters."""
+RESTORED_SECONDS: Final = 1800.0
+"""What the groups of a restored cluster get to be copied to all their nodes in."""
 STOP_SECONDS: Final = 10.0
 """What a node gets to stop in before it is killed."""
 HOST: Final = "127.0.0.1"
@@ -367,10 +369,24 @@ class Launcher:
             transport, endpoints_of(self._file.endpoints), Random(secrets.randbits(64))
         )
         try:
+            await self._grow_restored(operator, founders)
             await join_founders(client, operator, founders, deadline=deadline)
             await groups_complete(client, operator, deadline=deadline)
         finally:
             await client.close()
+
+    async def _grow_restored(self, operator: Operator, founders: list[Wish]) -> None:
+        """Give the groups of a restored cluster all their voters: a restore leaves each with one.
+
+        Cut off anywhere, the next `up` goes on: the mark goes when all is done.
+        """
+        mark = Path(next(iter(self._file.nodes.values())).data).parent / clusterfile.GROWING
+        if not mark.exists():
+            return
+        deadline = asyncio.get_running_loop().time() + RESTORED_SECONDS
+        await operator.grow(founders, deadline=deadline, progress=self._warn)
+        mark.unlink()
+        clusterfile.sync_directory(mark.parent)
 
     async def _introduce(self, operator: Operator, deadline: float) -> None:
         """Print a line a node, in order, each as soon as it answers."""

@@ -44,6 +44,7 @@ from shardkv import __version__, admin, config, copies, logs, nodedir
 from shardkv.admin import NodeStatus
 from shardkv.admin_service import AdminService
 from shardkv.assembly import Assembly
+from shardkv.backup import protocol as backups
 from shardkv.clerk import Clerk
 from shardkv.config import ConfigError, NodeConfig, Settings
 from shardkv.protocol import KV
@@ -157,7 +158,10 @@ class Node:
         async def status(_: bytes) -> bytes:
             return admin.encode(self._facts())
 
-        methods = (KV, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH)
+        methods = (
+            KV, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH,
+            backups.OPEN, backups.NEXT, backups.CLOSE,
+        )  # fmt: skip
         commands = (
             admin.CREATE_GROUP, admin.CREATE_REPLICA, admin.CHANGE_MEMBERS, admin.TRANSFER,
             admin.STANDING,

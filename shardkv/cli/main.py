@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "import": ("shardkv.cli.importing:import_", "Write every file of a directory to a key."),
     "status": ("shardkv.cli.status:status", "Show nodes, groups, members and shards."),
     "ctl": ("shardkv.cli.ctl:ctl", "Join and leave groups, move shards, see configurations."),
+    "backup": ("shardkv.cli.backup:backup", "Make a backup of a running cluster, or verify one."),
+    "restore": ("shardkv.cli.backup:restore", "Make a new cluster's data from a backup."),
     "up": ("shardkv.cli.up:up", "Run a whole cluster on this machine."),
     "node": ("shardkv.cli.node:node", "Run one node on its directory."),
     "init": ("shardkv.cli.init:init", "Make a node's directory."),

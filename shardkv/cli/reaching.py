@@ -26,6 +26,7 @@ class Reached:
 
     transport: GrpcTransport
     addresses: tuple[str, ...]
+    cluster: bytes  # its id
 
 
 @asynccontextmanager
@@ -35,7 +36,7 @@ async def reach(request: Request, name: str) -> AsyncIterator[Reached]:
     cluster = await find_cluster(addresses, timeout=request.timeout)
     transport = GrpcTransport(cluster, name)
     try:
-        yield Reached(transport, addresses)
+        yield Reached(transport, addresses, cluster)
     finally:
         await transport.close()
 
