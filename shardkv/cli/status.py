@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from labrpc.errors import RpcError
-from shardkv.admin import NodeStatus, ReplicaStatus
+from shardkv.admin import NodeStatus, ReplicaStatus, ShardStatus
 from shardkv.cli.finding import Request, print_json, run, talks
 from shardkv.cli.reaching import Reached, reach, statuses
 from shardkv.text import shown
@@ -178,7 +178,13 @@ class Picture:
             if status is not None
             else None,
             "copies": [
-                {"shard": shard.shard, "from": shard.other, "progress": shard.progress}
+                {
+                    "shard": shard.shard,
+                    "from": shard.other,
+                    "progress": shard.progress,
+                    "bytes_left": shard.bytes_left,
+                    "bytes_per_second": shard.bytes_per_second,
+                }
                 for shard in status.shards
                 if shard.phase == "arriving"
             ]
@@ -262,11 +268,19 @@ def _shard_words(leader: ReplicaStatus | None) -> str:
     counts = Counter(shard.phase for shard in leader.shards)
     words = [f"{counts[phase]} {phase}" for phase in sorted(counts, key=lambda p: -counts[p])]
     moving = [
-        f"{shard.shard} from {shard.other} ({shard.progress})"
+        f"{shard.shard} from {shard.other} ({_copy_words(shard)})"
         for shard in leader.shards
         if shard.phase == "arriving"
     ]
     return ", ".join(words or ["none"]) + (f"; copying {', '.join(moving[:4])}" if moving else "")
+
+
+def _copy_words(shard: ShardStatus) -> str:
+    """How far the copy of an arriving shard has come, as its leader sees it."""
+    if not shard.bytes_per_second:
+        return shard.progress
+    left, rate = shard.bytes_left / 2**20, shard.bytes_per_second / 2**20
+    return f"{shard.progress}, {left:.1f} MiB left, {rate:.1f} MiB/s"
 
 
 def _duration(seconds: int) -> str:

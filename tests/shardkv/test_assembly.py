@@ -31,7 +31,7 @@ from shardkv.protocol import (
     encode_frame,
 )
 from shardkv.routing import SlotRouting
-from shardkv.types import Answer, Code, Row, SessionId, Version
+from shardkv.types import NO_COPY, Answer, Code, Row, SessionId, Version
 
 T = TypeVar("T")
 ONE = GroupId(1)
@@ -214,7 +214,7 @@ def test_questions_about_copies_change_nothing_and_name_what_is_out_of_step() ->
 
         async def pull(gid: int, shard: int, number: int) -> Code:
             request = copies.PullRequest(
-                GroupId(gid), ShardId(shard), ConfigNumber(number), b"", 1000
+                GroupId(gid), ShardId(shard), ConfigNumber(number), NO_COPY, b"", 1000
             )
             body = await stranger.call(to, copies.PULL, copies.encode_pull(request), timeout=1.0)
             return copies.decode_pull_reply(body).code

@@ -453,6 +453,8 @@ def test_an_arriving_shard_is_asked_until_it_is_in_and_others_are_not_held_up() 
         moved = store.routing(keys[0])
         owners[moved] = GroupId(3 - owners[moved])
         store.configure(owners, hand_over=False)
+        await asyncio.wait_for(clerk.append(keys[0], b"-"), 0.1)  # its source serves it
+        store.freeze(moved)
 
         waiting = asyncio.ensure_future(clerk.append(keys[0], b"w"))
         others = [clerk.append(key, b"w") for shard, key in keys.items() if shard != moved]
@@ -462,6 +464,7 @@ def test_an_arriving_shard_is_asked_until_it_is_in_and_others_are_not_held_up() 
         store.hand_over()
         await asyncio.wait_for(waiting, 1.1)
 
+        assert store.value(keys.pop(moved)) == b"v-w"
         assert {store.value(key) for key in keys.values()} == {b"vw"}
 
     with_clerk(story)

@@ -16,10 +16,12 @@ from shardkv.commands import (
     Configure,
     Drop,
     ExpireSessions,
+    Freeze,
     Install,
     Mutation,
     Op,
     OpenSession,
+    Restart,
     check_if_version,
     check_key,
     check_value,
@@ -36,6 +38,7 @@ from shardkv.errors import (
     ValueTooLong,
     VersionOutOfRange,
 )
+from shardkv.rows import ROWS_DONE, changes_cursor
 from shardkv.types import Answer, Code, CopyId, SessionId, Version
 from tests.support.stores import S0, S3, put
 
@@ -49,9 +52,14 @@ COMMANDS: list[Command] = [
     OpenSession(S3),
     ExpireSessions(S0, ((SessionId(1), 0), (SessionId(9), 70))),
     Configure(b"anything"),
-    Chunk(S3, ConfigNumber(4), CopyId(17), b"", b"dk2", False, ((b"dk1", b"r1"),)),
-    Chunk(S3, ConfigNumber(4), CopyId(17), b"dk2", b"\xff", True, ()),
-    Install(S3, ConfigNumber(4), CopyId(17)),
+    Chunk(S3, ConfigNumber(4), CopyId(17), b"", b"dk2", ((b"dk1", b"r1"),)),
+    Chunk(S3, ConfigNumber(4), CopyId(17), b"dk2", ROWS_DONE, ()),
+    Chunk(
+        S3, ConfigNumber(4), CopyId(17), ROWS_DONE, changes_cursor(3), ((b"da", None), (b"t", b"r"))
+    ),
+    Install(S3, ConfigNumber(4), CopyId(17), 3),
+    Freeze(S3, ConfigNumber(4), CopyId(17)),
+    Restart(S3, ConfigNumber(4), CopyId(17)),
     Drop(S3, ConfigNumber(4)),
 ]
 
@@ -71,7 +79,8 @@ def test_bytes_of_commands_stay_as_they_are() -> None:
 
 
 WRITE = [1, 1, 0, 1, 1, 1, b"k", b"v", None]
-CHUNK: list[Any] = [1, 21, 0, 4, 17, b"", b"dz", False, [[b"da", b"1"], [b"db", b"2"]]]
+CHUNK: list[Any] = [1, 24, 0, 4, 17, b"", b"dz", [[b"da", b"1"], [b"db", b"2"]]]
+CHANGED: list[Any] = [1, 24, 0, 4, 17, ROWS_DONE, changes_cursor(9), [[b"da", None], [b"db", b"2"]]]
 
 
 def changed(fields: list[Any], at: int, value: Any) -> list[Any]:
@@ -120,14 +129,24 @@ def changed(fields: list[Any], at: int, value: Any) -> list[Any]:
         pytest.param(changed(CHUNK, 4, 0), BadCommand, id="copy id 0"),
         pytest.param(changed(CHUNK, 5, b"db"), BadCommand, id="a row before the cursor"),
         pytest.param(changed(CHUNK, 6, b"db"), BadCommand, id="a row at the next cursor"),
-        pytest.param(changed(CHUNK, 7, 0), BadCommand, id="a flag that is a number"),
-        pytest.param(changed(CHUNK, 8, [[b"db", b""], [b"da", b""]]), BadCommand, id="descending"),
-        pytest.param(changed(CHUNK, 8, [[b"da", b""], [b"da", b""]]), BadCommand, id="twice"),
-        pytest.param(changed(CHUNK, 8, [[b"", b""]]), BadCommand, id="an empty row key"),
-        pytest.param(changed(CHUNK, 8, [[b"da"]]), BadCommand, id="a row without a value"),
-        pytest.param(changed(CHUNK, 8, []), BadCommand, id="nothing, and not the last"),
+        pytest.param(changed(CHUNK, 6, b""), BadCommand, id="a cursor that does not go on"),
+        pytest.param(changed(CHUNK, 6, b"\xff"), BadCommand, id="half a cursor"),
+        pytest.param(changed(CHUNK, 7, 0), BadCommand, id="rows that are a number"),
+        pytest.param(changed(CHUNK, 7, [[b"db", b""], [b"da", b""]]), BadCommand, id="descending"),
+        pytest.param(changed(CHUNK, 7, [[b"da", b""], [b"da", b""]]), BadCommand, id="twice"),
+        pytest.param(changed(CHUNK, 7, [[b"", b""]]), BadCommand, id="an empty row key"),
+        pytest.param(changed(CHUNK, 7, [[b"da"]]), BadCommand, id="a row without a value"),
+        pytest.param(changed(CHUNK, 7, [[b"da", None]]), BadCommand, id="an absent row, no change"),
+        pytest.param(changed(CHANGED, 6, ROWS_DONE), BadCommand, id="no change row further"),
+        pytest.param(changed(CHANGED, 5, ROWS_DONE + b"1"), BadCommand, id="a cursor too long"),
+        pytest.param(changed(CHANGED, 7, [[b"\xff", b""]]), BadCommand, id="a key out of the copy"),
+        pytest.param([1, 25, 0, 4, 17, -1], BadCommand, id="an end below 0"),
+        pytest.param([1, 25, 0, 4, 17], BadCommand, id="an install without an end"),
+        pytest.param([1, 26, 0, 4, 0], BadCommand, id="a freeze of no copy"),
+        pytest.param([1, 27, 0, 0, 17], BadCommand, id="a restart of no configuration"),
+        pytest.param([1, 21, 0, 4, 17, b"", b"dz", False, []], BadCommand, id="a chunk of old"),
         pytest.param(
-            changed(CHUNK, 8, [[b"da", b"x" * 2**17], [b"db", b"x" * 2**17]]),
+            changed(CHUNK, 7, [[b"da", b"x" * 2**17], [b"db", b"x" * 2**17]]),
             BadCommand,
             id="two rows over the limit",
         ),
@@ -141,7 +160,9 @@ def test_what_does_not_fit_is_refused(fields: object, error: type[Exception]) ->
 def test_the_valid_neighbours_of_the_refused_are_read() -> None:
     decode(msgpack.packb(WRITE))
     decode(msgpack.packb(CHUNK))
-    decode(msgpack.packb(changed(CHUNK, 8, [[b"da", b"x" * 2**18]])))  # one row may be larger
+    decode(msgpack.packb(CHANGED))
+    decode(msgpack.packb(changed(CHUNK, 7, [])))
+    decode(msgpack.packb(changed(CHUNK, 7, [[b"da", b"x" * 2**18]])))  # one row may be larger
 
 
 def test_damaged_bytes_never_do_worse_than_an_error() -> None:

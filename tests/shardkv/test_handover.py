@@ -1,4 +1,7 @@
-"""How shards go from group to group: each step where it fits, and nowhere else."""
+"""How shards go from group to group: each step where it fits, and nowhere else.
+
+A shard that is written while it is copied: `test_live_copy.py`.
+"""
 
 from collections.abc import Sequence
 
@@ -6,9 +9,10 @@ import pytest
 
 from raft.types import GroupId
 from shardctrler.types import ConfigNumber, ShardId
-from shardkv.commands import Chunk, Configure, Drop, ExpireSessions, Install, OpenSession
+from shardkv.commands import Chunk, Configure, Drop, ExpireSessions, Freeze, Install, OpenSession
+from shardkv.copying import Pulled
 from shardkv.phases import Phase
-from shardkv.rows import COPY_END, ShardRecord
+from shardkv.rows import ROWS_DONE, ShardRecord, counter_at
 from shardkv.types import ABSENT, DONE, Answer, Code, CopyId, Generation, SessionId
 from tests.support.stores import (
     S0,
@@ -47,14 +51,20 @@ class Cluster:
     def copy(
         self, shard: ShardId, number: int, source: Group, target: Group, **limits: int
     ) -> Install:
-        """Stage the whole shard at the target, chunk by chunk; returns the install that is due."""
+        """Freeze the shard, and stage the whole of it at the target, chunk by chunk; returns the
+        install that is due."""
+        copy_id = source.machine.record(shard).copy_id
+        assert source.apply(Freeze(shard, ConfigNumber(number), copy_id)) == DONE
         cursor = b""
-        while True:
-            chunk = source.pull(shard, number, cursor, **limits)
+        while (chunk := source.pulled(shard, number, cursor, **limits).chunk) is not None:
             assert target.apply(chunk) == DONE
-            if chunk.last:
-                return Install(shard, ConfigNumber(number), chunk.copy_id)
             cursor = chunk.next_cursor
+        return Install(shard, ConfigNumber(number), copy_id, counter_at(cursor) or 0)
+
+    def freeze(self, shard: ShardId, *gids: GroupId) -> None:
+        for gid in gids:
+            record = self[gid].machine.record(shard)
+            assert self[gid].apply(Freeze(shard, record.number, record.copy_id)) == DONE
 
     def hand_over(self, shard: ShardId, number: int, source: GroupId, target: GroupId) -> None:
         """The whole of it, to the drop."""
@@ -71,7 +81,7 @@ def phase(group: Group, shard: ShardId = S0) -> Phase:
 def cluster() -> Cluster:
     """Shard 0 is A's in configuration 1 and B's in 2; it holds rows, versions and sessions.
 
-    All have taken configuration 2; nothing is copied yet.
+    All have taken configuration 2, and A has frozen the shard; nothing is copied yet.
     """
     cluster = Cluster([A, A, B, B], [B, A, B, B], [B, A, C, B], [A, A, B, B])
     cluster.configure(1)
@@ -84,6 +94,7 @@ def cluster() -> Cluster:
         delete(2, 6, b"gone", floor=4),
     )
     cluster.configure(2)
+    cluster.freeze(S0, A)
     return cluster
 
 
@@ -142,10 +153,18 @@ def test_a_write_and_the_freeze_in_one_entry_are_taken_in_order() -> None:
     a = cluster[A]
     a.open()
 
-    answers = a.entry(put(1, 1, b"k", b"v"), cluster.history[1], put(1, 2, b"k", b"late"))
+    copy_id = CopyId(a.index + 1)
+    answers = a.entry(
+        put(1, 1, b"k", b"v"),
+        cluster.history[1],
+        put(1, 2, b"k", b"in time"),
+        Freeze(S0, N2, copy_id),
+        put(1, 3, b"k", b"late"),
+    )
 
-    assert answers == [ok(1), DONE, Answer(Code.WRONG_GROUP, (2,))]
-    assert b"dk" in a.copy(S0)
+    assert answers == [ok(1), DONE, ok(2), DONE, Answer(Code.WRONG_GROUP, (2,))]
+    assert a.copy(S0)[b"dk"].endswith(b"in time")
+    assert a.machine.changes(S0) == 2  # the row and the session's
 
 
 def test_a_shard_that_nobody_had_serves_at_once_and_empty() -> None:
@@ -213,15 +232,14 @@ def test_chunks_go_on_where_the_last_one_ended(cluster: Cluster) -> None:
         assert len(chunk.rows) == 1  # never more than asked for, unless one row is
         assert b.apply(chunk) == DONE
         b.restart()  # a snapshot, a crash or a new leader in between: the cursor is a row
-        if chunk.last:
-            break
         cursors.append(chunk.next_cursor)
         assert b.machine.record(S0).cursor == chunk.next_cursor
+        if chunk.next_cursor == ROWS_DONE:
+            break
 
     assert cursors == sorted(cursors)
-    assert len(cursors) == len(a.copy(S0))
+    assert len(cursors) == len(a.copy(S0)) + 1
     assert b.copy(S0) == a.copy(S0)
-    assert b.machine.record(S0).copied
 
 
 def test_a_chunk_holds_as_many_rows_as_it_may() -> None:
@@ -235,7 +253,7 @@ def test_a_chunk_holds_as_many_rows_as_it_may() -> None:
     cluster.configure(2)
 
     sizes, cursor = [], b""
-    while cursor != COPY_END:
+    while cursor != ROWS_DONE:
         chunk = a.pull(S0, 2, cursor)
         sizes.append(sum(len(key) + len(value) for key, value in chunk.rows))
         assert sizes[-1] <= 256 * 1024 or len(chunk.rows) == 1
@@ -253,8 +271,8 @@ def test_an_empty_shard_is_one_chunk_without_rows() -> None:
 
     chunk = cluster[A].pull(S0, 2)
 
-    assert chunk == Chunk(S0, N2, chunk.copy_id, b"", COPY_END, True, ())
-    assert cluster[B].entry(chunk, Install(S0, N2, chunk.copy_id)) == [DONE, DONE]
+    assert chunk == Chunk(S0, N2, chunk.copy_id, b"", ROWS_DONE, ())
+    assert cluster[B].entry(chunk, Install(S0, N2, chunk.copy_id, 0)) == [DONE, DONE]
     assert phase(cluster[B]) is Phase.SERVING
 
 
@@ -270,16 +288,17 @@ def test_a_chunk_counts_only_at_its_cursor_and_of_its_copy(cluster: Cluster) -> 
     staged = dict(b.rows.map)
 
     assert b.apply(first) == DONE  # repeated: done before
-    other = CopyId(first.copy_id + 1)
+    other, older = CopyId(first.copy_id + 1), CopyId(first.copy_id - 1)
     for wrong in (
         third._replace(copy_id=other),
-        first._replace(copy_id=other),
+        third._replace(copy_id=older),
+        first._replace(copy_id=older),
         third._replace(cursor=third.cursor + b"\x00", rows=()),
         third._replace(number=N3),
         third._replace(shard=S3),
         third._replace(shard=S1),
     ):
-        assert b.apply(wrong._replace(last=True)) == OUT_OF_STEP, wrong
+        assert b.apply(wrong) == OUT_OF_STEP, wrong
     assert b.apply(third._replace(number=N1)) == Answer(Code.OLD, (2,))
 
     assert b.rows.map == staged
@@ -289,7 +308,7 @@ def test_repeated_chunks_change_nothing_after_the_install(cluster: Cluster) -> N
     """Safeguard F04: a late install must not overwrite newer writes."""
     a, b = cluster[A], cluster[B]
     chunk = a.pull(S0, 2)
-    install = Install(S0, N2, chunk.copy_id)
+    install = Install(S0, N2, chunk.copy_id, 0)
     b.entry(chunk, install)
     b.apply(put(1, 3, b"a", b"newer"))
     before = dict(b.rows.map)
@@ -300,11 +319,11 @@ def test_repeated_chunks_change_nothing_after_the_install(cluster: Cluster) -> N
     assert b.get(b"a") == row(b"newer", 2)
 
 
-def test_only_a_frozen_shard_is_given_out(cluster: Cluster) -> None:
+def test_only_a_shard_on_its_way_from_here_is_given_out(cluster: Cluster) -> None:
     """Safeguard F06."""
     a, b = cluster[A].machine, cluster[B].machine
 
-    def pulled(group: GroupId, shard: ShardId, number: int) -> Chunk | Answer:
+    def pulled(group: GroupId, shard: ShardId, number: int) -> Pulled | Answer:
         rows = cluster[group].rows
         return cluster[group].machine.pull(rows, shard, ConfigNumber(number), b"")
 
@@ -322,17 +341,18 @@ def test_only_a_frozen_shard_is_given_out(cluster: Cluster) -> None:
 # Install and drop
 
 
-def test_an_install_needs_the_last_chunk_of_its_copy(cluster: Cluster) -> None:
+def test_an_install_needs_the_whole_of_its_copy(cluster: Cluster) -> None:
     """Safeguard F08."""
     a, b = cluster[A], cluster[B]
     chunk = a.pull(S0, 2, bytes_max=1)
-    install = Install(S0, N2, chunk.copy_id)
+    install = Install(S0, N2, chunk.copy_id, 0)
 
     assert b.apply(install) == OUT_OF_STEP
     b.apply(chunk)
     assert b.apply(install) == OUT_OF_STEP
     b.apply(a.pull(S0, 2, chunk.next_cursor))
     for wrong in (
+        install._replace(end=1),
         install._replace(copy_id=CopyId(install.copy_id + 1)),
         install._replace(number=N3),
         install._replace(shard=S3),
@@ -379,11 +399,11 @@ def test_that_a_shard_is_in_stays_true_when_it_has_moved_on(cluster: Cluster) ->
     cluster.configure(3, A, B)
     cluster.configure(4, A)
 
-    # B waits for C to take shard 2; then it takes 4 and freezes shard 0.
+    # B waits for C to take shard 2; then it takes 4 and gives shard 0 away.
     cluster.configure(3, C)
     cluster.hand_over(ShardId(2), 3, B, C)
     cluster.configure(4, B)
-    assert phase(cluster[B]) is Phase.LEAVING
+    assert phase(cluster[B]) is Phase.MOVING
     assert b.is_in(S0, N2)
     cluster.hand_over(S0, 4, B, A)
     cluster[B].restart()
@@ -413,7 +433,7 @@ def test_a_shard_that_comes_back_is_a_new_copy_that_late_steps_do_not_touch() ->
     assert a.machine.record(S0).generation > first
     before = dict(a.rows.map)
 
-    for command in (late, Install(S0, N2, late.copy_id), Drop(S0, N2)):
+    for command in (late, Install(S0, N2, late.copy_id, 0), Drop(S0, N2)):
         assert a.apply(command) == Answer(Code.OLD, (3,))
         assert b.apply(command) == Answer(Code.OLD, (3,))
 
@@ -434,10 +454,11 @@ def test_groups_that_swap_shards_give_while_they_take() -> None:
     a.apply(put(1, 1, b"k", b"a's"))
     b.apply(put(1, 1, b"k", b"b's", shard=S1))
     cluster.configure(2)
+    cluster.freeze(S0, A), cluster.freeze(S1, B)
 
     to_b, to_a = a.pull(S0, 2), b.pull(S1, 2)
-    assert a.entry(to_a, Install(S1, N2, to_a.copy_id)) == [DONE, DONE]
-    assert b.entry(to_b, Install(S0, N2, to_b.copy_id)) == [DONE, DONE]
+    assert a.entry(to_a, Install(S1, N2, to_a.copy_id, 0)) == [DONE, DONE]
+    assert b.entry(to_b, Install(S0, N2, to_b.copy_id, 0)) == [DONE, DONE]
     assert a.apply(Drop(S0, N2)) == b.apply(Drop(S1, N2)) == DONE
 
     assert b.get(b"k", S0) == row(b"a's", 1)
@@ -496,7 +517,7 @@ def test_a_parked_shard_may_return_without_a_copy() -> None:
 
 def test_dead_copies_are_deleted_in_slices_and_nothing_else_is(cluster: Cluster) -> None:
     a = cluster[A]
-    dead = len(a.copy(S0))
+    dead = len(a.copy(S0)) + a.machine.changes(S0)
     assert a.machine.garbage(a.rows, 100) == []
     cluster.hand_over(S0, 2, A, B)
     alive = {key: value for key, value in a.rows.map.items() if key[:1] != b"s"}

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from shardkv.phases import NEXT, SETTLED, Event, IllegalTransition, Phase, advance, diagram
+from shardkv.phases import NEXT, SERVES, SETTLED, Event, IllegalTransition, Phase, advance, diagram
 
 LEGAL = [
     (Phase.ABSENT, Event.CREATED, Phase.SERVING),
     (Phase.ABSENT, Event.ASSIGNED, Phase.ARRIVING),
     (Phase.ARRIVING, Event.INSTALLED, Phase.SERVING),
-    (Phase.SERVING, Event.REASSIGNED, Phase.LEAVING),
+    (Phase.SERVING, Event.REASSIGNED, Phase.MOVING),
     (Phase.SERVING, Event.UNASSIGNED, Phase.PARKED),
+    (Phase.MOVING, Event.RESTARTED, Phase.MOVING),
+    (Phase.MOVING, Event.FROZEN, Phase.LEAVING),
     (Phase.PARKED, Event.RETURNED, Phase.SERVING),
     (Phase.PARKED, Event.REASSIGNED, Phase.LEAVING),
     (Phase.LEAVING, Event.CONFIRMED, Phase.ABSENT),
@@ -38,6 +40,17 @@ def test_a_frozen_copy_never_serves_again() -> None:
     assert [after for (before, _), after in NEXT.items() if before is Phase.LEAVING] == [
         Phase.ABSENT
     ]
+
+
+def test_clients_are_answered_until_the_freeze_and_from_the_install_on() -> None:
+    """Invariant S1: from a phase that serves nothing leads to one that gives out a frozen copy but
+    the freeze, and nothing but the install ends the waiting."""
+    assert SERVES == (Phase.SERVING, Phase.MOVING)
+    for (before, event), after in NEXT.items():
+        if after is Phase.LEAVING:
+            assert (before, event) == (Phase.MOVING, Event.FROZEN) or before is Phase.PARKED
+        if before is Phase.ARRIVING:
+            assert event is Event.INSTALLED
 
 
 def test_configurations_find_settled_shards_only() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from raft.types import GroupId, NodeId
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copies
-from shardkv.commands import Configure, Install, Mutation, Op, OpenSession, encode
+from shardkv.commands import Chunk, Configure, Install, Mutation, Op, OpenSession, encode
 from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
 from shardkv.protocol import (
     FORMAT,
@@ -110,7 +110,7 @@ def test_a_reply_without_results_is_read(status: Status) -> None:
             frame(encode(Configure(b""))), "Configure is no command of a client", id="a Configure"
         ),
         pytest.param(
-            frame(encode(Install(ShardId(1), ConfigNumber(1), CopyId(1)))),
+            frame(encode(Install(ShardId(1), ConfigNumber(1), CopyId(1), 0))),
             "Install is no command of a client",
             id="an Install",
         ),
@@ -162,20 +162,23 @@ def test_any_fields_are_read_or_refused(fields: list[object]) -> None:
 
 
 def test_questions_about_copies_are_read_as_they_were_written() -> None:
-    pull = copies.PullRequest(GroupId(1), ShardId(2), ConfigNumber(3), b"cursor", 1000)
+    place = (GroupId(1), ShardId(2), ConfigNumber(3))
+    pull = copies.PullRequest(*place, CopyId(4), b"cursor", 1000, True)
     settled = copies.SettledRequest(GroupId(1), ShardId(2), ConfigNumber(3))
-    reply = copies.SettledReply(True, 4)
+    reply = copies.SettledReply(True, 4, "host:1")
+    chunk = Chunk(ShardId(2), ConfigNumber(3), CopyId(4), b"", b"dk", ((b"da", b"v"),))
+    given = copies.PullReply(chunk, encode(chunk), Code.OK, 5, 6, 7, "host:1")
+    refused = copies.PullReply(code=Code.OUT_OF_STEP)
 
     assert copies.decode_pull(copies.encode_pull(pull)) == pull
     assert copies.decode_settled(copies.encode_settled(settled)) == settled
     assert copies.decode_settled_reply(copies.encode_settled_reply(reply)) == reply
-    assert copies.decode_pull_reply(copies.encode_pull_reply(Code.OUT_OF_STEP)) == copies.PullReply(
-        None, b"", Code.OUT_OF_STEP
-    )
+    for one in (given, refused):
+        assert copies.decode_pull_reply(copies.encode_pull_reply(one)) == one
 
 
 def test_a_pull_is_answered_by_a_chunk_and_nothing_else() -> None:
-    body = msgpack.packb([FORMAT, encode(OpenSession(ShardId(1))), 0])
+    body = msgpack.packb([FORMAT, encode(OpenSession(ShardId(1))), 0, None, 0, 0, ""])
 
     with pytest.raises(BadFrame, match="OpenSession is no chunk"):
         copies.decode_pull_reply(body)

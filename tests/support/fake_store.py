@@ -142,12 +142,18 @@ class FakeStore:
             for shard, record in group.machine.unsettled:
                 assert group.apply(encode(Drop(shard, record.number))).code == 0
 
+    def freeze(self, shard: ShardId) -> None:
+        """Whoever gives the shard away answers nobody about it any more."""
+        for group in self.groups.values():
+            phase, number, _, _, _, copy_id, *_ = group.machine.record(shard)
+            if phase is Phase.MOVING:
+                assert group.apply(encode(Freeze(shard, number, copy_id))).code == 0
+
     def copy(self, group: FakeGroup, shard: ShardId, source: FakeGroup) -> None:
         """The freeze at the source, every chunk, and the install."""
+        self.freeze(shard)
         record = source.machine.record(shard)
         number, copy_id, cursor = record.number, record.copy_id, b""
-        if record.phase is Phase.MOVING:
-            assert source.apply(encode(Freeze(shard, number, copy_id))).code == 0
         while True:
             pulled = source.machine.pull(source.rows, shard, number, cursor)
             assert not isinstance(pulled, Answer) and pulled.end is not None, pulled
