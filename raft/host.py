@@ -16,7 +16,7 @@ from typing import Final
 from raft.config import RaftConfig
 from raft.core import Raft
 from raft.courier import Courier
-from raft.disk.data_store import ReplicaData, reconcile
+from raft.disk.data_store import ReplicaData, reconcile, sweep_orphans
 from raft.disk.log_store import LogStore, ReplicaRecord
 from raft.errors import BadMessage, DataUnusable
 from raft.frames import FrameCodec
@@ -99,6 +99,7 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")  # uvloop gives a due timer no `when`
         self._closed = False
+        self._orphans = True  # rows of dropped replicas may lie on the data disk
         self._housekeeper = self._loop.create_task(self._keep_house())
         self._housekeeper.add_done_callback(_look_at_housekeeper)
 
@@ -126,10 +127,14 @@ class Host:
         await self._log_store.create_replica(record, SnapshotMeta())
 
     async def drop_replica(self, gid: GroupId) -> None:
-        """Delete this node's replica of a group; a tombstone keeps its id from coming back."""
+        """Delete this node's replica of a group; a tombstone keeps its id from coming back.
+
+        Its rows go in slices, by housekeeping; a crash in between is noticed by the next life.
+        """
         replica = self.replicas.pop(gid, None)
         if replica is not None:
             replica.stop("removed from this node")
+        self._orphans = True
         await self._log_store.drop_replica(gid)
 
     async def start_replica(self, gid: GroupId, machine: StateMachine) -> Replica:
@@ -258,6 +263,10 @@ class Host:
                 replica.collect_garbage(GARBAGE_ROWS_MAX)
                 if isinstance(replica.store, ReplicaData):
                     replica.store.collect_garbage(GARBAGE_ROWS_MAX)
+            self._log_store.sweep_graves(GARBAGE_ROWS_MAX)
+            if self._orphans:
+                held = {record.gid: None for record in self.records()}
+                self._orphans = sweep_orphans(self._data_disk, held, GARBAGE_ROWS_MAX)
 
     def _log_is_long(self, replica: Replica) -> bool:
         log_ = replica.core.log

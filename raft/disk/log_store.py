@@ -603,6 +603,7 @@ class LogStore:
             return
         if group is None:  # of no replica that is here: nobody's promise waits for it
             self._keeper.synced(save.number)
+            del self._outstanding[done]
             self._keeper.when(0, done)
             return
         for entry in save.entries:
