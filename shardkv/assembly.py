@@ -85,6 +85,8 @@ class Assembly:
         self.backups = BackupService(host, self, rng)
         self._controller_rsm: ReplicatedStateMachine | None = None
         self.groups: dict[GroupId, _Group] = {}
+        self.roomy: Callable[[], bool] = lambda: True
+        """Whether the node's disk has room for what clients write."""
         self._rng = rng
         self._routing = routing or SlotRouting(nshards)
         self._new_machine = new_machine
@@ -117,6 +119,7 @@ class Assembly:
         replica = await self.host.start_replica(gid, rsm)
         rsm.attach(replica)
         server = GroupServer(replica, rsm, machine, self.feed, self._routing)
+        server.roomy = lambda: self.roomy()
         handover = Handover(server, self.feed, self.transport, self._rng, self._rate)
         self.groups[gid] = _Group(server, handover)
         self.service.groups[gid] = server

@@ -34,6 +34,7 @@ from shardkv.commands import Op, check_if_version, check_key, check_value
 from shardkv.consistency import Consistency, reading
 from shardkv.errors import (
     Closed,
+    DiskFull,
     InvalidArgument,
     OutcomeUnknown,
     Overloaded,
@@ -45,7 +46,7 @@ from shardkv.errors import (
 from shardkv.group_link import GroupLink
 from shardkv.limits import INTEGER_MAX
 from shardkv.pending import NO_SHARD, Deadlines, Pending
-from shardkv.protocol import Result
+from shardkv.protocol import Result, Trouble
 from shardkv.read_link import ReadLink, ReadLinks, ReadPending
 from shardkv.routing import Routing, SlotRouting
 from shardkv.tokens import ReadSession
@@ -408,6 +409,9 @@ class Clerk:
             self._finish(pending, result)
             self._unpark(pending.shard)
             return
+        if result is Trouble.NO_ROOM:
+            self._no_room(gid, pending)
+            return
         assert isinstance(result, Answer), "a link keeps what met trouble"
         match result.code:
             case Code.OK:
@@ -431,6 +435,13 @@ class Clerk:
                 if isinstance(error, SequenceReused):
                     log.error("shard %d: %s", pending.shard, error)
                 self._fail(pending, error)
+
+    def _no_room(self, gid: GroupId, pending: Pending) -> None:
+        """The group is led from a full disk, for longer than it takes to lead it from another."""
+        if pending.unknown:
+            self._fail(pending, OutcomeUnknown(f"the disk that group {gid} is led from is full"))
+        else:
+            self._fail(pending, DiskFull(pending.shard, gid))
 
     def _done(self, pending: Pending, answer: Answer) -> None:
         if pending.key is not None:

@@ -37,7 +37,7 @@ from raft.disk.records import NodeIdentity
 from raft.errors import DataUnusable
 from raft.frames import FrameCodec
 from raft.host import CompactionConfig, Host
-from raft.types import NodeId
+from raft.types import GroupId, NodeId
 from shardctrler import protocol as ctrl
 from shardctrler.types import NodeAddresses
 from shardkv import __version__, admin, config, copies, logs, nodedir
@@ -47,6 +47,10 @@ from shardkv.assembly import Assembly
 from shardkv.backup import protocol as backups
 from shardkv.clerk import Clerk
 from shardkv.config import ConfigError, NodeConfig, Settings
+from shardkv.disk_space import DiskSpace, give_up_ballast, make_ballast, space_of
+from shardkv.healing import Healer
+from shardkv.healing_beats import BEAT, HEALTH, Own
+from shardkv.planner import HealPolicy
 from shardkv.protocol import KV
 from shardkv.typed import TypedService
 
@@ -90,6 +94,8 @@ class Node:
         self._assembly: Assembly | None = None
         self._admin: AdminService | None = None
         self._clerk: Clerk | None = None
+        self._healer: Healer | None = None
+        self._space = DiskSpace(lambda: space_of(directory), settings.free_percent_min)
 
     async def start(self) -> None:
         """Open the ports, then the data, then take part.
@@ -116,8 +122,12 @@ class Node:
             rng=self._rng,
         )
         self._admin = AdminService(self._facts, self._boot, self._host, self._assembly, self._rng)
+        self._assembly.roomy = lambda: self._space.roomy
+        self._space.start()
         await self._assembly.open()
         self._admin.serve(self._clients)
+        self._healer = self._make_healer(self._host, self._assembly)
+        self._healer.start()
         self._clerk = Clerk(self._peers, self._assembly.client, rng=self._rng)
         await self._clients.server.set_serving(True)
         await self._peers.server.set_serving(True)
@@ -146,6 +156,17 @@ class Node:
             ),
         )
 
+    def _make_healer(self, host: Host, assembly: Assembly) -> Healer:
+        settings = self._config
+        return Healer(
+            host,
+            self._clients,
+            view=lambda: assembly.feed.view,
+            own=lambda: Own(self._boot, running=self._state != "stopping", roomy=self._space.roomy),
+            moving=lambda gid: bool(assembly.unsettled(GroupId(gid))),
+            policy=HealPolicy(heal=settings.heal, grace_seconds=settings.heal_grace_seconds),
+        )
+
     def _seeds(self) -> list[str]:
         return list(dict.fromkeys((*self._config.seeds, self._config.client)))
 
@@ -164,7 +185,7 @@ class Node:
         )  # fmt: skip
         commands = (
             admin.CREATE_GROUP, admin.CREATE_REPLICA, admin.CHANGE_MEMBERS, admin.TRANSFER,
-            admin.STANDING,
+            admin.STANDING, BEAT, HEALTH,
         )  # fmt: skip
         for method in (*methods, *commands):
             self._clients.serve(method, later)
@@ -202,6 +223,9 @@ class Node:
         self._state = "stopping"
         if self._host is not None and hand_over:
             await self._hand_over(self._host)
+        if self._healer is not None:
+            await self._healer.close()
+        await self._space.close()
         if self._clerk is not None:
             await self._clerk.close()
         if self._assembly is not None:
@@ -265,6 +289,12 @@ def run(
         check_identity(directory, settings.config, identity)
         check_resources(directory)
         _log_to_file(directory, settings)
+        make_ballast(
+            directory,
+            settings.config.ballast_bytes,
+            space_of(directory),
+            settings.config.free_percent_min,
+        )
         return _run_logged(directory, settings, identity, lifeline)
     finally:
         lock.release()
@@ -311,6 +341,9 @@ def check_resources(directory: Path) -> None:
             f"`ulimit -n {OPEN_FILES_WANTED}` before it is started"
         )
     free = shutil.disk_usage(directory).free
+    if free < FREE_BYTES_MIN and (given := give_up_ballast(directory)):
+        log.warning("the disk is full: the ballast of %d bytes was given up", given)
+        free = shutil.disk_usage(directory).free
     if free < FREE_BYTES_MIN:
         raise DataUnusable(
             f"{directory}: {free} bytes are free, and a node needs {FREE_BYTES_MIN} to open its "

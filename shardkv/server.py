@@ -15,7 +15,7 @@ from raft.replica import Replica
 from raft.rsm import ReplicatedStateMachine
 from raft.types import GroupId
 from shardkv import copies
-from shardkv.commands import Chunk, Mutation
+from shardkv.commands import Chunk, Mutation, Op, OpenSession
 from shardkv.feed import ConfigFeed
 from shardkv.limits import FRAME_BYTES_MAX
 from shardkv.machine import StoreMachine
@@ -65,6 +65,8 @@ class GroupServer:
         self.replica = replica
         self.rsm = rsm
         self.machine = machine
+        self.roomy: Callable[[], bool] = _always
+        """Whether the node's disk has room for what clients write; deletes are taken anyway."""
         self._feed = feed
         self._routing = routing
 
@@ -141,10 +143,14 @@ class GroupServer:
             return Answer(Code.BAD_COMMAND)
         record = self.machine.record(command.shard)
         if record.phase is Phase.SERVING:
-            return None
+            return None if self._fits(command) else Trouble.NO_ROOM
         if record.phase is Phase.ARRIVING:
             return Answer(Code.NOT_READY, (self.machine.number, record.peer))
         return Answer(Code.WRONG_GROUP, (self.machine.number,))
+
+    def _fits(self, command: Mutation | OpenSession) -> bool:
+        """Whether the disk has room for a write. What makes room, or costs none, always goes."""
+        return self.roomy() or not (isinstance(command, Mutation) and command.op is not Op.DELETE)
 
     async def _read(
         self, operations: Sequence[Operation], reads: Sequence[int], results: list[Result | None]
@@ -200,3 +206,8 @@ def _result(outcome: object) -> Result:
         return Trouble.NOT_LEADER  # certainly not applied
     assert isinstance(outcome, OutcomeUnknown), outcome
     return Trouble.UNKNOWN
+
+
+def _always() -> bool:
+    """Where nobody looks at the disk there is room."""
+    return True
