@@ -100,6 +100,11 @@ class GroupLink:
         self._pause: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
 
+    @property
+    def leader(self) -> Address | None:
+        """Who led at the last answer; None if that is not known."""
+        return self._leader
+
     def put(self, pending: Pending) -> None:
         """Send the operation soon; its write has a number."""
         self._queue.append(pending)

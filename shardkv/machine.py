@@ -72,6 +72,7 @@ from shardkv.rows import (
     SESSIONS,
     ShardRecord,
     after_copy,
+    after_prefix,
     copy_of,
     decode_config_row,
     decode_record,
@@ -186,6 +187,25 @@ class StoreMachine:
         row_key = held.data_prefix + key
         row = rows.get(row_key)
         return ABSENT if row is None else decode_row(row_key, row)
+
+    def scan(
+        self, rows: Reader, shard: ShardId, prefix: bytes, after: bytes | None
+    ) -> Iterator[tuple[bytes, Row]] | Answer:
+        """The shard's keys that begin with `prefix` and follow `after`, in order, with their rows;
+        or why this group cannot say. To be used up before the next await, as `get`'s row is."""
+        held = self._shards[shard]
+        refusal = self.get(rows, shard, b"\0")  # what decides for a key decides for a range
+        if isinstance(refusal, Answer):
+            return refusal
+        lo = prefix if after is None else max(prefix, after + b"\0")
+        hi = held.prefix + after_prefix(DATA + prefix)
+        return self._decoded(rows, held.data_prefix + lo, hi, len(held.data_prefix))
+
+    @staticmethod
+    def _decoded(rows: Reader, lo: bytes, hi: bytes, skip: int) -> Iterator[tuple[bytes, Row]]:
+        if lo < hi:
+            for key, row in rows.range(lo, hi):
+                yield key[skip:], decode_row(key, row)
 
     def survey(self, rows: Reader, shard: ShardId) -> Iterator[tuple[int, int]]:
         """Each session of a shard served here, with the highest sequence that it has used.

@@ -135,6 +135,12 @@ def after_copy(shard: ShardId, generation: Generation) -> bytes:
     return prefix_of(shard, generation) + COPY_END
 
 
+def after_prefix(prefix: bytes) -> bytes:
+    """The least key above every key that begins with `prefix`, which has a byte below 0xff."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1])
+
+
 def encode_row(version: int, value: bytes) -> bytes:
     return _VERSION.pack(_FORMAT, version) + value
 
