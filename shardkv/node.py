@@ -47,6 +47,7 @@ from shardkv.assembly import Assembly
 from shardkv.backup import protocol as backups
 from shardkv.clerk import Clerk
 from shardkv.config import ConfigError, NodeConfig, Settings
+from shardkv.departing import Departing
 from shardkv.disk_space import DiskSpace, give_up_ballast, make_ballast, space_of
 from shardkv.healing import Healer
 from shardkv.healing_beats import BEAT, HEALTH, Own
@@ -95,6 +96,8 @@ class Node:
         self._admin: AdminService | None = None
         self._clerk: Clerk | None = None
         self._healer: Healer | None = None
+        self._departing: Departing | None = None
+        self._remembered: list[str] = []
         self._space = DiskSpace(lambda: space_of(directory), settings.free_percent_min)
 
     async def start(self) -> None:
@@ -126,6 +129,10 @@ class Node:
         self._space.start()
         await self._assembly.open()
         self._admin.serve(self._clients)
+        feed = self._assembly.feed
+        feed.listen(self._remember_nodes)
+        self._departing = Departing(self._host, feed, self._clients, self._assembly.retire)
+        self._departing.start()
         self._healer = self._make_healer(self._host, self._assembly)
         self._healer.start()
         self._clerk = Clerk(self._peers, self._assembly.client, rng=self._rng)
@@ -168,7 +175,19 @@ class Node:
         )
 
     def _seeds(self) -> list[str]:
-        return list(dict.fromkeys((*self._config.seeds, self._config.client)))
+        """Whom to ask for the controller: the settings' nodes, those heard of in an earlier life,
+        and this one."""
+        heard_of = nodedir.remembered_endpoints(self._directory)
+        return list(dict.fromkeys((*self._config.seeds, *heard_of, self._config.client)))
+
+    def _remember_nodes(self) -> None:
+        """Nodes come and go: keep on disk where they are, when that has changed."""
+        view = self._assembly.feed.view if self._assembly is not None else None
+        if view is not None:
+            nodes = [found.client for found in view.directory.nodes.values() if found.client]
+            if nodes and nodes != self._remembered:
+                self._remembered = nodes
+                nodedir.remember_endpoints(self._directory, nodes)
 
     def _answer_later(self) -> None:
         """Until the replicas run: how this node is, and for all else "not yet, not done"."""
@@ -228,6 +247,8 @@ class Node:
         await self._space.close()
         if self._clerk is not None:
             await self._clerk.close()
+        if self._departing is not None:
+            await self._departing.close()
         if self._assembly is not None:
             await self._assembly.close()
         await asyncio.gather(self._clients.close(), self._peers.close())
