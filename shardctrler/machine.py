@@ -330,7 +330,7 @@ class ControllerMachine:
             record.uuid == wish.uuid for record in directory.groups.values()
         ):
             return Answer(Code.UUID_DIFFERS, (wish.gid,))
-        # Version 0: what the old uuid said last may be of a later index than the survivor's log has.
+        # Version 0: what the old uuid said last may be of a later index than the survivor has.
         record = GroupRecord(wish.uuid, 0, (wish.member,))
         view = self._with_directory(groups={**directory.groups, wish.gid: record})
         return _next_view(view, config.shards, list(config.groups))
