@@ -57,8 +57,10 @@ from shardkv.typed import TypedService
 
 log = logging.getLogger(__name__)
 
-HAND_OVER_SECONDS: Final = 1.0
-"""How long a stopping node waits for its leaderships to be taken over."""
+HAND_OVER_SECONDS: Final = 2.0
+"""How long a stopping node waits for its leaderships to be taken over: a few milliseconds are
+enough where another voter is up."""
+HAND_OVER_LOOK_SECONDS: Final = 0.002
 CLOSE_SECONDS: Final = 4.0
 """A stop that takes longer is cut off: nothing of it is needed to be safe."""
 OPEN_FILES_WANTED: Final = 4096
@@ -240,10 +242,10 @@ class Node:
     async def stop(self, *, hand_over: bool) -> None:
         """Stop in order; what is already durable stays so whatever is cut off here."""
         self._state = "stopping"
-        if self._host is not None and hand_over:
-            await self._hand_over(self._host)
         if self._healer is not None:
             await self._healer.close()
+        if self._host is not None and hand_over:
+            await self._hand_over(self._host)
         await self._space.close()
         if self._clerk is not None:
             await self._clerk.close()
@@ -258,13 +260,23 @@ class Node:
             await self._databases.close()
 
     async def _hand_over(self, host: Host) -> None:
-        await host.hand_over()
-        deadline = asyncio.get_running_loop().time() + HAND_OVER_SECONDS
-        while asyncio.get_running_loop().time() < deadline:
-            led = [r for r in host.replicas.values() if r.leads and r.core.transfer_target]
-            if not led:
-                return
-            await asyncio.sleep(0.01)
+        """Have every group led here led by somebody else, if there is anybody; ask again where
+        the first heir did not make it."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        led = [replica for replica in host.replicas.values() if replica.leads]
+        wanted = [replica for replica in led if replica.core.best_successor() is not None]
+        while loop.time() < began + HAND_OVER_SECONDS:
+            await host.hand_over()
+            if not any(replica.leads for replica in wanted):
+                break
+            await asyncio.sleep(HAND_OVER_LOOK_SECONDS)
+        kept = [replica.gid for replica in wanted if replica.leads]
+        seconds = f"{loop.time() - began:.3f}"
+        log.info(
+            "leaderships handed over",
+            extra={"groups": len(wanted) - len(kept), "kept": kept, "seconds": seconds},
+        )
 
 
 def raft_config(settings: NodeConfig) -> RaftConfig:
