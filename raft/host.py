@@ -39,6 +39,8 @@ from raft.types import (
 
 log = logging.getLogger(__name__)
 
+IDS_SKIPPED: Final = 1_000
+"""Replica ids that may have been given by changes of members which no survivor knows of."""
 GARBAGE_ROWS_MAX: Final = 1_000
 HOUSEKEEPING_SECONDS: Final = 0.5
 
@@ -136,6 +138,22 @@ class Host:
             replica.stop("removed from this node")
         self._orphans = True
         await self._log_store.drop_replica(gid)
+
+    async def rebirth(self, gid: GroupId, uuid: GroupUuid) -> ReplicaRecord:
+        """Make this node's replica the only voter of a group born from it, under `uuid`.
+
+        The replica must have been asked first whether it may (`shardkv/recovery.py`). It is stopped
+        here; `start_replica` starts it again as what it is now.
+        """
+        replica = self.replicas.pop(gid)
+        replica.stop("it is born again as another group")
+        old = replica.record
+        id = ReplicaId(replica.core.membership.next_id + IDS_SKIPPED)
+        record = ReplicaRecord(gid, uuid, id, old.incarnation)
+        founder = Member(id, self.node, self.address)
+        membership = Membership(voters=(founder,), next_id=ReplicaId(id + 1))
+        await self._log_store.rebirth(record, membership)
+        return record
 
     async def start_replica(self, gid: GroupId, machine: StateMachine) -> Replica:
         """Load a replica from disk, check it, and let it take part.
