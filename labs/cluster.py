@@ -30,10 +30,16 @@ from raft.types import GroupId, GroupUuid, Member, NodeId
 from shardctrler.client import ControllerClient
 from shardctrler.commands import JoiningGroup
 from shardctrler.types import GroupMember, NodeAddresses, ShardId
+from shardkv.admin import NodeStatus
+from shardkv.admin_service import AdminService
 from shardkv.assembly import CONTROLLER, Assembly
 from shardkv.clerk import Clerk
+from shardkv.disk_space import PLENTY, DiskSpace, Space
+from shardkv.healing import Healer
+from shardkv.healing_beats import Own
 from shardkv.machine import StoreMachine
 from shardkv.phases import SETTLED, Phase
+from shardkv.planner import HealPolicy
 from shardkv.server import GroupServer
 
 CLUSTER: Final = bytes(range(16))
@@ -72,6 +78,9 @@ class SimNode:
         self.transport: SimTransport | None = None
         self.host: WatchedHost | None = None
         self.assembly: Assembly | None = None
+        self.healer: Healer | None = None
+        self.space: Space | None = None
+        """What is free on its disk; None: plenty."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self._loop = loop
@@ -80,6 +89,7 @@ class SimNode:
         self._starting: asyncio.Task[None] | None = None
         self._chores: dict[asyncio.Task[None], None] = {}
         self._ending: list[asyncio.Task[None]] = []
+        self._besides: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
     @property
     def alive(self) -> bool:
@@ -149,6 +159,39 @@ class SimNode:
             new_machine=cluster.new_machine,
         )
         await self.assembly.open()
+        if cluster.heal is not None:
+            self._heal_by_itself(self.assembly, self.host, transport, Random(rng.random()))
+
+    def _heal_by_itself(
+        self, assembly: Assembly, host: Host, transport: SimTransport, rng: Random
+    ) -> None:
+        """What a production node has besides: operators' commands, and healing."""
+        assert self._cluster.heal is not None
+        boot = rng.getrandbits(62)
+        admin = AdminService(lambda: self._facts(boot), boot, host, assembly, rng)
+        admin.serve(transport)
+        space = DiskSpace(lambda: self.space or PLENTY)
+        assembly.roomy = lambda: space.roomy
+        space.start()
+        self.healer = Healer(
+            host,
+            transport,
+            view=lambda: assembly.feed.view,
+            own=lambda: Own(boot, roomy=space.roomy),
+            moving=lambda gid: bool(assembly.unsettled(GroupId(gid))),
+            policy=self._cluster.heal,
+        )
+        self.healer.start()
+        self._besides = [self.healer.close, space.close]
+
+    def _facts(self, boot: int) -> NodeStatus:
+        view = self.assembly.feed.view if self.assembly is not None else None
+        return NodeStatus(
+            node=str(self.name), cluster=CLUSTER, version="sim", pid=0, boot=boot, uptime_ms=0,
+            client=self.address, peer=self.address, http="", nshards=self._cluster.nshards,
+            state="running", config_number=view.config.number if view is not None else 0,
+            known=(), replicas=(),
+        )  # fmt: skip
 
     @property
     def paused(self) -> bool:
@@ -195,9 +238,12 @@ class SimNode:
         for watcher in self._cluster.watchers.values():
             watcher.stopped(self.name)
         if self.assembly is not None:  # only ends tasks: its calls fail at once
-            closing = asyncio.get_running_loop().create_task(self.assembly.close())
-            self._ending = [task for task in self._ending if not task.done()] + [closing]
+            loop, self._besides, besides = self._loop, [], self._besides
+            closing = [loop.create_task(self.assembly.close())]
+            closing += [loop.create_task(close()) for close in besides]
+            self._ending = [task for task in self._ending if not task.done()] + closing
         self.host = self.assembly = self.transport = self._log_store = self._starting = None
+        self.healer = None
 
     # Replicas that come and go
 
@@ -251,6 +297,7 @@ class SimCluster:
         chance: Everything random in the run comes from it.
         nodes: How many there are, `n1` and on.
         replicas: Of the controller (on the first nodes) and of each group (spread over all).
+        heal: Nodes take operators' commands, and the cluster mends itself; None: they do not.
     """
 
     def __init__(
@@ -265,8 +312,10 @@ class SimCluster:
         compaction: CompactionConfig | None = None,
         faults: Faults = HEALTHY,
         observer: Observer | None = None,
+        heal: HealPolicy | None = None,
     ) -> None:
         self.chance = chance
+        self.heal = heal
         self.observer = observer or Observer()
         self.nshards = nshards
         self.raft = raft or RaftConfig()

@@ -16,7 +16,7 @@ from typing import Final
 from raft.config import RaftConfig
 from raft.core import Raft
 from raft.courier import Courier
-from raft.disk.data_store import ReplicaData, reconcile
+from raft.disk.data_store import ReplicaData, reconcile, sweep_orphans
 from raft.disk.log_store import LogStore, ReplicaRecord
 from raft.errors import BadMessage, DataUnusable
 from raft.frames import FrameCodec
@@ -39,6 +39,8 @@ from raft.types import (
 
 log = logging.getLogger(__name__)
 
+IDS_SKIPPED: Final = 1_000
+"""Replica ids that may have been given by changes of members which no survivor knows of."""
 GARBAGE_ROWS_MAX: Final = 1_000
 HOUSEKEEPING_SECONDS: Final = 0.5
 
@@ -99,6 +101,7 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")  # uvloop gives a due timer no `when`
         self._closed = False
+        self._orphans = True  # rows of dropped replicas may lie on the data disk
         self._housekeeper = self._loop.create_task(self._keep_house())
         self._housekeeper.add_done_callback(_look_at_housekeeper)
 
@@ -126,11 +129,31 @@ class Host:
         await self._log_store.create_replica(record, SnapshotMeta())
 
     async def drop_replica(self, gid: GroupId) -> None:
-        """Delete this node's replica of a group; a tombstone keeps its id from coming back."""
+        """Delete this node's replica of a group; a tombstone keeps its id from coming back.
+
+        Its rows go in slices, by housekeeping; a crash in between is noticed by the next life.
+        """
         replica = self.replicas.pop(gid, None)
         if replica is not None:
             replica.stop("removed from this node")
+        self._orphans = True
         await self._log_store.drop_replica(gid)
+
+    async def rebirth(self, gid: GroupId, uuid: GroupUuid) -> ReplicaRecord:
+        """Make this node's replica the only voter of a group born from it, under `uuid`.
+
+        The replica must have been asked first whether it may (`shardkv/recovery.py`). It is stopped
+        here; `start_replica` starts it again as what it is now.
+        """
+        replica = self.replicas.pop(gid)
+        replica.stop("it is born again as another group")
+        old = replica.record
+        id = ReplicaId(replica.core.membership.next_id + IDS_SKIPPED)
+        record = ReplicaRecord(gid, uuid, id, old.incarnation)
+        founder = Member(id, self.node, self.address)
+        membership = Membership(voters=(founder,), next_id=ReplicaId(id + 1))
+        await self._log_store.rebirth(record, membership)
+        return record
 
     async def start_replica(self, gid: GroupId, machine: StateMachine) -> Replica:
         """Load a replica from disk, check it, and let it take part.
@@ -258,6 +281,10 @@ class Host:
                 replica.collect_garbage(GARBAGE_ROWS_MAX)
                 if isinstance(replica.store, ReplicaData):
                     replica.store.collect_garbage(GARBAGE_ROWS_MAX)
+            self._log_store.sweep_graves(GARBAGE_ROWS_MAX)
+            if self._orphans:
+                held = {record.gid: None for record in self.records()}
+                self._orphans = sweep_orphans(self._data_disk, held, GARBAGE_ROWS_MAX)
 
     def _log_is_long(self, replica: Replica) -> bool:
         log_ = replica.core.log

@@ -14,9 +14,10 @@ from typing import Final
 
 from labrpc.errors import Refused, Unknown, Unreachable
 from labrpc.transport import Address, Transport
-from raft.types import GroupId, NodeId
+from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.codec import BadConfig, decode_view
 from shardctrler.commands import (
+    NO_UUID,
     Answer,
     Change,
     CloseSession,
@@ -81,8 +82,11 @@ class ControllerClient:
     Every method raises `Unavailable` when nobody could answer in time. The changes raise besides:
     `ChangeRefused` (`ConfigChanged` if `expect` was given and is past), `OutcomeUnknown`.
 
+    The controller's replicas may move. Every node either has one or names one that may, so each
+    view that comes in adds the nodes registered in it to those that are asked.
+
     Args:
-        endpoints: Where replicas of the controller answer clients; at least one.
+        endpoints: Where replicas of the controller, or nodes, answer clients; at least one.
         rng: Draws where to begin and how long to pause.
     """
 
@@ -97,6 +101,7 @@ class ControllerClient:
         if not endpoints:
             raise ValueError("the controller has at least one endpoint")
         self._transport = transport
+        self._seeds = tuple(endpoints)
         self._endpoints = list(endpoints)
         self._rng = rng
         self._timeout_seconds = timeout_seconds
@@ -111,6 +116,11 @@ class ControllerClient:
     def leader(self) -> Address | None:
         """Who answered last, or was named by who did not; None if nobody is known to lead."""
         return self._leader
+
+    @property
+    def endpoints(self) -> tuple[Address, ...]:
+        """Whom this client may ask: those it was given, and every node it has learnt of."""
+        return tuple(self._endpoints)
 
     async def close(self) -> None:
         """Give the session back, if that is quickly done; it expires otherwise."""
@@ -156,7 +166,7 @@ class ControllerClient:
         deadline = self._deadline(seconds + self._timeout_seconds)
         attempt = seconds + ATTEMPT_SECONDS
         payload = await self._ask(WATCH, encode_watch(watch), deadline, attempt)
-        return _decoded_view(payload)
+        return self._learnt(_decoded_view(payload))
 
     # Changing
 
@@ -203,10 +213,15 @@ class ControllerClient:
         version: int,
         members: Sequence[GroupMember],
         *,
+        uuid: GroupUuid = NO_UUID,
         timeout: float | None = None,
     ) -> None:
-        """Tell who a group's members are now; `version` grows with every change of them."""
-        await self.change(UpdateMembers(gid, version, tuple(members)), timeout=timeout)
+        """Tell who a group's members are now; `version` grows with every change of them.
+
+        Args:
+            uuid: Of the group that says so: refused if the gid means another one by now.
+        """
+        await self.change(UpdateMembers(gid, version, tuple(members), uuid), timeout=timeout)
 
     async def register_node(
         self, node: NodeId, addresses: NodeAddresses, *, timeout: float | None = None
@@ -267,9 +282,18 @@ class ControllerClient:
     # Asking
 
     async def _view(self, number: int, timeout: float | None) -> View:
-        return _decoded_view(
-            await self._ask(QUERY, encode_query(Query(number)), self._deadline(timeout))
-        )
+        payload = await self._ask(QUERY, encode_query(Query(number)), self._deadline(timeout))
+        return self._learnt(_decoded_view(payload))
+
+    def _learnt(self, view: View) -> View:
+        """Ask the nodes of this view too from here on."""
+        nodes = view.directory.nodes.values()
+        known = [Address(node.client) for node in nodes if node.client]
+        endpoints = list(dict.fromkeys((*self._seeds, *known)))
+        if endpoints != self._endpoints:
+            self._endpoints = endpoints
+            self._next %= len(endpoints)
+        return view
 
     async def _ask(
         self,

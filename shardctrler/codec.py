@@ -18,6 +18,7 @@ from shardctrler.types import (
     GroupRecord,
     NodeAddresses,
     ShardConfig,
+    ShardId,
     View,
 )
 
@@ -38,7 +39,7 @@ def encode_config(config: ShardConfig) -> bytes:
 
 def decode_config(data: bytes) -> ShardConfig:
     """Raises: BadConfig."""
-    return _config(fields(data, 5))
+    return _config(fields(data))
 
 
 def encode_group(record: GroupRecord) -> bytes:
@@ -77,14 +78,14 @@ def decode_view(data: bytes) -> View:
         mapping(groups, 4, lambda f: (group_id(f[0]), _group(f[1:]))),
         mapping(nodes, 4, lambda f: (node_id(f[0]), _addresses(f[1:]))),
     )
-    return View(_config(sequence(config, 5)), directory)
+    return View(_config(sequence(config)), directory)
 
 
 # Reading, field by field. Shared with `commands.py`, which is bound by the same rules.
 
 
-def fields(data: bytes, count: int) -> list[Any]:
-    """The fields behind the format byte; exactly `count`.
+def fields(data: bytes, count: int | None = None) -> list[Any]:
+    """The fields behind the format byte; exactly `count`, if that is given.
 
     Raises: BadConfig.
     """
@@ -158,13 +159,16 @@ def _packed(values: list[Any]) -> bytes:
 
 
 def _config_fields(config: ShardConfig) -> list[Any]:
-    return [
+    common = [
         config.number,
         list(config.shards),
         _infos_fields(config.groups),
         list(config.previous),
         _infos_fields(config.departed),
     ]
+    if not config.abandoned and not config.lost:  # as every configuration is but a few
+        return common
+    return [*common, list(config.abandoned), list(config.lost)]
 
 
 def _infos_fields(infos: Mapping[GroupId, GroupInfo]) -> list[list[Any]]:
@@ -172,7 +176,9 @@ def _infos_fields(infos: Mapping[GroupId, GroupInfo]) -> list[list[Any]]:
 
 
 def _config(values: list[Any]) -> ShardConfig:
-    number, shards, groups, previous, departed = values
+    if len(values) not in (5, 7):
+        raise BadConfig("not the fields of a configuration")
+    number, shards, groups, previous, departed, abandoned, lost = (*values, [], [])[:7]
     owners = tuple(group_id(gid) for gid in sequence(shards))
     holders = tuple(group_id(gid) for gid in sequence(previous, len(owners)))
     taking_part, gone = _infos(groups), _infos(departed)
@@ -180,7 +186,15 @@ def _config(values: list[Any]) -> ShardConfig:
         raise BadConfig("a shard's owner is not among the groups")
     if any(gid in taking_part for gid in gone):
         raise BadConfig("a departed group takes part")
-    return ShardConfig(ConfigNumber(integer(number)), owners, taking_part, holders, gone)
+    return ShardConfig(
+        ConfigNumber(integer(number)),
+        owners,
+        taking_part,
+        holders,
+        gone,
+        tuple(group_id(gid) for gid in sequence(abandoned)),
+        tuple(ShardId(integer(shard, 0, len(owners) - 1)) for shard in sequence(lost)),
+    )
 
 
 def _infos(value: object) -> dict[GroupId, GroupInfo]:

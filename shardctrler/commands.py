@@ -29,6 +29,7 @@ from shardctrler.types import ConfigNumber, GroupMember, NodeAddresses, ShardId
 FORMAT: Final = 1
 COMMAND_BYTES_MAX: Final = 256 * 1024
 _LOWEST: Final = -(2**63)
+NO_UUID: Final = GroupUuid(b"")
 NO_NUMBER: Final = -1  # on the wire: no configuration number is expected
 
 
@@ -68,6 +69,31 @@ class UpdateMembers(NamedTuple):
     gid: GroupId
     version: int
     members: tuple[GroupMember, ...]
+    uuid: GroupUuid = NO_UUID
+    """Of the group that says so; one that is not the gid's any more has no say."""
+
+
+class Recover(NamedTuple):
+    """A group lost its majority: from here on its gid means the group `uuid`, which is born from
+    what one survivor holds. The one command, with `Abandon`, that changes what a gid means; never
+    given but by an operator, explicitly."""
+
+    gid: GroupId
+    expected: GroupUuid  # what the gid means now; refused if it means another by then
+    uuid: GroupUuid  # drawn for this; never used before
+    member: GroupMember  # where it is born
+
+
+class Abandon(NamedTuple):
+    """A group is lost with all its replicas: it takes part no more, its gid means no group ever
+    again, and its shards are made anew, empty, but for those that another group still holds."""
+
+    gid: GroupId
+    expected: GroupUuid
+    kept: tuple[tuple[ShardId, GroupId], ...]
+    """Shards that it owns, which are still whole at the group that was to give them to it."""
+    lost: tuple[ShardId, ...]
+    """Shards that other groups own, which were on their way there from it."""
 
 
 class RegisterNode(NamedTuple):
@@ -77,7 +103,7 @@ class RegisterNode(NamedTuple):
     addresses: NodeAddresses
 
 
-Change = Join | Leave | Move | UpdateMembers | RegisterNode
+Change = Join | Leave | Move | UpdateMembers | RegisterNode | Recover | Abandon
 
 
 class Request(NamedTuple):
@@ -135,6 +161,7 @@ class Code(IntEnum):
     NOTHING_ASKED = 10  # (): an empty list, or a gid twice
     OLD_MEMBERSHIP = 11  # (gid, version known)
     BAD_COMMAND = 12  # (): not a command that a leader should have let in
+    UUID_CHANGED = 13  # (gid): it means another group by now
     # The session knows better. Never recorded.
     SESSION_EXPIRED = 20  # ()
     SEQUENCE_STALE = 21  # ()
@@ -177,6 +204,8 @@ class _Kind(IntEnum):
     MOVE = 12
     UPDATE_MEMBERS = 13
     REGISTER_NODE = 14
+    RECOVER = 15
+    ABANDON = 16
 
 
 def encode_command(command: Command) -> bytes:
@@ -233,8 +262,14 @@ def _change_fields(change: Change) -> list[Any]:
             return [_Kind.LEAVE, list(gids)]
         case Move(shard, gid):
             return [_Kind.MOVE, [shard, gid]]
-        case UpdateMembers(gid, version, them):
-            return [_Kind.UPDATE_MEMBERS, [gid, version, members_fields(them)]]
+        case UpdateMembers(gid, version, them, of):
+            more = [of] if of else []
+            return [_Kind.UPDATE_MEMBERS, [gid, version, members_fields(them), *more]]
+        case Recover(gid, expected, new, member):
+            return [_Kind.RECOVER, [gid, expected, new, members_fields((member,))]]
+        case Abandon(gid, expected, kept, lost):
+            pairs = [list(pair) for pair in kept]
+            return [_Kind.ABANDON, [gid, expected, pairs, list(lost)]]
         case RegisterNode(node, addresses):
             return [_Kind.REGISTER_NODE, [node, *addresses]]
 
@@ -250,8 +285,25 @@ def _change(kind_and_body: list[Any]) -> Change:
             shard, gid = sequence(body, 2)
             return Move(ShardId(integer(shard, _LOWEST)), _gid(gid))
         case _Kind.UPDATE_MEMBERS:
-            gid, version, them = sequence(body, 3)
-            return UpdateMembers(_gid(gid), integer(version), members(them))
+            gid, version, them, *of = sequence(body)
+            if len(of) > 1:
+                raise BadConfig("not the fields of an update of members")
+            return UpdateMembers(
+                _gid(gid), integer(version), members(them), uuid(of[0]) if of else NO_UUID
+            )
+        case _Kind.RECOVER:
+            gid, expected, new, them = sequence(body, 4)
+            (member,) = members(sequence(them, 1))
+            return Recover(_gid(gid), uuid(expected), uuid(new), member)
+        case _Kind.ABANDON:
+            gid, expected, kept, lost = sequence(body, 4)
+            pairs = (sequence(pair, 2) for pair in sequence(kept))
+            return Abandon(
+                _gid(gid),
+                uuid(expected),
+                tuple((ShardId(integer(shard)), _gid(holder)) for shard, holder in pairs),
+                tuple(ShardId(integer(shard)) for shard in sequence(lost)),
+            )
         case _Kind.REGISTER_NODE:
             node, client, peer, http = sequence(body, 4)
             return RegisterNode(node_id(node), NodeAddresses(text(client), text(peer), text(http)))

@@ -79,6 +79,7 @@ _MESSAGES = {
     Code.SHARD_OUT_OF_RANGE: "shard {} does not exist: shards are 0 to {}",
     Code.NOTHING_ASKED: "the change names no group, or one twice",
     Code.OLD_MEMBERSHIP: "group {}'s membership is known up to version {}, which is newer",
+    Code.UUID_CHANGED: "group {} means another group by now: look again, then decide",
     Code.BAD_COMMAND: "not a command that this version knows",
     Code.SESSION_EXPIRED: "the session has expired; open a new one",
     Code.SEQUENCE_STALE: "the client has acknowledged this request; its answer is forgotten",

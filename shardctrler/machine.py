@@ -37,6 +37,8 @@ from shardctrler.codec import (
     encode_group,
 )
 from shardctrler.commands import (
+    NO_UUID,
+    Abandon,
     Answer,
     Change,
     CloseSession,
@@ -47,6 +49,7 @@ from shardctrler.commands import (
     Leave,
     Move,
     OpenSession,
+    Recover,
     RegisterNode,
     Request,
     UpdateMembers,
@@ -56,11 +59,14 @@ from shardctrler.commands import (
 )
 from shardctrler.rebalance import balance, move
 from shardctrler.types import (
+    NO_GROUP,
+    RETIRED,
     Directory,
     GroupInfo,
     GroupRecord,
     NodeAddresses,
     ShardConfig,
+    ShardId,
     View,
     first_config,
     successor,
@@ -221,6 +227,10 @@ class ControllerMachine:
                 return self._move(change)
             case UpdateMembers():
                 return self._update_members(change)
+            case Recover():
+                return self._recover(change)
+            case Abandon():
+                return self._abandon(change)
             case RegisterNode(node, addresses):
                 directory = self.view.directory
                 if directory.nodes.get(node) == addresses:
@@ -283,12 +293,89 @@ class ControllerMachine:
             return Answer(Code.UNKNOWN_GROUP, (update.gid,))
         if not update.members:
             return Answer(Code.NO_MEMBERS, (update.gid,))
+        if update.uuid not in (NO_UUID, known.uuid):
+            return Answer(Code.UUID_DIFFERS, (update.gid,))
         record = GroupRecord(known.uuid, update.version, update.members)
         if record == known:
             return self.view
         if update.version <= known.version:
             return Answer(Code.OLD_MEMBERSHIP, (update.gid, known.version))
         return self._with_directory(groups={**groups, update.gid: record})
+
+    # When a majority is lost. "A gid means one uuid for ever" is what keeps two groups from serving
+    # the same shards; these two commands break it, on purpose and in the open. Why that is safe as
+    # far as it can be:
+    #
+    # - Each is a compare-and-set on the uuid that the gid means, in one log. Of two operators who
+    #   recover a group from two survivors, one is refused, and nothing was born for it yet.
+    # - Each makes a numbered configuration. Every group takes it in turn through its own log; the
+    #   group `uuid` serves nothing before it has (`GroupServer`), so not before it has caught up
+    #   with every move that was decided while its survivor was behind.
+    # - A replica of the uuid before learns from the directory that its gid means another group,
+    #   and falls silent (`Assembly`); its frames carry the old uuid, which no new replica takes.
+    #
+    # What stays the operator's word: that the others are gone. An old majority that is alive and
+    # cut off from the controller serves until it hears.
+
+    def _recover(self, wish: Recover) -> Answer | View:
+        config, directory = self.view
+        known = directory.groups.get(wish.gid)
+        if known is None or known.uuid == RETIRED:
+            return Answer(Code.UNKNOWN_GROUP, (wish.gid,))
+        if known.uuid == wish.uuid:
+            return self.view  # said again
+        if known.uuid != wish.expected:
+            return Answer(Code.UUID_CHANGED, (wish.gid,))
+        if wish.uuid == RETIRED or any(
+            record.uuid == wish.uuid for record in directory.groups.values()
+        ):
+            return Answer(Code.UUID_DIFFERS, (wish.gid,))
+        # Version 0: what the old uuid said last may be of a later index than the survivor has.
+        record = GroupRecord(wish.uuid, 0, (wish.member,))
+        view = self._with_directory(groups={**directory.groups, wish.gid: record})
+        return _next_view(view, config.shards, list(config.groups))
+
+    def _abandon(self, wish: Abandon) -> Answer | View:
+        config, directory = self.view
+        known = directory.groups.get(wish.gid)
+        if known is None or known.uuid == RETIRED:
+            return Answer(Code.UNKNOWN_GROUP, (wish.gid,))
+        if known.uuid != wish.expected:
+            return Answer(Code.UUID_CHANGED, (wish.gid,))
+        staying = [gid for gid in config.groups if gid != wish.gid]
+        if not staying:
+            return Answer(Code.LAST_GROUP, (wish.gid,))
+        kept = dict(wish.kept)
+        for shard in (*kept, *wish.lost):
+            if shard >= self.nshards:
+                return Answer(Code.SHARD_OUT_OF_RANGE, (shard, self.nshards - 1))
+        for holder in kept.values():
+            if holder == wish.gid or holder not in directory.groups:
+                return Answer(Code.UNKNOWN_GROUP, (holder,))
+        owners, lost = list(config.shards), set(wish.lost)
+        for shard in config.shards_of(wish.gid):
+            holder = kept.get(shard, NO_GROUP)
+            owners[shard] = holder if holder in staying else NO_GROUP
+            if holder == NO_GROUP:
+                lost.add(shard)
+        retired = GroupRecord(RETIRED, known.version, ())
+        view = self._with_directory(groups={**directory.groups, wish.gid: retired})
+        after = _next_view(view, balance(owners, staying), staying)
+        previous = tuple(
+            kept.get(ShardId(shard), NO_GROUP) if gid == wish.gid else gid
+            for shard, gid in enumerate(after.config.previous)
+        )
+        gone = sorted({gid for gid in previous if gid != NO_GROUP and gid not in staying})
+        return View(
+            replace(
+                after.config,
+                previous=previous,
+                departed={gid: _info(after.directory, gid) for gid in gone},
+                abandoned=(wish.gid,),
+                lost=tuple(sorted(lost)),
+            ),
+            after.directory,
+        )
 
     def _with_directory(
         self,
@@ -370,13 +457,14 @@ def _reborn(gid: GroupId, info: GroupInfo, groups: Mapping[GroupId, GroupInfo]) 
 def _next_view(view: View, shards: tuple[GroupId, ...], taking_part: list[GroupId]) -> View:
     """The configuration after `view`'s, with every group at the addresses known now."""
     config, directory = view
-    known = {
-        gid: GroupInfo(record.uuid, directory.members(gid))
-        for gid, record in directory.groups.items()
-    }
+    known = {gid: _info(directory, gid) for gid in directory.groups}
     return View(
         successor(config, shards, {gid: known[gid] for gid in taking_part}, known), directory
     )
+
+
+def _info(directory: Directory, gid: GroupId) -> GroupInfo:
+    return GroupInfo(directory.groups[gid].uuid, directory.members(gid))
 
 
 def _config_key(number: int) -> bytes:

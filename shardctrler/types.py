@@ -19,6 +19,8 @@ ShardId = NewType("ShardId", int)
 ConfigNumber = NewType("ConfigNumber", int)
 """Configurations count from 0, the one without groups."""
 
+RETIRED: Final = GroupUuid(bytes(16))
+"""In place of the uuid of a group that was abandoned: no group is ever born with it."""
 NO_GROUP: Final = GroupId(0)
 """The owner of a shard that no group owns. (As a Raft group, 0 is the controller itself.)"""
 
@@ -54,6 +56,10 @@ class ShardConfig:
     `NO_GROUP` if it never had one. It is where the shard's rows are, or are on their way to."""
     departed: Mapping[GroupId, GroupInfo] = field(default_factory=dict)
     """The groups of `previous` that take part no more, sorted by gid: shards still leave them."""
+    abandoned: tuple[GroupId, ...] = ()
+    """The groups that this configuration gives up for lost; nobody waits for them any more."""
+    lost: tuple[ShardId, ...] = ()
+    """The shards whose rows are lost with them, ascending; their owners begin them anew, empty."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", _frozen(self.groups))

@@ -15,11 +15,14 @@ from shardkv.errors import (
     Overloaded,
     ShardKVError,
     StoreInUse,
+    TooStale,
     Unavailable,
     ValueTooLong,
     VersionMismatch,
 )
+from shardkv.listing import Listed
 from shardkv.sync import Store, connect, open
+from shardkv.tokens import ReadSession
 from shardkv.types import Row
 
 __version__ = "0.1.0"
@@ -29,10 +32,13 @@ __all__ = [
     "aio",
     "Store",
     "Row",
+    "Listed",
+    "ReadSession",
     "ShardKVError",
     "InvalidArgument",
     "ValueTooLong",
     "VersionMismatch",
+    "TooStale",
     "Unavailable",
     "Overloaded",
     "OutcomeUnknown",

@@ -84,12 +84,14 @@ class Assembly:
         self.backups = BackupService(host, self, rng)
         self._controller_rsm: ReplicatedStateMachine | None = None
         self.groups: dict[GroupId, _Group] = {}
+        self.roomy: Callable[[], bool] = lambda: True
+        """Whether the node's disk has room for what clients write."""
         self._rng = rng
         self._routing = routing or SlotRouting(nshards)
         self._new_machine = new_machine
         self._rate = RateLimit()
         self._reporter = Reporter(host, self.feed, self.client, addresses)
-        self._signpost = Signpost(self.client, endpoints, Address(addresses.client))
+        self._signpost = Signpost(self.client, Address(addresses.client))
 
     async def open(self) -> None:
         """Start every replica that is on this node's disk, and follow configurations.
@@ -116,6 +118,7 @@ class Assembly:
         replica = await self.host.start_replica(gid, rsm)
         rsm.attach(replica)
         server = GroupServer(replica, rsm, machine, self.feed, self._routing)
+        server.roomy = lambda: self.roomy()
         handover = Handover(server, self.feed, self.transport, self._rng, self._rate)
         self.groups[gid] = _Group(server, handover)
         self.service.groups[gid] = server
@@ -127,6 +130,19 @@ class Assembly:
         self._controller_rsm = rsm
         self.controller = ControllerServer(rsm, self.transport)
         self.controller.start()
+
+    async def retire(self, gid: GroupId) -> None:
+        """Stop a replica that its group has removed for ever, and delete it, durably."""
+        if gid == CONTROLLER and self.controller is not None:
+            controller, self.controller = self.controller, None
+            self._controller_rsm = None
+            await controller.close()
+            self._signpost.serve(self.transport)
+        group = self.groups.pop(gid, None)
+        self.service.groups.pop(gid, None)
+        if group is not None:
+            await group.handover.close()
+        await self.host.drop_replica(gid)
 
     async def close(self) -> None:
         """Stop what runs above the replicas; the replicas themselves stay the host's."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from raft.ports import Reader, Rows, Write
 from raft.types import Index
-from shardkv.rows import after_prefix, change_counter, change_key
+from shardkv.rows import change_counter, change_key, end_of_copy
 
 
 class ChangeLog:
@@ -80,5 +80,5 @@ class NotingRows:
 
 def count_changes(rows: Reader, prefix: bytes) -> int:
     """How many change rows a copy has, by its last one."""
-    last = next(iter(rows.range(prefix, after_prefix(prefix), reverse=True)), None)
+    last = next(iter(rows.range(prefix, end_of_copy(prefix), reverse=True)), None)
     return 0 if last is None else change_counter(last[0]) + 1

@@ -22,6 +22,7 @@ import asyncio
 import logging
 import math
 from collections import deque
+from collections.abc import AsyncIterator
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -36,6 +37,7 @@ from shardkv.consistency import Consistency, reading
 from shardkv.detours import Detours, Next
 from shardkv.errors import (
     Closed,
+    DiskFull,
     InvalidArgument,
     OutcomeUnknown,
     Overloaded,
@@ -45,11 +47,14 @@ from shardkv.errors import (
     error_of,
 )
 from shardkv.group_link import GroupLink
-from shardkv.limits import INTEGER_MAX
+from shardkv.limits import INTEGER_MAX, PAGE_ROWS_MAX
+from shardkv.listing import Listed
+from shardkv.lists import ListPage, Lists
 from shardkv.pending import NO_SHARD, Deadlines, Pending
-from shardkv.protocol import Result
+from shardkv.protocol import Result, Trouble
 from shardkv.read_link import ReadLink, ReadLinks, ReadPending
 from shardkv.routing import Routing, SlotRouting
+from shardkv.scan import Network
 from shardkv.tokens import ReadSession
 from shardkv.types import Answer, Code, Row, SessionId, Version
 
@@ -120,6 +125,8 @@ class Clerk:
         self._view: View | None = None
         self._links: dict[GroupId, GroupLink] = {}
         self._reads = ReadLinks(self._new_read_link, self._members)
+        network = Network(transport, rng, self._current, _members, self._leader)
+        self._lists = Lists(network, routing, timeout)
         self._sessions: dict[ShardId, ShardSessions] = {}
         self._parked: dict[ShardId, _Parked] = {}
         self._detours = Detours()
@@ -238,6 +245,40 @@ class Clerk:
         """Make the key absent; done too if it is absent already. Raises what `put` raises."""
         await self._write(Op.DELETE, key, b"", None, session, timeout)
 
+    async def list_page(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        after: bytes | str | None = None,
+        token: str | None = None,
+        limit: int = PAGE_ROWS_MAX,
+        values: bool = False,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> ListPage:
+        """Keys that begin with `prefix`, at most 1,000 of them or about 1 MiB, in order.
+
+        Args:
+            token: Of the page before; it must be of the same prefix and `values`.
+            limit: How many keys at most, from 1; above 1,000 it counts as 1,000.
+
+        Raises:
+            InvalidArgument: The token was cut or edited, or is of another list. And as `list`.
+        """
+        return await self._lists.page(
+            _octets(prefix, "prefix"),
+            after=None if after is None else _octets(after, "after"),
+            token=token,
+            limit=limit,
+            values=values,
+            consistency=consistency,
+            max_age=max_age,
+            session=session,
+            timeout=timeout,
+        )
+
     async def close(self) -> None:
         """Give up what is pending (each ends as if its time were over) and stop."""
         if self._closed:
@@ -262,6 +303,45 @@ class Clerk:
     def config(self) -> ShardConfig | None:
         """The configuration that this clerk routes by; None before its first operation."""
         return None if self._view is None else self._view.config
+
+    def list(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        after: bytes | str | None = None,
+        limit: int | None = None,
+        values: bool = False,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Listed]:
+        """Keys that begin with `prefix`, in the order of their bytes over all shards.
+
+        `async for row in kv.list("user/"): ...`. What is held at once is bounded, however many
+        there are. A key that is present throughout is in it, none comes twice; but the whole is
+        no snapshot: each part shows the moment at which it was read.
+
+        Args:
+            after: Only keys above this one: where an earlier list stopped.
+            limit: So many keys at most; None: all.
+            values: With their values; else `value` is None.
+            timeout: Seconds that each page may take.
+
+        Raises:
+            InvalidArgument: A limit is broken, or there is no such consistency.
+            TooStale, Unavailable: The next page did not come; go on after the last key.
+        """
+        return self._lists.rows(
+            _octets(prefix, "prefix"),
+            after=None if after is None else _octets(after, "after"),
+            limit=limit,
+            values=values,
+            consistency=consistency,
+            max_age=max_age,
+            session=session,
+            timeout=timeout,
+        )
 
     # The life of an operation
 
@@ -411,6 +491,9 @@ class Clerk:
             self._finish(pending, result)
             self._unpark(pending.shard)
             return
+        if result is Trouble.NO_ROOM:
+            self._no_room(gid, pending)
+            return
         assert isinstance(result, Answer), "a link keeps what met trouble"
         match result.code:
             case Code.OK:
@@ -449,6 +532,13 @@ class Clerk:
         self._park(pending)
         if turn is Next.REFRESH:
             self._refresh()
+
+    def _no_room(self, gid: GroupId, pending: Pending) -> None:
+        """The group is led from a full disk, for longer than it takes to lead it from another."""
+        if pending.unknown:
+            self._fail(pending, OutcomeUnknown(f"the disk that group {gid} is led from is full"))
+        else:
+            self._fail(pending, DiskFull(pending.shard, gid))
 
     def _done(self, pending: Pending, answer: Answer) -> None:
         if pending.key is not None:
@@ -548,6 +638,20 @@ class Clerk:
             )
             link.members_are(_members(self._view, gid), self._view.config.number)
         return link
+
+    async def _current(self, refresh: bool) -> View | None:
+        """The configuration to route by; asked for where there is none, or with `refresh`."""
+        if self._closed:
+            raise Closed()
+        if refresh or self._view is None:
+            try:
+                self._adopt(await self._controller.newest())
+            except ShardCtrlerError as error:  # the caller asks again, within its time
+                self._refresh_trouble = f"controller: {error}"
+        return self._view
+
+    def _leader(self, gid: GroupId) -> Address | None:
+        return self._links[gid].leader if gid in self._links else None
 
     def _new_read_link(self, gid: GroupId) -> ReadLink:
         return ReadLink(

@@ -211,6 +211,23 @@ class NodeConfig:
         Key(WHOLE, "entries kept behind the snapshot, so that a slow follower needs none",
             default=2_000, low=0, high=10_000_000)
     )  # fmt: skip
+    heal: bool = _key(
+        Key(TRUTH, "whether the cluster mends itself: replicas of dead nodes are made anew "
+            "elsewhere, leaderships are spread evenly", default=True)
+    )  # fmt: skip
+    heal_grace_seconds: int = _key(
+        Key(WHOLE, "how long a node must be silent before its replicas are made anew elsewhere",
+            default=600, low=1, high=31_536_000, unit="s")
+    )  # fmt: skip
+    free_percent_min: int = _key(
+        Key(WHOLE, "with less of its disk free a node takes no clients' writes but deletes, and "
+            "gives up leaderships; 0: it does not look", default=5, low=0, high=50, unit="%")
+    )  # fmt: skip
+    ballast_bytes: int = _key(
+        Key(WHOLE, "a file that takes room, given up so that a node can start on a full disk; at "
+            "most 2 % of the disk; 0: none", default=64 * 1024 * 1024, low=0, high=2**40,
+            unit="bytes")
+    )  # fmt: skip
     log_level: str = _key(
         Key(WORD, "the least urgent lines that are written", default="info",
             choices=("debug", "info", "warning", "error"))

@@ -113,7 +113,8 @@ def joining(wish: Wish, seen: Seen, nodes: Mapping[str, str]) -> JoiningGroup:
     members = tuple(
         GroupMember(NodeId(member.node), nodes[member.node]) for member in found[1].voters
     )
-    return JoiningGroup(GroupId(wish.gid), GroupUuid(found[1].uuid), members)
+    version = found[1].membership_at
+    return JoiningGroup(GroupId(wish.gid), GroupUuid(found[1].uuid), members, version)
 
 
 async def groups_complete(client: ControllerClient, operator: Operator, *, deadline: float) -> None:

@@ -12,6 +12,8 @@ ShardKVError
 ├── ShardNotReady          the shard is on its way to this group: ask again, here or at its source
 ├── NotLeader              another replica of the group leads: ask there
 ├── Overloaded             no room: ask again after `retry_seconds`
+├── DiskFull               the disk that leads the shard's group is below its watermark: nothing was
+│                          written; free some space, or add a node
 ├── Unavailable            nobody could take the request in time: it certainly was not done
 ├── TooStale               no replica's state is known to be as new as a stale read asks for
 ├── OutcomeUnknown         it was sent, and whether it was done cannot be known
@@ -145,6 +147,19 @@ class Overloaded(ShardKVError):
     def __init__(self, what: str, retry_seconds: float = RETRY_SECONDS) -> None:
         super().__init__(f"{what}; retry in {retry_seconds:g} s")
         self.what, self.retry_seconds = what, retry_seconds
+
+
+class DiskFull(ShardKVError):
+    """The node that leads the shard's group has less free on its disk than the watermark, and no
+    other could take the lead; nothing was written. Reads and deletes go on."""
+
+    def __init__(self, shard: ShardId, group: GroupId) -> None:
+        super().__init__(
+            f"no room on the disk of the node that leads group {group} (less than its "
+            "free_percent_min is free): nothing was written; free some space there, delete keys, "
+            "or add a node"
+        )
+        self.shard, self.group = shard, group
 
 
 class Unavailable(ShardKVError):

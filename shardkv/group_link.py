@@ -37,6 +37,8 @@ CALL_SECONDS: Final = 1.0
 CALL_SECONDS_MAX: Final = 2.0
 """Each silence in a row doubles the patience up to here: a group that is merely slow must not be
 given the same work again and again."""
+NO_ROOM_SECONDS: Final = 3.0
+"""So long a write waits for the group to be led from a disk with room, then its caller is told."""
 FRAMES_MAX: Final = 4
 """Frames of one clerk to one group that are in flight at once."""
 EAGER_OPERATIONS: Final = 64
@@ -97,6 +99,11 @@ class GroupLink:
         self._linger: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
+
+    @property
+    def leader(self) -> Address | None:
+        """Who led at the last answer; None if that is not known."""
+        return self._leader
 
     def put(self, pending: Pending) -> None:
         """Send the operation soon; its write has a number."""
@@ -243,7 +250,7 @@ class GroupLink:
 
     def _on_results(self, to: Address, batch: list[Pending], reply: Reply) -> None:
         again: list[Pending] = []
-        lost = busy = False
+        lost = busy = full = False
         if reply.epochs:
             _note(batch, reply)
         for pending, result in zip(batch, reply.results, strict=True):
@@ -255,6 +262,12 @@ class GroupLink:
                 pending.doubtful = True
             lost = lost or result in (Trouble.NOT_LEADER, Trouble.UNKNOWN)
             busy = busy or result is Trouble.BUSY
+            if result is Trouble.NO_ROOM:
+                full = True
+                pending.no_room_since = pending.no_room_since or self._loop.time()
+                if self._loop.time() - pending.no_room_since > NO_ROOM_SECONDS:
+                    again.pop()
+                    self._answered(self.gid, pending, result)
         self._again(again)
         if lost:
             self.trouble = f"{to}: lost the leadership of group {self.gid}"
@@ -263,7 +276,10 @@ class GroupLink:
         self._leader = to
         self._redirects = 0
         self._patience = CALL_SECONDS
-        if busy:
+        if full:
+            self.trouble = f"{to}: the disk of the node that leads group {self.gid} is full"
+            self._wait(RETRY_SECONDS)
+        elif busy:
             self.trouble = f"{to}: group {self.gid} has too much to commit"
             self._wait(RETRY_SECONDS)
         else:

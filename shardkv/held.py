@@ -18,9 +18,9 @@ from shardkv.rows import (
     DATA,
     HIGHEST_DELETED,
     ShardRecord,
-    after_prefix,
     changes_prefix,
     copy_of,
+    end_of_copy,
     prefix_of,
     row_version,
 )
@@ -94,4 +94,4 @@ def find_dead(rows: Reader, alive: Collection[bytes]) -> Iterator[bytes]:
                 prefix = prefix_of(shard, Generation(number))
             if prefix not in alive:
                 yield prefix
-            cursor = after_prefix(prefix)
+            cursor = end_of_copy(prefix)

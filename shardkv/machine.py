@@ -77,6 +77,7 @@ from shardkv.phases import SETTLED, Phase
 from shardkv.rows import (
     ABSENT_RECORD,
     CONFIG_KEY,
+    DATA,
     RECORDS,
     ROW_OVERHEAD_BYTES,
     SESSIONS,
@@ -90,6 +91,7 @@ from shardkv.rows import (
     encode_record,
     encode_row,
     encode_version,
+    end_of_copy,
     prefix_of,
     record_key,
     record_shard,
@@ -203,6 +205,25 @@ class StoreMachine:
         row_key = held.data_prefix + key
         row = rows.get(row_key)
         return ABSENT if row is None else decode_row(row_key, row)
+
+    def scan(
+        self, rows: Reader, shard: ShardId, prefix: bytes, after: bytes | None
+    ) -> Iterator[tuple[bytes, Row]] | Answer:
+        """The shard's keys that begin with `prefix` and follow `after`, in order, with their rows;
+        or why this group cannot say. To be used up before the next await, as `get`'s row is."""
+        held = self._shards[shard]
+        refusal = self.get(rows, shard, b"\0")  # what decides for a key decides for a range
+        if isinstance(refusal, Answer):
+            return refusal
+        lo = prefix if after is None else max(prefix, after + b"\0")
+        hi = held.prefix + after_prefix(DATA + prefix)
+        return self._decoded(rows, held.data_prefix + lo, hi, len(held.data_prefix))
+
+    @staticmethod
+    def _decoded(rows: Reader, lo: bytes, hi: bytes, skip: int) -> Iterator[tuple[bytes, Row]]:
+        if lo < hi:
+            for key, row in rows.range(lo, hi):
+                yield key[skip:], decode_row(key, row)
 
     def survey(self, rows: Reader, shard: ShardId) -> Iterator[tuple[int, int]]:
         """Each session of a shard served here, with the highest sequence that it has used.
@@ -536,7 +557,7 @@ class StoreMachine:
             prefix = next(iter(self._dead))
             held = self._shards[copy_of(prefix)[0]]
             assert prefix not in prefixes(held.id, held.record), held.record
-            for key, _ in rows.range(prefix, after_prefix(prefix)):
+            for key, _ in rows.range(prefix, end_of_copy(prefix)):
                 if len(deletes) == rows_max:
                     return deletes
                 deletes.append((key, None))

@@ -37,7 +37,7 @@ from raft.disk.records import NodeIdentity
 from raft.errors import DataUnusable
 from raft.frames import FrameCodec
 from raft.host import CompactionConfig, Host
-from raft.types import NodeId
+from raft.types import GroupId, NodeId
 from shardctrler import protocol as ctrl
 from shardctrler.types import NodeAddresses
 from shardkv import __version__, admin, config, copies, logs, nodedir
@@ -47,13 +47,20 @@ from shardkv.assembly import Assembly
 from shardkv.backup import protocol as backups
 from shardkv.clerk import Clerk
 from shardkv.config import ConfigError, NodeConfig, Settings
+from shardkv.departing import Departing
+from shardkv.disk_space import DiskSpace, give_up_ballast, make_ballast, space_of
+from shardkv.healing import Healer
+from shardkv.healing_beats import BEAT, HEALTH, Own
+from shardkv.planner import HealPolicy
 from shardkv.protocol import KV
 from shardkv.typed import TypedService
 
 log = logging.getLogger(__name__)
 
-HAND_OVER_SECONDS: Final = 1.0
-"""How long a stopping node waits for its leaderships to be taken over."""
+HAND_OVER_SECONDS: Final = 2.0
+"""How long a stopping node waits for its leaderships to be taken over: a few milliseconds are
+enough where another voter is up."""
+HAND_OVER_LOOK_SECONDS: Final = 0.002
 CLOSE_SECONDS: Final = 4.0
 """A stop that takes longer is cut off: nothing of it is needed to be safe."""
 OPEN_FILES_WANTED: Final = 4096
@@ -90,6 +97,10 @@ class Node:
         self._assembly: Assembly | None = None
         self._admin: AdminService | None = None
         self._clerk: Clerk | None = None
+        self._healer: Healer | None = None
+        self._departing: Departing | None = None
+        self._remembered: list[str] = []
+        self._space = DiskSpace(lambda: space_of(directory), settings.free_percent_min)
 
     async def start(self) -> None:
         """Open the ports, then the data, then take part.
@@ -116,8 +127,16 @@ class Node:
             rng=self._rng,
         )
         self._admin = AdminService(self._facts, self._boot, self._host, self._assembly, self._rng)
+        self._assembly.roomy = lambda: self._space.roomy
+        self._space.start()
         await self._assembly.open()
         self._admin.serve(self._clients)
+        feed = self._assembly.feed
+        feed.listen(self._remember_nodes)
+        self._departing = Departing(self._host, feed, self._clients, self._assembly.retire)
+        self._departing.start()
+        self._healer = self._make_healer(self._host, self._assembly)
+        self._healer.start()
         self._clerk = Clerk(self._peers, self._assembly.client, rng=self._rng)
         await self._clients.server.set_serving(True)
         await self._peers.server.set_serving(True)
@@ -146,8 +165,31 @@ class Node:
             ),
         )
 
+    def _make_healer(self, host: Host, assembly: Assembly) -> Healer:
+        settings = self._config
+        return Healer(
+            host,
+            self._clients,
+            view=lambda: assembly.feed.view,
+            own=lambda: Own(self._boot, running=self._state != "stopping", roomy=self._space.roomy),
+            moving=lambda gid: bool(assembly.unsettled(GroupId(gid))),
+            policy=HealPolicy(heal=settings.heal, grace_seconds=settings.heal_grace_seconds),
+        )
+
     def _seeds(self) -> list[str]:
-        return list(dict.fromkeys((*self._config.seeds, self._config.client)))
+        """Whom to ask for the controller: the settings' nodes, those heard of in an earlier life,
+        and this one."""
+        heard_of = nodedir.remembered_endpoints(self._directory)
+        return list(dict.fromkeys((*self._config.seeds, *heard_of, self._config.client)))
+
+    def _remember_nodes(self) -> None:
+        """Nodes come and go: keep on disk where they are, when that has changed."""
+        view = self._assembly.feed.view if self._assembly is not None else None
+        if view is not None:
+            nodes = [found.client for found in view.directory.nodes.values() if found.client]
+            if nodes and nodes != self._remembered:
+                self._remembered = nodes
+                nodedir.remember_endpoints(self._directory, nodes)
 
     def _answer_later(self) -> None:
         """Until the replicas run: how this node is, and for all else "not yet, not done"."""
@@ -164,7 +206,7 @@ class Node:
         )  # fmt: skip
         commands = (
             admin.CREATE_GROUP, admin.CREATE_REPLICA, admin.CHANGE_MEMBERS, admin.TRANSFER,
-            admin.STANDING,
+            admin.STANDING, BEAT, HEALTH,
         )  # fmt: skip
         for method in (*methods, *commands):
             self._clients.serve(method, later)
@@ -200,10 +242,15 @@ class Node:
     async def stop(self, *, hand_over: bool) -> None:
         """Stop in order; what is already durable stays so whatever is cut off here."""
         self._state = "stopping"
+        if self._healer is not None:
+            await self._healer.close()
         if self._host is not None and hand_over:
             await self._hand_over(self._host)
+        await self._space.close()
         if self._clerk is not None:
             await self._clerk.close()
+        if self._departing is not None:
+            await self._departing.close()
         if self._assembly is not None:
             await self._assembly.close()
         await asyncio.gather(self._clients.close(), self._peers.close())
@@ -213,13 +260,23 @@ class Node:
             await self._databases.close()
 
     async def _hand_over(self, host: Host) -> None:
-        await host.hand_over()
-        deadline = asyncio.get_running_loop().time() + HAND_OVER_SECONDS
-        while asyncio.get_running_loop().time() < deadline:
-            led = [r for r in host.replicas.values() if r.leads and r.core.transfer_target]
-            if not led:
-                return
-            await asyncio.sleep(0.01)
+        """Have every group led here led by somebody else, if there is anybody; ask again where
+        the first heir did not make it."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        led = [replica for replica in host.replicas.values() if replica.leads]
+        wanted = [replica for replica in led if replica.core.best_successor() is not None]
+        while loop.time() < began + HAND_OVER_SECONDS:
+            await host.hand_over()
+            if not any(replica.leads for replica in wanted):
+                break
+            await asyncio.sleep(HAND_OVER_LOOK_SECONDS)
+        kept = [replica.gid for replica in wanted if replica.leads]
+        seconds = f"{loop.time() - began:.3f}"
+        log.info(
+            "leaderships handed over",
+            extra={"groups": len(wanted) - len(kept), "kept": kept, "seconds": seconds},
+        )
 
 
 def raft_config(settings: NodeConfig) -> RaftConfig:
@@ -265,6 +322,12 @@ def run(
         check_identity(directory, settings.config, identity)
         check_resources(directory)
         _log_to_file(directory, settings)
+        make_ballast(
+            directory,
+            settings.config.ballast_bytes,
+            space_of(directory),
+            settings.config.free_percent_min,
+        )
         return _run_logged(directory, settings, identity, lifeline)
     finally:
         lock.release()
@@ -311,6 +374,9 @@ def check_resources(directory: Path) -> None:
             f"`ulimit -n {OPEN_FILES_WANTED}` before it is started"
         )
     free = shutil.disk_usage(directory).free
+    if free < FREE_BYTES_MIN and (given := give_up_ballast(directory)):
+        log.warning("the disk is full: the ballast of %d bytes was given up", given)
+        free = shutil.disk_usage(directory).free
     if free < FREE_BYTES_MIN:
         raise DataUnusable(
             f"{directory}: {free} bytes are free, and a node needs {FREE_BYTES_MIN} to open its "

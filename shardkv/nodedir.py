@@ -6,6 +6,7 @@
     log/                  the log database: every group's Raft log, every write synced
     data/                 the data database: state machines; raft logs replay what it lacks
     promise-a, promise-b  what the node must never forget, written in turn
+    endpoints             where the cluster's nodes were heard of last; may be lost
 
 It is made aside and renamed: a directory that exists is whole.
 """
@@ -16,7 +17,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 SETTINGS_FILE: Final = "node.yaml"
 LOG_FILE: Final = "node.log"
 LOCK_FILE: Final = "LOCK"
+ENDPOINTS_FILE: Final = "endpoints"
 LOG_DATABASE: Final = "log"
 DATA_DATABASE: Final = "data"
 LAST_KEY: Final = b"\xff" * 32
@@ -101,6 +103,32 @@ def _slots(
 ) -> tuple[FileSlot, FileSlot]:
     first, second = (FileSlot(directory / name, worker, on_failure=on_failure) for name in PROMISES)
     return first, second
+
+
+def remember_endpoints(directory: Path, addresses: Sequence[str]) -> None:
+    """Keep where the cluster's nodes take calls, for a start at which all that `node.yaml` names
+    are gone. A failure is logged and changes nothing."""
+    try:
+        replace_file(directory / ENDPOINTS_FILE, "".join(f"{to}\n" for to in addresses))
+    except OSError as error:
+        log.warning("%s was not written: %s", directory / ENDPOINTS_FILE, error)
+
+
+def remembered_endpoints(directory: Path) -> list[str]:
+    """What `remember_endpoints` kept last; what is no address is left out."""
+    try:
+        lines = (directory / ENDPOINTS_FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        if not isinstance(error, FileNotFoundError):
+            log.warning("%s cannot be read: %s", directory / ENDPOINTS_FILE, error)
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(config.address(line))
+        except ValueError as error:
+            log.warning("%s: %r %s", directory / ENDPOINTS_FILE, line[:64], error)
+    return found
 
 
 class NodeLock:

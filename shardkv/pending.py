@@ -23,7 +23,7 @@ class Pending:
     `op` None is a Get, and a `key` of None the opening of a session. A write keeps `session` and
     `seq` through every repetition. `sent` counts the frames that it left in; `doubtful` says that
     one of them may have brought it into a log and no answer says what became of it. `marks` is
-    told which state was shown.
+    told which state was shown. `no_room_since` is when a full disk refused it first; 0: none did.
     """
 
     __slots__ = (
@@ -33,6 +33,7 @@ class Pending:
         "in_flight",
         "key",
         "marks",
+        "no_room_since",
         "op",
         "sent",
         "seq",
@@ -64,6 +65,7 @@ class Pending:
         self.sent = 0
         self.in_flight = False
         self.doubtful = False
+        self.no_room_since = 0.0
         self.tick = 0
 
     @property

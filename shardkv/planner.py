@@ -69,7 +69,6 @@ class NodeView(NamedTuple):
     """A node as it is seen now."""
 
     node: str
-    peer: str  # where other nodes dial it; it goes into a membership
     silent_seconds: float  # since it was first asked in vain, without a gap; 0: it answered
     replicas: tuple[tuple[int, int], ...] = ()  # (gid, replica id) that it says it holds
     roomy: bool = True  # its disk is above the watermark
@@ -152,15 +151,7 @@ class Transfer(NamedTuple):
     reason: str
 
 
-class Drop(NamedTuple):
-    """Delete a replica that its group has let go."""
-
-    gid: int
-    node: str
-    replica: int
-
-
-Step: TypeAlias = Replace | Undo | Transfer | Drop
+Step: TypeAlias = Replace | Undo | Transfer
 
 
 class Plan(NamedTuple):
@@ -213,8 +204,6 @@ def describe(step: Step) -> str:
             return f"take back replica {numbers} of {name_of(gid)}: {reason}"
         case Transfer(gid, leader, to, _, reason):
             return f"hand {name_of(gid)} from {leader} to {to}: {reason}"
-        case Drop(gid, node, replica):
-            return f"delete replica {replica} of {name_of(gid)} on {node}: the group let it go"
 
 
 def name_of(gid: int) -> str:
@@ -245,7 +234,6 @@ class _Planner:
             *[self._undo(group) for group in groups],
             *[self._replace(group) for group in groups],
             *[self._to_room(group) for group in groups],
-            *self._drops(),
             self._patiently(self.fairer(ready=True)),
         ]
         if not self._policy.heal:
@@ -262,6 +250,9 @@ class _Planner:
 
     def _alive(self, node: str) -> bool:
         return self._health.get(node) is Health.ALIVE
+
+    def _is_back(self, node: str) -> bool:
+        return self._alive(node) and self._nodes[node].running
 
     def _dead(self, node: str) -> bool:
         return self._health.get(node) is Health.DEAD
@@ -303,7 +294,7 @@ class _Planner:
                 reason = f"{member.node} is dead"
             elif self._is_orphan(group, member):
                 reason = f"{member.node} was never given that replica"
-        if not reason and ours and leaving and all(map(self._alive, leaving)):
+        if not reason and ours and leaving and all(map(self._is_back, leaving)):
             reason = f"{', '.join(leaving)} is back"
         if not reason:
             return None
@@ -367,20 +358,6 @@ class _Planner:
             and group.gid not in dict(seen.replicas)
         ]
         return min(free, key=lambda node: (held[node], self._led[node]), default=None)
-
-    def _drops(self) -> Iterator[Drop]:
-        """Replicas that no member stands for any more. A leader that was deposed without knowing
-        it cannot mislead: an id given out later is not below its `next_id`."""
-        for node in self._view.nodes:
-            if not self._alive(node.node) or not node.running:
-                continue
-            for gid, replica in node.replicas:
-                group = self._view.group(gid)
-                if group is None or not group.leader or group.changing:
-                    continue
-                members = [member.replica for member in group.members]
-                if replica not in members and replica < group.next_id:
-                    yield Drop(gid, node.node, replica)
 
     # Leaderships
 

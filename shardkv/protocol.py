@@ -11,7 +11,7 @@ operation  key of a Get, as an array [key] | bytes of an encoded client command
 reply      [format, status, config number, leader or nil, [result, ...]], and where
            marks were wanted: applied index, [epoch of the operation's shard, ...]
 leader     [node id, address for clients, or ""]
-result     [code, fact, ...] | [200, version, value or nil] | [101 to 104]
+result     [code, fact, ...] | [200, version, value or nil] | [101 to 105]
 =========  ===================================================================
 
 Every field's type and range is checked on reading; what does not fit raises `BadFrame`, names the
@@ -79,6 +79,7 @@ class Trouble(IntEnum):
     NOT_LEADER = 101  # certainly not done through this replica: ask the leader
     UNKNOWN = 102  # proposed, and whether it will be applied cannot be known here
     BUSY = 103  # nothing was done: too much waits already
+    NO_ROOM = 105  # nothing was done: the disk of the node that leads is below its watermark
     REPLY_FULL = 104  # a Get whose value has no room in this reply: ask again at once
 
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from labrpc.errors import Refused
 from labrpc.transport import Transport
+from shardkv.listing import LIST, ListReply, answer_list, decode_list, encode_list_reply
 from shardkv.protocol import BadFrame, Status
 from shardkv.reading import READ, ReadReply, ReplicaReads, decode_read, encode_read_reply
 from shardkv.service import INVALID, StoreService
@@ -19,6 +20,7 @@ class ReadService:
     def __init__(self, transport: Transport, service: StoreService) -> None:
         self._service = service
         transport.serve(READ, self.read)
+        transport.serve(LIST, self.list_)
 
     async def read(self, body: bytes) -> bytes:
         """A clerk's questions to this replica, leader or not."""
@@ -35,6 +37,26 @@ class ReadService:
 
         return await self._counted(
             len(frame.questions), answer, encode_read_reply(ReadReply(Status.BUSY))
+        )
+
+    async def list_(self, body: bytes) -> bytes:
+        """A clerk's question for pages of keys."""
+        try:
+            frame = decode_list(body)
+        except BadFrame as error:
+            raise Refused(INVALID, str(error)) from None
+        server = self._service.groups.get(frame.gid)
+        if server is None:
+            return encode_list_reply(ListReply(Status.NO_SUCH_GROUP))
+
+        async def answer() -> bytes:
+            try:
+                return encode_list_reply(await answer_list(server, frame))
+            except BadFrame as error:
+                raise Refused(INVALID, str(error)) from None
+
+        return await self._counted(
+            len(frame.starts), answer, encode_list_reply(ListReply(Status.BUSY))
         )
 
     async def _counted(

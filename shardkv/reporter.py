@@ -63,15 +63,22 @@ class Reporter:
             known = directory.groups.get(gid)
             if known is None or not replica.leads:
                 continue
+            version = replica.core.log.membership_index
+            if version > replica.core.commit or version <= known.version:
+                continue  # it may be undone yet, or is no news
             members = self._members(gid, replica, directory)
             if {member.node for member in known.members} != {member.node for member in members}:
-                await self._client.update_members(gid, replica.applied, members)
+                await self._client.update_members(gid, version, members)
 
     def _members(
         self, gid: GroupId, replica: Replica, directory: Directory
     ) -> tuple[GroupMember, ...]:
-        """The voters, where their nodes are registered. The applied index is the version: of two
-        leaders the later one has applied what made the membership it shows."""
+        """The voters, where their nodes are registered.
+
+        Their version is the index at which the group's log says so, or, where the log is cut above
+        it, the index that it begins after. So it grows with each change, whoever reports it: a
+        change is appended behind all that is committed, and a log is cut below it.
+        """
         known = {member.node: member.address for member in directory.members(gid)}
         return tuple(
             GroupMember(voter.node, directory.nodes[voter.node].client)

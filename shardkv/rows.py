@@ -180,9 +180,15 @@ def copy_of(key: bytes) -> tuple[ShardId, Generation]:
     return ShardId(shard), Generation(generation)
 
 
-def after_prefix(prefix: bytes) -> bytes:
+def end_of_copy(prefix: bytes) -> bytes:
     """Above every row of one copy, and above its change rows, by what their keys begin with."""
     return prefix + _PREFIX_END
+
+
+def after_prefix(prefix: bytes) -> bytes:
+    """The least key above every key that begins with `prefix`, which has a byte below 0xff."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1])
 
 
 def encode_row(version: int, value: bytes) -> bytes:

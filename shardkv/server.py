@@ -18,7 +18,7 @@ from raft.rsm import ReplicatedStateMachine
 from raft.types import GroupId
 from shardctrler.types import ShardId
 from shardkv import copies
-from shardkv.commands import Mutation
+from shardkv.commands import Mutation, Op, OpenSession
 from shardkv.feed import ConfigFeed
 from shardkv.giving import Giver
 from shardkv.holding import Holds
@@ -72,6 +72,8 @@ class GroupServer:
         self.holds = Holds()
         self.slowed = 0
         """Frames of clients that had to wait because a copy did not get on."""
+        self.roomy: Callable[[], bool] = _always
+        """Whether the node's disk has room for what clients write; deletes are taken anyway."""
         self._feed = feed
         self._routing = routing
         self._giver = Giver(replica, rsm, machine)
@@ -151,7 +153,10 @@ class GroupServer:
             return Answer(Code.BAD_COMMAND)
         if command.shard >= self.machine.nshards:
             return Answer(Code.BAD_COMMAND)
-        return self.machine.refusal(command.shard)
+        refusal = self.machine.refusal(command.shard)
+        if refusal is not None:
+            return refusal
+        return None if self._fits(command) else Trouble.NO_ROOM
 
     def _shard_of(self, operation: Operation) -> ShardId:
         if isinstance(operation, Get):
@@ -169,6 +174,10 @@ class GroupServer:
         if delay:
             self.slowed += 1
             await asyncio.sleep(delay)
+
+    def _fits(self, command: Mutation | OpenSession) -> bool:
+        """Whether the disk has room for a write. What makes room, or costs none, always goes."""
+        return self.roomy() or not (isinstance(command, Mutation) and command.op is not Op.DELETE)
 
     async def _read(
         self, operations: Sequence[Operation], reads: Sequence[int], results: list[Result | None]
@@ -224,3 +233,8 @@ def _result(outcome: object) -> Result:
         return Trouble.NOT_LEADER  # certainly not applied
     assert isinstance(outcome, OutcomeUnknown), outcome
     return Trouble.UNKNOWN
+
+
+def _always() -> bool:
+    """Where nobody looks at the disk there is room."""
+    return True

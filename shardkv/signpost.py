@@ -1,11 +1,9 @@
 """Where a node has no replica of the controller: it names one that may, instead of refusing.
 
-So a client finds the controller from any node's address. The hint is whoever answered this node's
-own questions last, else the nodes that it was told of, in turn.
+So a client finds the controller from any node's address, wherever its replicas have moved. The hint
+is whoever answered this node's own questions last, else the nodes that it knows of, in turn.
 """
 
-from collections.abc import Sequence
-from itertools import cycle
 from typing import Final
 
 from labrpc.transport import Address, Transport
@@ -18,12 +16,10 @@ METHODS: Final = (QUERY, CHANGE, WATCH)
 class Signpost:
     """Answers the controller's calls by naming somebody else."""
 
-    def __init__(
-        self, client: ControllerClient, endpoints: Sequence[Address], own: Address
-    ) -> None:
+    def __init__(self, client: ControllerClient, own: Address) -> None:
         self._client = client
-        self._others = cycle([endpoint for endpoint in endpoints if endpoint != own] or [own])
         self._own = own
+        self._turn = 0
 
     def serve(self, transport: Transport) -> None:
         """Answer on a transport, until something else serves these methods there."""
@@ -34,5 +30,7 @@ class Signpost:
         """Nothing was done, whatever was asked."""
         hint = self._client.leader
         if hint is None or hint == self._own:
-            hint = next(self._others)
+            others = [endpoint for endpoint in self._client.endpoints if endpoint != self._own]
+            self._turn += 1
+            hint = others[self._turn % len(others)] if others else self._own
         return encode_reply(Reply(Status.NOT_LEADER, hint.encode()))

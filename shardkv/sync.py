@@ -11,7 +11,7 @@ write cut off that way may have been done.
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from os import PathLike
 from types import TracebackType
@@ -19,21 +19,46 @@ from typing import Any, Final, Protocol, TypeVar
 
 from shardkv import aio
 from shardkv.clerk import TIMEOUT_SECONDS
+from shardkv.consistency import Consistency
 from shardkv.errors import Closed
+from shardkv.limits import PAGE_ROWS_MAX
+from shardkv.listing import Listed
+from shardkv.lists import ListPage
+from shardkv.tokens import ReadSession
 from shardkv.types import Row, Version
 
 T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 10.0
 """How long `close` waits for the loop's thread to end."""
+ROWS_AT_ONCE: Final = 256
+"""Of a list, each time that the loop's thread is asked."""
 
 
 class AsyncStore(Protocol):
     """What the clerk offers (`shardkv.clerk.Clerk`)."""
 
-    async def get(self, key: bytes | str, *, timeout: float | None = None) -> bytes | None: ...
+    async def get(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> bytes | None: ...
 
-    async def get_row(self, key: bytes | str, *, timeout: float | None = None) -> Row: ...
+    async def get_row(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> Row: ...
+
+    def session(self, token: str | None = None) -> ReadSession: ...
 
     async def put(
         self,
@@ -41,14 +66,53 @@ class AsyncStore(Protocol):
         value: bytes | str,
         *,
         if_version: int | None = None,
+        session: ReadSession | None = None,
         timeout: float | None = None,
     ) -> Version: ...
 
     async def append(
-        self, key: bytes | str, value: bytes | str, *, timeout: float | None = None
+        self,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
     ) -> Version: ...
 
-    async def delete(self, key: bytes | str, *, timeout: float | None = None) -> None: ...
+    async def delete(
+        self,
+        key: bytes | str,
+        *,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> None: ...
+
+    async def list_page(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        after: bytes | str | None = None,
+        token: str | None = None,
+        limit: int = PAGE_ROWS_MAX,
+        values: bool = False,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> ListPage: ...
+
+    def list(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        after: bytes | str | None = None,
+        limit: int | None = None,
+        values: bool = False,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Listed]: ...
 
 
 class Store:
@@ -68,13 +132,42 @@ class Store:
             self._end_loop()
             raise
 
-    def get(self, key: bytes | str, *, timeout: float | None = None) -> bytes | None:
-        """The key's value; None when it is absent. Linearizable."""
-        return self._ask(self._store.get(key, timeout=timeout))
+    def get(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> bytes | None:
+        """The key's value; None when it is absent. Linearizable, unless asked otherwise: see
+        `Clerk.get`."""
+        row = self.get_row(
+            key, consistency=consistency, max_age=max_age, session=session, timeout=timeout
+        )
+        return row.value
 
-    def get_row(self, key: bytes | str, *, timeout: float | None = None) -> Row:
+    def get_row(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> Row:
         """The key's value and version; (None, 0) when it is absent."""
-        return self._ask(self._store.get_row(key, timeout=timeout))
+        return self._ask(
+            self._store.get_row(
+                key, consistency=consistency, max_age=max_age, session=session, timeout=timeout
+            )
+        )
+
+    def session(self, token: str | None = None) -> ReadSession:
+        """A session whose reads, on whatever replica, show what its calls have seen before them;
+        see `Clerk.session`."""
+        return self._store.session(token)
 
     def put(
         self,
@@ -82,20 +175,90 @@ class Store:
         value: bytes | str,
         *,
         if_version: int | None = None,
+        session: ReadSession | None = None,
         timeout: float | None = None,
     ) -> Version:
         """Write the key; returns its new version. See `Clerk.put` for the errors."""
-        return self._ask(self._store.put(key, value, if_version=if_version, timeout=timeout))
+        return self._ask(
+            self._store.put(key, value, if_version=if_version, session=session, timeout=timeout)
+        )
 
     def append(
-        self, key: bytes | str, value: bytes | str, *, timeout: float | None = None
+        self,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
     ) -> Version:
         """Add to the end of the key's value; returns the new version."""
-        return self._ask(self._store.append(key, value, timeout=timeout))
+        return self._ask(self._store.append(key, value, session=session, timeout=timeout))
 
-    def delete(self, key: bytes | str, *, timeout: float | None = None) -> None:
+    def delete(
+        self,
+        key: bytes | str,
+        *,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> None:
         """Make the key absent; done too if it is absent already."""
-        self._ask(self._store.delete(key, timeout=timeout))
+        self._ask(self._store.delete(key, session=session, timeout=timeout))
+
+    def list_page(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        after: bytes | str | None = None,
+        token: str | None = None,
+        limit: int = PAGE_ROWS_MAX,
+        values: bool = False,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> ListPage:
+        """Keys that begin with `prefix`, a page at a time; see `Clerk.list_page`."""
+        return self._ask(
+            self._store.list_page(
+                prefix,
+                after=after,
+                token=token,
+                limit=limit,
+                values=values,
+                consistency=consistency,
+                max_age=max_age,
+                session=session,
+                timeout=timeout,
+            )
+        )
+
+    def list(
+        self,
+        prefix: bytes | str = b"",
+        *,
+        after: bytes | str | None = None,
+        limit: int | None = None,
+        values: bool = False,
+        consistency: Consistency | str = Consistency.LINEARIZABLE,
+        max_age: float | None = None,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Listed]:
+        """Keys that begin with `prefix`, in order over all shards; see `Clerk.list`."""
+        if self._closed:
+            raise Closed()
+        rows = self._store.list(
+            prefix,
+            after=after,
+            limit=limit,
+            values=values,
+            consistency=consistency,
+            max_age=max_age,
+            session=session,
+            timeout=timeout,
+        )
+        while batch := self._ask(_some(rows)):
+            yield from batch
 
     def close(self) -> None:
         """Give up what is pending and close the store; the second time does nothing."""
@@ -156,6 +319,16 @@ class Store:
             self._thread.join(CLOSE_SECONDS)
             if not self._thread.is_alive():
                 self._loop.close()
+
+
+async def _some(rows: AsyncIterator[T]) -> Sequence[T]:
+    """The next few; none at the end."""
+    some = []
+    async for row in rows:
+        some.append(row)
+        if len(some) == ROWS_AT_ONCE:
+            break
+    return some
 
 
 async def _call(opening: Callable[[], T]) -> T:

@@ -12,6 +12,7 @@ from labrpc.grpc import kv_pb2 as kv
 from shardkv.admin import NodeStatus
 from shardkv.clerk import Clerk
 from shardkv.errors import (
+    DiskFull,
     InvalidArgument,
     OutcomeUnknown,
     Overloaded,
@@ -98,7 +99,7 @@ def _translate(error: ShardKVError) -> NoReturn:
             raise Refused("INVALID_ARGUMENT", str(error)) from error
         case VersionMismatch():
             raise Refused("FAILED_PRECONDITION", str(error)) from error
-        case Overloaded():
+        case Overloaded() | DiskFull():
             raise Refused("RESOURCE_EXHAUSTED", str(error)) from error
         case OutcomeUnknown():
             raise Unknown(str(error)) from error

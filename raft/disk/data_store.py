@@ -11,10 +11,11 @@ commit puts rows and applied index into one batch: LevelDB keeps a prefix of the
 A received snapshot is staged under a new *install* number beside the live rows. Installing it is
 one batch, O(1): the record flips to (install, applied, membership). The rows of other installs are
 garbage from then on, deleted in bounded slices. Install numbers are never reused, not even across
-a crash or a replica that is dropped and made anew, so late clean-up touches nothing alive.
+a crash or a replica that is dropped and made anew while rows of it are there, so late clean-up
+touches nothing alive.
 """
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from struct import Struct
@@ -31,6 +32,7 @@ from raft.disk.records import (
     NUMBER_MAX,
     damaged,
     group_key,
+    group_of,
     seal,
     stored_membership,
     unseal,
@@ -47,7 +49,7 @@ from raft.types import (
     Term,
 )
 
-__all__ = ["ReplicaData", "Capture", "Staging", "Overlay", "reconcile"]
+__all__ = ["ReplicaData", "Capture", "Staging", "Overlay", "reconcile", "sweep_orphans"]
 
 PROGRESS, ROWS = b"a", b"d"
 CHUNK_FORMAT: Final = 1
@@ -433,6 +435,34 @@ async def reconcile(log_store: LogStore, data: ReplicaData, gid: GroupId) -> Non
             f"{applied.index} of term {applied.term} had been applied from it",
         )
     await log_store.reset(gid, SnapshotMeta(applied, data.membership))
+
+
+def sweep_orphans(disk: Disk, held: Collection[GroupId], rows_max: int) -> bool:
+    """Delete up to `rows_max` rows, or 4 MiB, of groups that have no replica here.
+
+    A group's progress record goes with its last rows and never before: it keeps a later replica of
+    the group from taking rows that lie there for its own (`ReplicaData.adopt`).
+
+    Returns:
+        Whether there may be more.
+    """
+    for key, _ in disk.range(PROGRESS, bytes([PROGRESS[0] + 1])):
+        gid = group_of(key)
+        if gid in held:
+            continue
+        keys, size = [], 0
+        lo, hi = rows_prefix(gid, 0), rows_prefix(GroupId(gid + 1), 0)
+        for row, value in islice(disk.range(lo, hi), rows_max):
+            keys.append(row)
+            size += len(value)
+            if size >= GARBAGE_BYTES_MAX:
+                break
+        else:
+            if len(keys) < rows_max:
+                keys.append(key)
+        disk.write([(row, None) for row in keys])
+        return True
+    return False
 
 
 def rows_prefix(gid: GroupId, install: int) -> bytes:

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+from raft.codec import encode_membership
 from raft.disk.promise import (
     Found,
     Promise,
@@ -75,9 +76,11 @@ from raft.types import (
     NOBODY,
     Entry,
     EntryId,
+    EntryKind,
     GroupId,
     HardState,
     Index,
+    Membership,
     ReplicaId,
     SnapshotMeta,
     Term,
@@ -359,6 +362,43 @@ class LogStore:
             rows.append((group_key(GRAVE, gid), None))
         return rows
 
+    async def rebirth(self, record: ReplicaRecord, membership: Membership) -> None:
+        """Let the replica of a group be the first one of another group, with all that it holds.
+
+        Where a majority is lost for good (`shardkv ctl recover`): the log goes on, under another
+        uuid, with an entry that makes `membership` the members. One synced batch: a crash leaves
+        the replica as it was, or as it is to be. What was not known to be committed in the old
+        group is committed by the new one, whose only voter holds it.
+
+        Args:
+            record: Of the same gid and incarnation (the rows stay this replica's), another uuid,
+                and an id above every one that the old group has given: none comes back by it.
+            membership: With `record.replica` as its only voter. The replica does not run.
+        """
+        gid = record.gid
+        group = self._groups[gid]
+        old = group.record
+        # A save under way would name its vote under the new id, before the new id is on disk.
+        await asyncio.gather(*list(self._outstanding.values()), return_exceptions=True)
+        assert group.loaded and self._groups[gid] is group, "it was loaded, and is still here"
+        assert record.incarnation == old.incarnation and record.uuid != old.uuid, (old, record)
+        assert record.replica > old.replica, f"{record} takes an id that was given: {old}"
+        last = group.tail.last
+        term = Term(max(group.hard_state.term, last.term) + 1)
+        entry = Entry(
+            Index(last.index + 1), term, EntryKind.MEMBERSHIP, encode_membership(membership)
+        )
+        group.record, group.hard_state = record, HardState(term)
+        key, used = group_key(TOMBSTONE, gid), max(old.replica, self.tombstone(gid))
+        self._dropped[gid] = ReplicaId(used)
+        rows: list[Write] = [
+            (group_key(REPLICA, gid), encode_replica(record)),
+            (key, encode_number(key, used)),
+            (group_key(HARD_STATE, gid), encode_hard_state(gid, group.hard_state)),
+        ]
+        self._append(group, (entry,), rows)
+        await self._sync(group, rows, group.hard_state, (entry,))
+
     # One replica's log
 
     def load(self, gid: GroupId) -> SavedLog:
@@ -603,6 +643,7 @@ class LogStore:
             return
         if group is None:  # of no replica that is here: nobody's promise waits for it
             self._keeper.synced(save.number)
+            del self._outstanding[done]
             self._keeper.when(0, done)
             return
         for entry in save.entries:

@@ -115,6 +115,11 @@ def group_key(kind: bytes, gid: GroupId) -> bytes:
     return kind + _U64.pack(gid)
 
 
+def group_of(key: bytes) -> GroupId:
+    """The group in a key that `group_key` made."""
+    return GroupId(_U64.unpack_from(key, 1)[0])
+
+
 def entry_key(gid: GroupId, index: int) -> bytes:
     return _ENTRY_KEY.pack(ENTRY, gid, index)
 

@@ -20,7 +20,9 @@ COMMANDS: Final = {
     "get": ("shardkv.cli.store:get", "Print a key's value."),
     "append": ("shardkv.cli.store:append", "Add to the end of a key's value."),
     "delete": ("shardkv.cli.store:delete", "Make a key absent."),
-    "import": ("shardkv.cli.importing:import_", "Write every file of a directory to a key."),
+    "list": ("shardkv.cli.listing:list_", "Print keys in order."),
+    "import": ("shardkv.cli.importing:import_", "Write files to keys, or an export back."),
+    "export": ("shardkv.cli.exporting:export", "Write keys and values to a file."),
     "status": ("shardkv.cli.status:status", "Show nodes, groups, members and shards."),
     "ctl": ("shardkv.cli.ctl:ctl", "Join and leave groups, move shards, see configurations."),
     "backup": ("shardkv.cli.backup:backup", "Make a backup of a running cluster, or verify one."),
@@ -29,6 +31,7 @@ COMMANDS: Final = {
     "node": ("shardkv.cli.node:node", "Run one node on its directory."),
     "init": ("shardkv.cli.init:init", "Make a node's directory."),
     "demo": ("shardkv.cli.demo:demo", "See a cluster survive; every byte is checked."),
+    "bench": ("shardkv.cli.bench:bench", "Put load on a cluster, and print figures."),
     "version": ("shardkv.cli.version:version", "Print the version."),
     "help": ("shardkv.cli.version:help_", "Show this, or a command's help."),
 }

@@ -9,7 +9,6 @@ import pytest
 from shardkv.admin import MemberStatus
 from shardkv.planner import (
     ClusterView,
-    Drop,
     GroupView,
     HealPolicy,
     Health,
@@ -31,7 +30,7 @@ GONE = 60.0
 
 
 def node(name: str, silent: float = 0.0, *replicas: tuple[int, int], **more: bool) -> NodeView:
-    return NodeView(name, f"{name}:1", silent, replicas, **more)
+    return NodeView(name, silent, replicas, **more)
 
 
 def member(replica: int, name: str) -> MemberStatus:
@@ -200,24 +199,6 @@ def holding(view: ClusterView, name: str, *replicas: tuple[int, int]) -> Cluster
             four(0.0, group(nodes="n1 n2 n3")._replace(learners=(member(4, "n4"),))),
             None,
             id="a learner that nobody wants to promote is the operator's",
-        ),
-        pytest.param(
-            cluster(node("n1"), node("n2"), node("n3"), node("n4", 0.0, (1, 2)),
-                    group(voters=(member(1, "n1"), member(3, "n3"), member(4, "n2")), next_id=5)),
-            Drop(1, "n4", 2),
-            id="a replica that its group let go is deleted",
-        ),
-        pytest.param(
-            cluster(node("n1"), node("n2"), node("n3"), node("n4", 0.0, (1, 5)), group()),
-            None,
-            id="one that this leader has not heard of is not",
-        ),
-        pytest.param(
-            cluster(node("n1"), node("n2"), node("n3"), node("n4", 0.0, (1, 2)),
-                    group(voters=(member(1, "n1"), member(3, "n3"), member(4, "n2")), next_id=5,
-                          settled=False)),
-            None,
-            id="nor one whose removal is not committed",
         ),
         pytest.param(
             cluster(node("n1", roomy=False), node("n2"), node("n3"), group()),

@@ -8,7 +8,14 @@ import pytest
 
 from labrpc.sim.disk import SimDrive
 from labrpc.sim.loop import run
-from raft.disk.data_store import PROGRESS, ROWS, ReplicaData, Staging, reconcile
+from raft.disk.data_store import (
+    PROGRESS,
+    ROWS,
+    ReplicaData,
+    Staging,
+    reconcile,
+    sweep_orphans,
+)
 from raft.disk.log_store import LogStore
 from raft.disk.records import group_key
 from raft.errors import BadChunk, DataUnusable
@@ -557,5 +564,30 @@ def test_a_replica_made_anew_does_not_inherit_rows() -> None:
         rows = [key for key in storage.drive.durable("data") if key[:1] == ROWS]
         assert rows == []
         assert store.read(G1, Index(1), Index(1), 1) == ()
+
+    run(main())
+
+
+def test_rows_of_a_dropped_replica_go_in_slices_its_progress_last() -> None:
+    """While any are there the record keeps a new replica from taking them for its own."""
+
+    async def main() -> None:
+        storage = Storage()
+        store, data = await both(storage, "1 1 1", 3)
+        held = len(contents(data))
+        assert held > 1
+        await store.drop_replica(G1)
+        disk = data._disk
+
+        def kinds() -> list[bytes]:
+            return [key[:1] for key, _ in disk.range(b"", b"z") if key[:1] in (PROGRESS, ROWS)]
+
+        assert not sweep_orphans(disk, [G1], 1), "held again: it is that replica's to clean up"
+        assert kinds() == [PROGRESS] + [ROWS] * held
+        assert sweep_orphans(disk, [], 1)
+        assert kinds() == [PROGRESS] + [ROWS] * (held - 1)
+        while sweep_orphans(disk, [], 1):
+            assert kinds()[:1] in ([PROGRESS], [])
+        assert kinds() == []
 
     run(main())

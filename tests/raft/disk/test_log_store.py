@@ -341,6 +341,51 @@ def test_a_dropped_replica_leaves_a_tombstone() -> None:
     run(main())
 
 
+def test_a_dropped_log_is_swept_in_slices_across_crashes() -> None:
+    """One batch of a whole log would hold up every other group of the node."""
+
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, " ".join(["1"] * 10), term=1)
+        await store.drop_replica(G1)
+        assert entry_rows(storage) == 10
+
+        store.sweep_graves(4)
+        await asyncio.sleep(0.01)
+        assert entry_rows(storage) == 6
+        store = await storage.crash(store)
+        assert (store.replicas(), entry_rows(storage)) == ([], 6)
+        assert store.sweep_graves(4) and store.sweep_graves(4)
+        assert not store.sweep_graves(4)
+        await store.close()
+        assert entry_rows(storage) == 0
+        assert [key for key in storage.drive.durable("log") if key[:1] == b"g"] == []
+
+    run(main())
+
+
+def test_a_replica_made_anew_does_not_find_entries_of_the_one_before() -> None:
+    """Its grave goes in the batch that makes the new one."""
+
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, "1 1 1 1", term=1)
+        store.drop_replica(G1)
+        store.sweep_graves(1)
+        await store.create_replica(record(1, replica=9), SnapshotMeta())
+        await store.save(G1, vote(3), entries(1, "3 3"))
+        assert not store.sweep_graves(9)
+        store = await storage.crash(store)
+        assert loaded(store) == entries(1, "3 3")
+        assert entry_rows(storage) == 2
+
+    run(main())
+
+
+def entry_rows(storage: Storage) -> int:
+    return sum(key[:1] == b"e" for key in storage.drive.durable("log"))
+
+
 def test_a_drop_before_the_next_promise_is_no_loss() -> None:
     """The promise still names the replica; its tombstone says where it went."""
 
