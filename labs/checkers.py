@@ -237,6 +237,11 @@ class RaftInvariants:
         if life is not None:
             self._left[name] = life.replica.core.membership
 
+    def data_lost(self, name: str) -> None:
+        """A fault took from a node's disk what its state machines had made durable. Its log may
+        make up for it; it must not start from less than that needs."""
+        self._durable[name].applied = NO_INDEX
+
     def dropped(self, name: str) -> None:
         """A replica is deleted: its group has let it go."""
         self.stopped(name)

@@ -7,6 +7,7 @@ through their own logs.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -21,12 +22,12 @@ from labs.store_invariants import StoreInvariants, WatchedMachine
 from raft.config import RaftConfig
 from raft.courier import FrameCourier
 from raft.disk.log_store import LogStore, NodeIdentity, ReplicaRecord
-from raft.errors import MembershipRefused, NotLeader
+from raft.errors import DataUnusable, MembershipRefused, NotLeader
 from raft.frames import FrameCodec
 from raft.host import CompactionConfig, Host
 from raft.ports import StateMachine
 from raft.replica import Replica
-from raft.types import GroupId, GroupUuid, Member, NodeId
+from raft.types import GroupId, GroupUuid, Member, NodeId, ReplicaId
 from shardctrler.client import ControllerClient
 from shardctrler.commands import JoiningGroup
 from shardctrler.types import GroupMember, NodeAddresses, ShardId
@@ -73,6 +74,11 @@ class SimNode:
         self.drive = SimDrive(cluster.chance.rng(f"drive/{name}"), on_failure=self._failed)
         watch_drive(cluster.watchers, name, self.drive, log=LOG, data=DATA)
         self.lives = 0
+        self._created = False
+        self.condemned = False
+        """Out of service for good: its disk is not trusted any more."""
+        self.refused = ""
+        """Why its last start was refused; "" if it was not."""
         self.context = process_context(name)
         """Everything that its processes do; the loop can let it stand still."""
         self.transport: SimTransport | None = None
@@ -109,14 +115,23 @@ class SimNode:
         assert not self.alive, f"{self.name} runs"
         self.lives += 1
         self._cluster.observer.tell(f"{self.name} starts life={self.lives}")
-        starting = asyncio.get_running_loop().create_task(self._start(), context=self.context)
+        starting = self._loop.create_task(self._start(), context=self.context)
         self._starting = starting
-        (error,) = await asyncio.gather(starting, return_exceptions=True)
-        if self._starting is starting:
-            self._starting = None
-        if isinstance(error, Exception) and not isinstance(error, DiskFailed):
+        starting.add_done_callback(self._started)
+        await asyncio.wait([starting])  # whoever waits may be cancelled, the process is not
+        return self.running
+
+    def _started(self, starting: "asyncio.Task[None]") -> None:
+        error = None if starting.cancelled() else starting.exception()
+        if self._starting is not starting:
+            return  # it was ended meanwhile
+        self.refused = ""
+        if isinstance(error, DataUnusable) and (self.condemned or self._cluster.may_be_ruined):
+            self.refused = str(error)
+            self._end(f"refuses: {error}", self.drive.end_process)
+        self._starting = None
+        if error is not None and not isinstance(error, DiskFailed) and not self.refused:
             raise error
-        return error is None
 
     async def _start(self) -> None:
         cluster = self._cluster
@@ -124,8 +139,9 @@ class SimNode:
         log_disk = self.drive.disk(LOG)
         slots = (self.drive.slot(PROMISES[0]), self.drive.slot(PROMISES[1]))
         identity = NodeIdentity(CLUSTER, self.name)
-        opening = LogStore.create if self.lives == 1 else LogStore.open
+        opening = LogStore.open if self._created else LogStore.create
         self._log_store = await opening(log_disk, slots, identity)
+        self._created = True
         transport = self.transport = cluster.network.transport(self.address)
         codec = FrameCodec(CLUSTER, self.name, self.address)
         touched: dict[GroupId, None] = {}
@@ -263,15 +279,11 @@ class SimNode:
         return await self._chore(self._drop(gid))
 
     async def _drop(self, gid: GroupId) -> None:
-        host, assembly = self.host, self.assembly
-        assert host is not None and assembly is not None
+        assembly = self.assembly
+        assert assembly is not None
         self._cluster.observer.tell(f"{self.name} drops g{gid}")
-        group = assembly.groups.pop(gid, None)
-        assembly.service.groups.pop(gid, None)
-        if group is not None:
-            await group.handover.close()
         self._cluster.watchers[gid].dropped(self.name)
-        await host.drop_replica(gid)
+        await assembly.retire(gid)
 
     async def _chore(self, work: Coroutine[Any, Any, None]) -> bool:
         """Work of this process, which ends with it: a dead disk answers nobody.
@@ -297,6 +309,8 @@ class SimCluster:
         chance: Everything random in the run comes from it.
         nodes: How many there are, `n1` and on.
         replicas: Of the controller (on the first nodes) and of each group (spread over all).
+        placement: The nodes of the controller (group 0) and of each group, if it is not that.
+        learners: Nodes whose replicas get a group's log and never vote, for good.
         heal: Nodes take operators' commands, and the cluster mends itself; None: they do not.
     """
 
@@ -307,6 +321,8 @@ class SimCluster:
         nodes: int = 6,
         groups: int = 3,
         replicas: int = 3,
+        placement: dict[GroupId, list[str]] | None = None,
+        learners: dict[GroupId, list[str]] | None = None,
         nshards: int = 12,
         raft: RaftConfig | None = None,
         compaction: CompactionConfig | None = None,
@@ -330,14 +346,28 @@ class SimCluster:
             lambda gid, index: self.watchers[gid].term_of(index),
             grace=self.raft.election_seconds_max,
         )
-        self.nodes = {name: SimNode(self, name) for name in names}
-        self.placement = {
+        self.may_be_ruined = False
+        """Whether disks are damaged beyond what the others can make up for."""
+        self.placement = placement or {
             gid: [names[(gid * replicas + at) % nodes] for at in range(replicas)] for gid in gids
         }
+        self.learners = learners or {}
+        self.nodes = {name: SimNode(self, name) for name in names}
         self.controllers = [Address(name) for name in self.placement[CONTROLLER]]
         self.uuids: dict[GroupId, GroupUuid] = {}
         self._clients = 0
         self._rng = chance.rng("cluster")
+
+    @property
+    def controller(self) -> GroupId:
+        return CONTROLLER
+
+    async def add_node(self) -> SimNode:
+        """A new machine under a name of its own, without any replica."""
+        name = f"n{len(self.nodes) + 1}"
+        node = self.nodes[name] = SimNode(self, name)
+        await node.start()
+        return node
 
     @property
     def gids(self) -> list[GroupId]:
@@ -366,26 +396,46 @@ class SimCluster:
         await founder.host.found_group(gid, uuid, self._rng.getrandbits(63))
         await founder.assembly.start(gid)
         replica = founder.host.replicas[gid]
-        add = [(NodeId(name), str(self.nodes[name].address)) for name in names[1:]]
         async with asyncio.timeout(GROWTH_SECONDS):
-            first = await self._add(replica, add) if add else 0
-            for at, name in enumerate(names[1:]):
-                node = self.nodes[name]
-                assert node.host is not None and node.assembly is not None
-                record = ReplicaRecord(gid, uuid, first + at, self._rng.getrandbits(63))  # type: ignore[arg-type]
-                await node.host.create_replica(record)
-                await node.assembly.start(gid)
-            while len(replica.core.membership.voters) < len(names):  # noqa: ASYNC110 - no event
-                await asyncio.sleep(0.01)
+            if names[1:]:
+                await self._fill(replica, names[1:], promote=True)
+            if learners := self.learners.get(gid):
+                await self._settled(replica, len(names))
+                await self._fill(replica, learners, promote=False)
+            await self._settled(replica, len(names))
 
-    async def _add(self, replica: Replica, add: Sequence[tuple[NodeId, str]]) -> int:
+    async def _fill(self, replica: Replica, names: Sequence[str], *, promote: bool) -> None:
+        add = [(NodeId(name), str(self.nodes[name].address)) for name in names]
+        first = await self._add(replica, add, promote=promote)
+        for at, name in enumerate(names):
+            node, gid = self.nodes[name], replica.gid
+            assert node.host is not None and node.assembly is not None
+            id_ = ReplicaId(first + at)
+            record = ReplicaRecord(gid, self.uuids[gid], id_, self._rng.getrandbits(63))
+            await node.host.create_replica(record)
+            await node.assembly.start(gid)
+
+    async def _settled(self, replica: Replica, voters: int) -> None:
+        """Until so many vote, and nothing is under way."""
+        core = replica.core
+        while (  # noqa: ASYNC110 - nothing announces it
+            len(core.membership.voters) < voters or core.log.membership_index > core.commit
+        ):
+            await asyncio.sleep(0.01)
+
+    async def _add(
+        self, replica: Replica, add: Sequence[tuple[NodeId, str]], *, promote: bool
+    ) -> int:
+        context = self.nodes[self.placement[replica.gid][0]].context
+        change = partial(replica.core.change_members, add=add, promote=promote)
         while True:
             first = int(replica.core.membership.next_id)
             try:
-                replica.change_members(add=add)
+                context.run(change)
             except (NotLeader, MembershipRefused):  # it does not lead yet, or leads too shortly
                 await asyncio.sleep(0.05)
             else:
+                context.run(replica._wake, replica)
                 return first
 
     def joining(self, gid: GroupId) -> JoiningGroup:
@@ -457,7 +507,8 @@ class SimCluster:
         held = [replica for replica in here if replica is not None and replica.id in ids]
         return (
             not core.membership.outgoing
-            and not core.membership.learners
+            and all(m.node in self.learners.get(gid, ()) for m in core.membership.learners)
+            and not any(self.nodes[m.node].condemned for m in core.membership.voters)
             and 2 * len(held) > len(ids)
             and all(replica.applied == core.log.last.index for replica in held)
         )

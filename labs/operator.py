@@ -5,6 +5,7 @@ may be refused or be in vain; that is his daily bread.
 """
 
 import asyncio
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -12,13 +13,14 @@ from labs.cluster import SimCluster, SimNode
 from raft.disk.log_store import ReplicaRecord, ReplicaRefused
 from raft.errors import DataUnusable, MembershipRefused, NotLeader, TransferRefused
 from raft.membership import members
-from raft.types import GroupId, Member, NodeId, ReplicaId
+from raft.types import GroupId, Member, Membership, NodeId, ReplicaId
 from shardctrler.client import ControllerClient
 from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import ShardId
 
 ASK_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 0.2
+KINDS: Final = ("changes", "transfer", "members", "controller-members")
 
 
 class Operator:
@@ -26,14 +28,14 @@ class Operator:
 
     Args:
         admin: His way to the controller.
-        kinds: Which of `changes`, `transfer` and `members` he does.
+        kinds: Which of `KINDS` he does.
     """
 
     def __init__(
         self, cluster: SimCluster, admin: ControllerClient, kinds: list[str], rng: Random
     ) -> None:
         self._cluster, self._admin, self._rng = cluster, admin, rng
-        self._kinds = [kind for kind in kinds if kind in ("changes", "transfer", "members")]
+        self._kinds = [kind for kind in kinds if kind in KINDS]
         self._transfers: dict[GroupId, NodeId] = {}
         self.lost: set[str] = set()
         """Nodes that are gone for good: a learner there will never catch up, and is let go."""
@@ -51,7 +53,9 @@ class Operator:
                 case "transfer":
                     self._transfer()
                 case "members":
-                    self._replace()
+                    self._replace(self._cluster.gids)
+                case "controller-members":
+                    self._replace([self._cluster.controller])
 
     async def _change_config(self) -> None:
         rng, cluster, admin = self._rng, self._cluster, self._admin
@@ -81,7 +85,7 @@ class Operator:
         replica = leader.host.replicas[gid]
         to = self._rng.choice(replica.core.membership.voters)
         try:
-            replica.transfer(to.id)
+            leader.context.run(replica.transfer, to.id)
         except (TransferRefused, NotLeader):
             return
         cluster.observer.tell(f"admin hands g{gid} from {leader.name} to {to.node}")
@@ -90,27 +94,48 @@ class Operator:
     def _look_at_transfers(self) -> None:
         for gid, to in list(self._transfers.items()):
             leader = self._cluster.leader(gid)
-            if leader is not None and leader.name == to:
-                self._cluster.observer.probe("transfer succeeded")
+            if leader is not None:
+                succeeded = "succeeded" if leader.name == to else "failed"
+                self._cluster.observer.probe(f"transfer {succeeded}")
             del self._transfers[gid]
 
-    def _replace(self) -> None:
+    def _replace(self, gids: list[GroupId]) -> None:
         """Put a replica on a node that has none, for one of those that are there."""
         cluster, rng = self._cluster, self._rng
-        gid = rng.choice(cluster.gids)
+        gid = rng.choice(gids)
         leader = cluster.leader(gid)
         if leader is None or leader.host is None:
             return
         membership = leader.host.replicas[gid].core.membership
-        taken = [member.node for member in members(membership).values()]
-        free = [node for node in cluster.nodes.values() if node.name not in taken]
+        free = self._free(membership)
         add = [(node.name, str(node.address)) for node in rng.sample(free, min(1, len(free)))]
         remove = [rng.choice(membership.voters).id] if add or len(membership.voters) > 3 else []
+        if self._change(leader, gid, add, remove):
+            cluster.observer.tell(f"admin replaces in g{gid} {remove} by {add}")
+            if any(m.id in remove and m.node == leader.name for m in membership.voters):
+                cluster.observer.probe("leader removed from its group")
+
+    def _free(self, membership: Membership) -> list[SimNode]:
+        """Nodes that a replica can come to."""
+        taken = [member.node for member in members(membership).values()]
+        nodes = self._cluster.nodes.values()
+        return [n for n in nodes if n.name not in (*taken, *sorted(self.lost)) and not n.condemned]
+
+    def _change(
+        self,
+        leader: SimNode,
+        gid: GroupId,
+        add: list[tuple[NodeId, str]],
+        remove: list[ReplicaId],
+    ) -> bool:
+        """Whether the leader took it; what it refuses is asked again some time."""
+        assert leader.host is not None
+        change = partial(leader.host.replicas[gid].change_members, add=add, remove=remove)
         try:
-            leader.host.replicas[gid].change_members(add=add, remove=remove)
+            leader.context.run(change)
         except (MembershipRefused, NotLeader):
-            return
-        cluster.observer.tell(f"admin replaces in g{gid} {remove} by {add}")
+            return False
+        return True
 
     # What `shardkv up` does: make the replicas that the log asks for, drop those it let go
 
@@ -118,34 +143,44 @@ class Operator:
         """Until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            for gid in self._cluster.gids:
+            for gid in self._cluster.placement:
                 leader = self._cluster.leader(gid)
-                if leader is None or leader.host is None:
+                if leader is None or leader.host is None or leader.paused:
                     continue
                 core = leader.host.replicas[gid].core
                 if core.log.membership_index > core.commit:
                     continue
-                everybody = members(core.membership)
-                hopeless = [m.id for m in core.membership.learners if m.node in self.lost]
-                if hopeless:
-                    self._let_go(leader, gid, hopeless)
-                for node in self._cluster.nodes.values():
-                    if node.running:
-                        wanted = [m for m in everybody.values() if m.node == node.name]
-                        next_id = int(core.membership.next_id)
-                        try:
-                            await self._match(node, gid, wanted, list(everybody), next_id)
-                        except (DataUnusable, OSError):
-                            if node.alive:
-                                raise
+                await self._maintain(gid, leader, core.membership)
 
-    def _let_go(self, leader: SimNode, gid: GroupId, learners: list[ReplicaId]) -> None:
-        assert leader.host is not None
-        try:
-            leader.host.replicas[gid].change_members(remove=learners)
-        except (MembershipRefused, NotLeader):
-            return  # asked again at the next look
-        self._cluster.observer.tell(f"admin lets go of g{gid} {learners}")
+    async def _maintain(self, gid: GroupId, leader: SimNode, membership: Membership) -> None:
+        self._let_go(leader, gid, membership)
+        everybody = members(membership)
+        for node in list(self._cluster.nodes.values()):
+            if node.running and not node.paused:
+                wanted = [m for m in everybody.values() if m.node == node.name]
+                next_id = int(membership.next_id)
+                try:
+                    await self._match(node, gid, wanted, list(everybody), next_id)
+                except (DataUnusable, OSError):
+                    if node.alive:
+                        raise
+
+    def _let_go(self, leader: SimNode, gid: GroupId, membership: Membership) -> None:
+        """Learners on nodes that are gone, and whoever is on a condemned one."""
+        condemned = [name for name, node in self._cluster.nodes.items() if node.condemned]
+        gone = [*sorted(self.lost), *condemned]
+        learners = [m.id for m in membership.learners if m.node in gone]
+        voters = [m.id for m in membership.voters if m.node in condemned]
+        tell = self._cluster.observer.tell
+        if learners:
+            if self._change(leader, gid, [], learners):
+                tell(f"admin lets go of g{gid} {learners}")
+        elif voters and not membership.outgoing and not membership.promote:
+            free = [node for node in self._free(membership) if node.running][-1:]
+            add = [(node.name, str(node.address)) for node in free]
+            if add and self._change(leader, gid, add, voters[:1]):
+                tell(f"admin replaces in g{gid} condemned {voters[:1]} by {add}")
+                self._cluster.observer.probe("node re-added with new id")
 
     async def _match(
         self,

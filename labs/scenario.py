@@ -31,9 +31,10 @@ from labs.cluster import SimCluster
 from labs.history import History, Kind
 from labs.knobs import Knobs, turned
 from labs.linearizability import NotLinearizable, Undecided, judge_list, judge_register
-from labs.nemesis import FAULTS, Nemesis
+from labs.nemesis import FAULTS, RARE, RARE_FAULTS, Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
+from labs.topology import Topology, custom, drawn, topology
 from labs.workload import Workload, WorkloadConfig
 from raft.types import GroupId
 from shardctrler.client import ControllerClient
@@ -47,6 +48,7 @@ LATE_SECONDS: Final = 5.0
 """The longest delay of a message that left before the healing; added to each bound."""
 POLL_SECONDS: Final = 0.1
 SHORT_DEADLINE_SECONDS: Final = 0.4
+DRIFT_MAX: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,10 @@ class ScenarioConfig:
     """How large a run is. Times in virtual seconds."""
 
     seconds: float = 15.0
-    nodes: int = 6
+    topology: str | None = None
+    """One of `labs.topology.WEIGHTS`; None: drawn from the seed."""
+    nodes: int | None = None
+    """Instead of a topology: so many nodes, and `groups` groups of three."""
     groups: int = 3
     nshards: int = 12
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
@@ -78,6 +83,7 @@ class Outcome:
     crashes: int
     rest_seconds: float
     faults: tuple[str, ...]
+    topology: str
     story_hash: str
     probes: Counter[str]
     checks: int
@@ -90,7 +96,8 @@ class Outcome:
 def drawn_faults(seed: int | str) -> tuple[str, ...]:
     """The kinds of fault that a seed has: each with probability 1/2, at least one."""
     rng = Chance(seed).rng("swarm")
-    return tuple(fault for fault in FAULTS if rng.random() < 0.5) or (rng.choice(FAULTS),)
+    drawn = tuple(fault for fault in FAULTS if rng.random() < 0.5) or (rng.choice(FAULTS),)
+    return drawn + tuple(fault for fault in RARE_FAULTS if rng.random() < RARE)
 
 
 class Scenario:
@@ -109,18 +116,39 @@ class Scenario:
         self._chance = Chance(seed)
         self.faults = drawn_faults(seed) if config.faults is None else config.faults
         self.knobs = config.knobs or Knobs.draw(self._chance.rng("knobs"))
+        self.topology = self._topology(config)
+        self._ruined = "ruin" in self.faults
         self._cluster = SimCluster(
             self._chance,
-            nodes=config.nodes,
-            groups=config.groups,
-            nshards=config.nshards,
+            nodes=self.topology.nodes,
+            groups=len(self.topology.placement) - 1,
+            placement=self.topology.placement,
+            learners=self.topology.learners,
+            nshards=self.topology.nshards,
             raft=self.knobs.raft,
             compaction=self.knobs.compaction,
             observer=self.observer,
         )
         self._cluster.oracle.values_are_unique = True
+        self._cluster.may_be_ruined = self._ruined
         self._longest = self.knobs.raft.election_seconds_max
         self._healed = 0.0
+        if "drift" in self.faults:
+            self._let_clocks_drift()
+            self._longest *= 1 + DRIFT_MAX
+
+    def _topology(self, config: ScenarioConfig) -> Topology:
+        if config.nodes is not None:
+            return custom(config.nodes, config.groups, config.nshards)
+        rng = self._chance.rng("topology")
+        return topology(config.topology or drawn(rng), rng)
+
+    def _let_clocks_drift(self) -> None:
+        """Each node's clock is fast or slow, for good."""
+        loop, rng = asyncio.get_running_loop(), self._chance.rng("clocks")
+        assert isinstance(loop, VirtualLoop)
+        names = list(self._cluster.nodes)
+        loop.skew({name: rng.uniform(1 - DRIFT_MAX, 1 + DRIFT_MAX) for name in names})
 
     async def play(self) -> Outcome:
         with turned(self.knobs):
@@ -143,24 +171,31 @@ class Scenario:
             deadline=self._deadline if "deadlines" in self.faults else None,
         )
         operator = Operator(cluster, admin, list(self.faults), chance.rng("changes"))
+        operators = [operator]
+        if "two-admins" in self.faults:
+            _, rival = cluster.client()
+            operators.append(Operator(cluster, rival, ["changes"], chance.rng("rival")))
         nemesis = Nemesis(
             cluster,
             list(self.faults),
             chance.rng("faults"),
             pause_max=config.fault_pause_max,
+            election_seconds=self._longest,
             acknowledged=lambda: sum(one.happened is True for one in self.history.operations),
         )
         maintaining = asyncio.ensure_future(operator.maintain())
         asking = asyncio.ensure_future(workload.run())
         striking = asyncio.ensure_future(nemesis.strike(config.seconds))
-        changing = asyncio.ensure_future(operator.change(config.seconds, config.change_pause_max))
-        await asyncio.gather(striking, changing)
+        changing = [one.change(config.seconds, config.change_pause_max) for one in operators]
+        await asyncio.gather(striking, *changing)
         workload.stop()
         core = self._core()
         operator.lost = set() if core is None else set(cluster.nodes) - core
         await nemesis.heal(core)
         self._healed = asyncio.get_running_loop().time()
         await asking
+        if self._ruined:
+            return await self._end_ruined(workload, nemesis.crashes)
         rest_seconds = await self._come_to_rest(admin, workload)
         maintaining.cancel()
         await self._judge(workload)
@@ -169,6 +204,20 @@ class Scenario:
             await clerk.close()
             await controller.close()
         return self._outcome(rest_seconds, configs, nemesis.crashes)
+
+    async def _end_ruined(self, workload: Workload, crashes: int) -> Outcome:
+        """More was lost than the others hold. Nobody need answer any more; who does is right."""
+        for key in workload.keys:
+            await workload.ask(0, Kind.GET, key, None, SHORT_DEADLINE_SECONDS)
+        operations = self.history.by_key()
+        with _c1():
+            for key in workload.keys:
+                if key in workload.lists and key in operations:
+                    judge_list(operations[key], self._cluster.oracle.last_value(key))
+                elif key in operations:
+                    judge_register(operations[key])
+        self.observer.finish()
+        return self._outcome(0.0, 0, crashes)
 
     def _deadline(self, rng: Random) -> float:
         """Some clients lose patience soon."""
@@ -181,7 +230,7 @@ class Scenario:
         rng, cluster = self._chance.rng("core"), self._cluster
         if rng.random() < 0.5:
             return None
-        core = set(cluster.nodes)
+        core = {name for name, node in cluster.nodes.items() if not node.condemned}
         for victim in rng.sample(sorted(core), min(2, len(core))):
             rest = core - {victim}
             if all(has_majority(cluster, gid, rest) for gid in cluster.placement):
@@ -299,6 +348,7 @@ class Scenario:
             crashes=crashes,
             rest_seconds=rest_seconds,
             faults=self.faults,
+            topology=self.topology.name,
             story_hash=self.observer.story_hash,
             probes=self.observer.probes,
             checks=sum(checks),

@@ -485,6 +485,10 @@ class StoreInvariants:
                 did = (one.key, one.value) in self.effects
                 self.observer.probe(f"unknown outcome that {'took effect' if did else 'did not'}")
 
+    def last_value(self, key: bytes) -> bytes | None:
+        """What the last canonical write of a key left."""
+        return self._keys[key].states[-1].value
+
     def judge_last(self, read: Operation) -> None:
         """C8: what a last read shows is what the last write left, whatever went down since."""
         last = self._keys[read.key].states[-1]

@@ -239,11 +239,18 @@ class Clerk:
         self,
         key: bytes | str,
         *,
+        if_version: int | None = None,
         session: ReadSession | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Make the key absent; done too if it is absent already. Raises what `put` raises."""
-        await self._write(Op.DELETE, key, b"", None, session, timeout)
+        """Make the key absent; done too if it is absent already. Raises what `put` raises.
+
+        Args:
+            if_version: Delete only if this is the key's version.
+        """
+        check_if_version(_whole(if_version))
+        version = None if if_version is None else Version(if_version)
+        await self._write(Op.DELETE, key, b"", version, session, timeout)
 
     async def list_page(
         self,

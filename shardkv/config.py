@@ -28,6 +28,7 @@ PREFIX: Final = "SHARDKV_"
 FILE_BYTES_MAX: Final = 1024 * 1024
 PATH_CHARACTERS_MAX: Final = 4096
 HOST_CHARACTERS_MAX: Final = 253
+OFF: Final = "off"
 LOOPBACK: Final = ("127.", "localhost", "::1")
 
 _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
@@ -90,6 +91,11 @@ def address(text: str) -> str:
     return text
 
 
+def address_or_off(text: str) -> str:
+    """As `address`; or `off`."""
+    return text if text == OFF else address(text)
+
+
 def path(text: str) -> Path:
     """A path; `~` is the home directory."""
     if not text or "\0" in text or len(text) > PATH_CHARACTERS_MAX:
@@ -114,6 +120,7 @@ def _word(text: str) -> str:
 WHOLE: Final = Kind("whole number", whole_number)
 NAME: Final = Kind("name", name)
 ADDRESS: Final = Kind("address", address)
+ADDRESS_OR_OFF: Final = Kind("address or off", address_or_off)
 ADDRESSES: Final = Kind("addresses", address, many=True)
 PATH: Final = Kind("path", path)
 TRUTH: Final = Kind("true or false", truth)
@@ -178,8 +185,18 @@ class NodeConfig:
     client: str = _key(Key(ADDRESS, "where clients connect", default="127.0.0.1:7400"))
     peer: str = _key(Key(ADDRESS, "where other nodes connect", default="127.0.0.1:7401"))
     http: str = _key(
-        Key(ADDRESS, "reserved for HTTP: status and metrics", default="127.0.0.1:7402")
-    )
+        Key(ADDRESS_OR_OFF, "where HTTP is served: keys, status, metrics; off: nowhere",
+            default="127.0.0.1:7402")
+    )  # fmt: skip
+    http_get_writes: bool = _key(
+        Key(TRUTH, "whether GET /set may write: whatever follows links then writes, too",
+            default=False)
+    )  # fmt: skip
+    http_actions: str = _key(
+        Key(WORD, "from where operators' actions are taken over HTTP: from this machine only, from "
+            "whoever reaches the port, or from nowhere", default="loopback",
+            choices=("loopback", "any", "off"))
+    )  # fmt: skip
     seeds: tuple[str, ...] = _key(
         Key(ADDRESSES, "client addresses of nodes by which this one finds the cluster", default=())
     )
@@ -264,7 +281,7 @@ class NodeConfig:
             raise ConfigError("client, peer and http must be three different addresses")
         if not self.insecure_listen:
             for key, value in own.items():
-                if not value.lstrip("[").startswith(LOOPBACK):
+                if value != OFF and not value.lstrip("[").startswith(LOOPBACK):
                     raise ConfigError(
                         f"{key} {quoted(value)} can be reached by other machines, and there is no "
                         "TLS yet: use a loopback address, or set insecure_listen: true"

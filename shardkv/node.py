@@ -25,7 +25,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from labrpc.errors import Refused
 from labrpc.grpc.transport import GrpcTransport
@@ -54,6 +54,9 @@ from shardkv.healing_beats import BEAT, HEALTH, Own
 from shardkv.planner import HealPolicy
 from shardkv.protocol import KV
 from shardkv.typed import TypedService
+
+if TYPE_CHECKING:
+    from shardkv.http.front import FrontDoor
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ class Node:
         self._departing: Departing | None = None
         self._remembered: list[str] = []
         self._space = DiskSpace(lambda: space_of(directory), settings.free_percent_min)
+        self._front: FrontDoor | None = None
 
     async def start(self) -> None:
         """Open the ports, then the data, then take part.
@@ -113,6 +117,7 @@ class Node:
         self._clients.serve_kv(TypedService(lambda: self._clerk, self._full_status))
         await self._clients.start()
         await self._peers.start()
+        await self._open_front_door()
         self._databases = await nodedir.open_databases(
             self._directory, self._identity, on_failure=_storage_failed
         )
@@ -121,7 +126,7 @@ class Node:
         self._assembly = Assembly(
             self._host,
             self._clients,
-            addresses=NodeAddresses(self._config.client, self._config.peer, self._config.http),
+            addresses=NodeAddresses(self._config.client, self._config.peer, self._http),
             nshards=self._config.shards,
             endpoints=[Address(seed) for seed in self._seeds()],
             rng=self._rng,
@@ -141,6 +146,23 @@ class Node:
         await self._clients.server.set_serving(True)
         await self._peers.server.set_serving(True)
         self._state = "running"
+
+    @property
+    def _http(self) -> str:
+        """Where it serves HTTP; "" for nowhere."""
+        return "" if self._config.http == config.OFF else self._config.http
+
+    async def _open_front_door(self) -> None:
+        """HTTP, if it is wanted: what it takes is imported then, and costs nothing otherwise."""
+        if not self._http:
+            return
+        from shardkv.http.front import FrontConfig, FrontDoor, Inside
+
+        inside = Inside(lambda: self._clerk, self._full_status)
+        self._front = FrontDoor(
+            FrontConfig.of(self._config), inside, clock=time.perf_counter, wall_clock=time.time
+        )
+        await self._front.start()
 
     def _make_host(self, databases: nodedir.Opened) -> Host:
         settings = self._config
@@ -224,7 +246,7 @@ class Node:
             uptime_ms=int((time.monotonic() - self._started) * 1000),
             client=settings.client,
             peer=settings.peer,
-            http=settings.http,
+            http=self._http,
             nshards=settings.shards,
             state=self._state,
             config_number=view.config.number if view is not None else 0,
@@ -247,6 +269,8 @@ class Node:
         if self._host is not None and hand_over:
             await self._hand_over(self._host)
         await self._space.close()
+        if self._front is not None:
+            await self._front.close()
         if self._clerk is not None:
             await self._clerk.close()
         if self._departing is not None:

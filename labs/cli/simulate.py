@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from labs.history import History
-from labs.nemesis import FAULTS
+from labs.nemesis import FAULTS, RARE_FAULTS
 from labs.observer import REQUIRED_PROBES, missing
 from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
+from labs.topology import GROUPS_MAX, NODES_MAX, WEIGHTS
 
 ROOT: Final = Path(__file__).parents[2]
 PROBED_SEEDS_MIN: Final = 400
@@ -31,6 +32,7 @@ PROBED_SEEDS_MIN: Final = 400
 AGAIN_EVERY: Final = 20
 """Of a campaign every so many-th seed is played twice, and must tell the same story (H2)."""
 SHRINK_SECONDS: Final = 60.0
+NODES_USUAL: Final = 6
 SEED_SPACE: Final = 2**32
 
 
@@ -61,11 +63,21 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--jobs", type=int, default=1, help="so many processes")
     verb.add_argument("--seconds", type=float, help=f"simulated, of faults ({usual.seconds:g})")
     verb.add_argument("--minutes", type=float, help="the same in minutes")
-    verb.add_argument("--nodes", type=int, default=usual.nodes)
-    verb.add_argument("--groups", type=int, default=usual.groups)
+    verb.add_argument(
+        "--topology", choices=list(WEIGHTS), help="T0 small to T4 (labs/topology.py); else drawn"
+    )
+    verb.add_argument(
+        "--nodes", type=_count(NODES_MAX), help="so many nodes, instead of a topology"
+    )
+    verb.add_argument(
+        "--groups", type=_count(GROUPS_MAX), help=f"beside the controller ({usual.groups})"
+    )
     verb.add_argument("--clients", type=int, default=usual.workload.clients)
     verb.add_argument(
-        "--faults", type=_faults, metavar="A,B", help=f"kinds, or none: {', '.join(FAULTS)}"
+        "--faults",
+        type=_faults,
+        metavar="A,B",
+        help=f"kinds, or none: {', '.join((*FAULTS, *RARE_FAULTS))}",
     )
     verb.add_argument("--trace", type=Path, metavar="FILE", help="one line of text an event")
     verb.add_argument("--history", type=Path, metavar="FILE", help="one line of JSON an operation")
@@ -81,11 +93,20 @@ def _seeds(text: str) -> range:
     return range(int(first), int(last) + 1)
 
 
+def _count(most: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not (text.isdigit() and 1 <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"a number from 1 to {most}, not {text!r:.40}")
+        return int(text)
+
+    return count
+
+
 def _faults(text: str) -> tuple[str, ...]:
     kinds = tuple(kind.strip() for kind in text.split(",") if kind.strip() not in ("", "none"))
-    if unknown := [kind for kind in kinds if kind not in FAULTS]:
+    if unknown := [kind for kind in kinds if kind not in (*FAULTS, *RARE_FAULTS)]:
         raise argparse.ArgumentTypeError(
-            f"no such kind: {unknown[0]}; there are {', '.join(FAULTS)}"
+            f"no such kind: {unknown[0]}; there are {', '.join((*FAULTS, *RARE_FAULTS))}"
         )
     return kinds
 
@@ -111,8 +132,9 @@ def _config(arguments: argparse.Namespace) -> ScenarioConfig:
     return replace(
         usual,
         seconds=seconds,
-        nodes=arguments.nodes,
-        groups=arguments.groups,
+        topology=arguments.topology,
+        nodes=NODES_USUAL if arguments.groups and not arguments.nodes else arguments.nodes,
+        groups=arguments.groups or usual.groups,
         workload=replace(usual.workload, clients=arguments.clients),
         faults=arguments.faults,
     )
@@ -162,7 +184,7 @@ def _one(seed: int | str, config: ScenarioConfig, arguments: argparse.Namespace)
         f"configurations, {outcome.crashes} crashes; at rest {outcome.rest_seconds:.1f} s after "
         f"healing"
     )
-    _say(f"  faults: {', '.join(outcome.faults) or 'none'}")
+    _say(f"  {outcome.topology}, faults: {', '.join(outcome.faults) or 'none'}")
     _say(f"  probes: {_probes(outcome.probes)}")
     _say(
         f"  story {outcome.story_hash}; {outcome.seconds:.1f} simulated s, "
@@ -208,7 +230,9 @@ def _command(seed: int | str, config: ScenarioConfig, *, faults: bool = True) ->
     words = ["python -m labs simulate", f"--seed {seed}"]
     if config.seconds != usual.seconds:
         words.append(f"--seconds {config.seconds:g}")
-    if config.nodes != usual.nodes:
+    if config.topology is not None:
+        words.append(f"--topology {config.topology}")
+    if config.nodes is not None:
         words.append(f"--nodes {config.nodes}")
     if config.groups != usual.groups:
         words.append(f"--groups {config.groups}")

@@ -75,6 +75,7 @@ Examples:
     help="Client processes that share the load.",
 )
 @click.option("--prefix", default="bench/", show_default=True, help="Begins each key.")
+@click.option("--no-fill", is_flag=True, help="Keys to get are there: do not put them first.")
 @click.option("--raw", is_flag=True, hidden=True, help="Print each operation's time, as JSON.")
 @talks
 def bench(
@@ -86,6 +87,7 @@ def bench(
     size: int,
     processes: int,
     prefix: str,
+    no_fill: bool,
     raw: bool,
 ) -> None:
     """Put load on a cluster, and print operations a second and how long they took.
@@ -116,7 +118,7 @@ def bench(
     if not request.as_json:
         click.echo(f"{'':>16}{HEADING}")
     for at, load in enumerate(loads):
-        fills = at == 0 and gets > 0
+        fills = at == 0 and gets > 0 and not no_fill
         if processes == 1:
             measured = _run(_one(request, load, fills=fills))
         else:

@@ -1,20 +1,20 @@
-"""`shardkv import`: the files of a directory, each under its relative path, many in flight."""
+"""`shardkv import`: files, each under its relative path, or an export's keys; many in flight."""
 
 import asyncio
 import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import click
 
 from shardkv.cli.finding import Request, print_json, run, talks
-from shardkv.errors import KeyTooLong, ShardKVError, ValueTooLong
+from shardkv.errors import KeyTooLong, ValueTooLong
 from shardkv.limits import MIB, VALUE_BYTES_MAX
 from shardkv.text import shown
 from shardkv.types import Version
@@ -35,6 +35,7 @@ class Tally:
     """What an import has done so far."""
 
     files: int = 0
+    """Or keys, of an export."""
     bytes: int = 0
     skipped: list[str] = field(default_factory=list)  # with the reason
     seconds: float = 0.0
@@ -46,22 +47,29 @@ class Tally:
 Examples:
   shardkv import ./site
   shardkv import /usr/lib/python3.11 --prefix python/
+  shardkv import ./users/keys.jsonl
 """,
 )
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path), metavar="DIRECTORY|FILE")
 @click.option("--prefix", default="", type=click.UNPROCESSED, help="Put before each key.")
 @talks
-def import_(request: Request, directory: Path, prefix: str) -> None:
+def import_(request: Request, source: Path, prefix: str) -> None:
     """Write every regular file below DIRECTORY; its relative path is the key.
 
     What cannot be stored (too large, unreadable, no regular file) is named and skipped, and the
     exit status is then 1. Running it again writes everything again.
+
+    Of a FILE that `shardkv export` wrote, every key is written with its value; versions are given
+    anew. A file that was cut or changed is refused before anything is written.
     """
     from shardkv.cli.failures import misused, refused
 
-    if not directory.is_dir():
-        raise misused(f"{directory}: no such directory")
-    tally = run(_import(request, directory, os.fsencode(prefix)), write=True)
+    if source.is_file():
+        tally = run(_import_export(request, source, os.fsencode(prefix)), write=True)
+    elif source.is_dir():
+        tally = run(_import(request, source, os.fsencode(prefix)), write=True)
+    else:
+        raise misused(f"{shown(str(source))}: no such directory, nor an export's file")
     if request.as_json:
         print_json(
             {
@@ -73,8 +81,9 @@ def import_(request: Request, directory: Path, prefix: str) -> None:
         )
     else:
         rate = tally.files / tally.seconds if tally.seconds else 0.0
+        what = "keys" if source.is_file() else "files"
         sys.stdout.write(
-            f"{tally.files} files, {tally.bytes} bytes in {tally.seconds:.1f} s ({rate:.0f}/s)\n"
+            f"{tally.files} {what}, {tally.bytes} bytes in {tally.seconds:.1f} s ({rate:.0f}/s)\n"
         )
     for reason in tally.skipped:
         click.echo(f"shardkv import: skipped {reason}", err=True)
@@ -89,6 +98,61 @@ async def _import(request: Request, directory: Path, prefix: bytes) -> Tally:
     async with aio.connect(request.addresses(), timeout=request.timeout) as store:
         with _progress(len(files)) as advance:
             return await put_files(store, directory, files, prefix, advance)
+
+
+async def _import_export(request: Request, source: Path, prefix: bytes) -> Tally:
+    from shardkv import aio
+    from shardkv.cli.exportfile import BadExport, read_export
+    from shardkv.cli.failures import refused
+
+    with source.open("rb") as file:
+        try:
+            total = await asyncio.to_thread(lambda: sum(1 for _ in read_export(file)))
+        except BadExport as error:
+            raise refused(f"{shown(str(source))}: {error}; nothing was written") from None
+        async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+            with _progress(total) as advance:
+                return await put_rows(store, read_export(file), prefix, advance)
+
+
+async def put_rows(
+    store: Putter,
+    rows: Iterator[tuple[bytes, bytes]],
+    prefix: bytes = b"",
+    advance: Callable[[], None] = lambda: None,
+) -> Tally:
+    """Put each row, with bounded numbers of rows and bytes in flight."""
+    tally = Tally()
+    room = _Room(BYTES_IN_FLIGHT_MAX)
+    started = time.monotonic()
+
+    async def worker() -> None:
+        for key, value in rows:  # one iterator: each row goes to one worker
+            try:
+                async with room.for_bytes(len(value)):
+                    await store.put(prefix + key, value)
+            except KeyTooLong as error:  # with the prefix
+                tally.skipped.append(f"'{shown(key)}': {error}")
+            else:
+                tally.files += 1
+                tally.bytes += len(value)
+            advance()
+
+    await _together(worker)
+    tally.seconds = time.monotonic() - started
+    return tally
+
+
+async def _together(worker: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run so many of it; when one fails, none goes on."""
+    workers = [asyncio.ensure_future(worker()) for _ in range(FILES_IN_FLIGHT_MAX)]
+    try:
+        await asyncio.gather(*workers)
+    except BaseException:
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        raise
 
 
 def walk(directory: Path) -> Iterator[Path]:
@@ -127,14 +191,7 @@ async def put_files(
                 tally.bytes += len(data)
             advance()
 
-    workers = [asyncio.ensure_future(worker()) for _ in range(FILES_IN_FLIGHT_MAX)]
-    try:
-        await asyncio.gather(*workers)
-    except ShardKVError:
-        for task in workers:
-            task.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-        raise
+    await _together(worker)
     tally.seconds = time.monotonic() - started
     return tally
 

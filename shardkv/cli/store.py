@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from shardkv.cli.finding import Request, Whole, print_json, run, talks, text_fields
+from shardkv.cli.reading import Reading, reads
 from shardkv.limits import INTEGER_MAX, VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -76,20 +77,23 @@ Examples:
   shardkv get greeting
   shardkv get image > picture.png
   shardkv get greeting --json
+  shardkv get greeting --consistency stale --max-age 2
 """
 )
 @click.argument("key", type=click.UNPROCESSED)
+@reads
 @talks
-def get(request: Request, key: str) -> None:
+def get(request: Request, key: str, how: Reading) -> None:
     """Write KEY's value to standard output, exactly its bytes.
 
-    On a terminal a newline follows. An absent key: exit status 1.
+    On a terminal a newline follows. An absent key: exit status 1. A stale read that no replica
+    is new enough for: exit status 3.
     """
     from shardkv.cli.failures import not_found
     from shardkv.types import Row
 
     async def work() -> Row:
-        return await _with_store(request, lambda kv: kv.get_row(_key(key)))
+        return await _with_store(request, lambda kv: kv.get_row(_key(key), **how))
 
     row = run(work())
     if row.value is None:

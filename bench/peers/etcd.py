@@ -1,0 +1,79 @@
+"""etcd: three nodes with its defaults (fsync on), asked by a Go program on its own client.
+
+Both come from Debian: etcd-server, golang-go and golang-etcd-server-dev.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from bench.peers.processes import running
+from shardkv.benching import Figures, Load, Measured
+
+NAME: Final = "etcd"
+CLIENT_PORT, PEER_PORT = 23790, 23890
+NODES: Final = 3
+SOURCE: Final = Path(__file__).parent / "etcd_load"
+
+
+class Etcd:
+    """A running cluster, and the program that asks it."""
+
+    def __init__(self, program: Path) -> None:
+        self.name = NAME
+        self._program = program
+        self._endpoints = ",".join(f"127.0.0.1:{CLIENT_PORT + n}" for n in range(NODES))
+
+    def fill(self, load: Load) -> None:
+        self._run(
+            "-fill", "-clients", "64", "-keys", str(load.keys), "-size", str(load.value_bytes)
+        )
+
+    def measure(self, load: Load) -> Figures:
+        printed = self._run(
+            "-clients", str(load.clients), "-seconds", str(load.seconds), "-gets", str(load.gets),
+            "-keys", str(load.keys), "-size", str(load.value_bytes),
+        )  # fmt: skip
+        return Figures.of(Measured.read(printed))
+
+    def _run(self, *arguments: str) -> str:
+        command = [self._program, "-endpoints", self._endpoints, *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def missing() -> str:
+    """What is not installed; "" if all is."""
+    lacks = [program for program in ("etcd", "go") if shutil.which(program) is None]
+    return (
+        f"apt-get install etcd-server golang-go golang-etcd-server-dev ({lacks})" if lacks else ""
+    )
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Etcd]:
+    """Three nodes on empty directories."""
+    with tempfile.TemporaryDirectory(prefix="etcd-bench-") as directory:
+        place = Path(directory)
+        program = place / "etcd_load"
+        go = {**os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
+        go["GOCACHE"] = str(place / "cache")
+        subprocess.run(["go", "build", "-o", program, "."], cwd=SOURCE, env=go, check=True)
+        peers = ",".join(f"e{n}=http://127.0.0.1:{PEER_PORT + n}" for n in range(NODES))
+        commands = [
+            [
+                "etcd", "--name", f"e{n}", "--data-dir", str(place / f"e{n}"),
+                "--listen-client-urls", f"http://127.0.0.1:{CLIENT_PORT + n}",
+                "--advertise-client-urls", f"http://127.0.0.1:{CLIENT_PORT + n}",
+                "--listen-peer-urls", f"http://127.0.0.1:{PEER_PORT + n}",
+                "--initial-advertise-peer-urls", f"http://127.0.0.1:{PEER_PORT + n}",
+                "--initial-cluster", peers, "--logger", "zap", "--log-level", "error",
+            ]
+            for n in range(NODES)
+        ]  # fmt: skip
+        with running(commands, [CLIENT_PORT + n for n in range(NODES)], place):
+            yield Etcd(program)

@@ -1,0 +1,195 @@
+"""Faults of disks: slow, stalled, full, failing, torn; and damaged while nobody looks."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from labrpc.sim.disk import FLUSH_SECONDS, SYNC_SECONDS, DriveImage, Write
+from labs.cluster import DATA, LOG, PROMISES, SimNode
+from labs.strikes.arena import Arena, Strike
+from labs.strikes.atlas import Atlas
+from raft.disk.data_store import PROGRESS
+from raft.disk.records import ENTRY, HARD_STATE, REPLICA, START, TAIL
+
+STALL_SECONDS: Final = (1.0, 30.0)
+LOG_ROWS: Final = (ENTRY, HARD_STATE, REPLICA, START, TAIL)
+DAMAGES: Final = (
+    "log row flipped", "log wiped", "log rolled back",
+    "data row unreadable", "data progress flipped", "data wiped", "data rolled back",
+    "promise flipped", "promises flipped", "promises wiped",
+)  # fmt: skip
+"""What happens to a disk while its node is down. One flipped promise of two is repaired."""
+
+
+class DiskStrikes:
+    """See `strikes`."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena, self._rng, self._cluster = arena, arena.rng, arena.cluster
+        self._atlas = Atlas(arena.cluster)
+        self._traps: dict[str, tuple[str, int]] = {}
+        for node in arena.cluster.nodes.values():
+            node.drive.watch(self._watch(node))
+
+    def strikes(self) -> dict[str, Strike]:
+        """By kind."""
+        return {
+            "slow-disk": self._slow_disk,
+            "stall": self._stall,
+            "disk-fails": lambda: self._fails(lambda node: node.drive.fail_next()),
+            "unreadable": lambda: self._fails(lambda node: node.drive.fail_next_read()),
+            "full": self._full,
+            "torn": self._torn,
+            "damage": lambda: self._damage(spared=True),
+            "ruin": lambda: self._damage(spared=False),
+        }
+
+    def heal(self) -> None:
+        self._traps.clear()
+        for node in self._cluster.nodes.values():
+            node.drive.heal()
+            node.drive.sync_seconds, node.drive.flush_seconds = SYNC_SECONDS, FLUSH_SECONDS
+
+    async def _slow_disk(self) -> None:
+        drive = self._arena.victim().drive
+        drive.sync_seconds = self._rng.choice([0.005, 0.05, 0.3])
+        drive.flush_seconds = self._rng.choice([0.001, 0.05, 0.5])
+        await asyncio.sleep(self._arena.lasts())
+        drive.sync_seconds, drive.flush_seconds = SYNC_SECONDS, FLUSH_SECONDS
+
+    async def _stall(self) -> None:
+        victim = self._arena.victim()
+        if self._arena.leads_somewhere(victim):
+            self._arena.probe("disk of a leader stalled")
+        victim.drive.stall()
+        await asyncio.sleep(self._rng.uniform(*STALL_SECONDS))
+        victim.drive.heal()
+
+    async def _fails(self, fail: Callable[[SimNode], None]) -> None:
+        victim = self._arena.victim()
+        lived, led = victim.alive, self._arena.leads_somewhere(victim)
+        fail(victim)
+        await asyncio.sleep(self._arena.lasts())
+        victim.drive.heal()
+        if lived and not victim.alive:
+            self._arena.crashes += 1
+            self._arena.probe(f"disk of a {'leader' if led else 'follower'} failed")
+        await self._arena.up([victim])
+
+    async def _full(self) -> None:
+        """No room any more. The process ends at the next write, and so does the next one at its
+        start, until there is room again."""
+        victim = self._arena.victim()
+        victim.drive.full = True
+        await asyncio.sleep(self._arena.lasts())
+        if not victim.alive:
+            self._arena.crashes += 1
+            self._arena.probe(f"disk full at {_what(*victim.drive.failed_on)}")
+        await self._arena.up([victim])
+        await asyncio.sleep(self._rng.uniform(0.0, 0.2))
+        victim.drive.heal()
+        await self._arena.up([victim])
+
+    async def _torn(self) -> None:
+        """Cut the power the moment something has become durable, before it is acted on."""
+        victim = self._arena.victim()
+        self._traps[victim.name] = (
+            self._rng.choice([LOG, DATA, *PROMISES]),
+            self._rng.choice([1, 1, 2, 5]),
+        )
+        await asyncio.sleep(self._arena.lasts())
+        self._traps.pop(victim.name, None)
+        await self._arena.up([victim])
+
+    def _watch(self, node: SimNode) -> Callable[[str, Any], None]:
+        def watch(name: str, batch: list[Write]) -> None:
+            trap = self._traps.get(node.name)
+            if trap is None or trap[0] != name:
+                return
+            self._traps[node.name] = (name, trap[1] - 1)
+            if trap[1] <= 1:
+                del self._traps[node.name]
+                self._arena.crash_soon(node)
+
+        return watch
+
+    # Damage
+
+    async def _damage(self, *, spared: bool) -> None:
+        """Harm what a node stores while it is down, and start it.
+
+        It must refuse what it had promised to hold and lacks. Either way its machine is not
+        trusted any more: it goes, and a new one comes under a name of its own.
+        """
+        arena = self._arena
+        victim = self._rng.choice(arena.nodes())
+        if spared and not self._atlas.may_lose(victim):
+            return
+        image = victim.drive.image()
+        await asyncio.sleep(self._rng.uniform(0.0, 1.0))
+        if victim.condemned or (spared and not self._atlas.may_lose(victim)):
+            return
+        victim.condemned = spared
+        arena.end(victim)
+        what = self._rng.choice(DAMAGES)
+        if not self._harm(victim, what, image):
+            what = "nothing"
+        self._cluster.observer.tell(f"{victim.name} is damaged: {what}")
+        if what.startswith("data"):
+            for watcher in self._cluster.watchers.values():
+                watcher.data_lost(victim.name)
+        await victim.start()
+        if victim.refused:
+            arena.probe(f"damage refused: {what}")
+        await asyncio.sleep(self._rng.uniform(0.0, 1.0))
+        if spared:
+            arena.end(victim)
+            await self._cluster.add_node()
+        elif not victim.alive:
+            victim.condemned = True
+
+    def _harm(self, node: SimNode, what: str, before: DriveImage) -> bool:
+        """Whether there was anything to harm."""
+        drive, rng = node.drive, self._rng
+        match what:
+            case "log row flipped":
+                rows = [key for key in sorted(drive.durable(LOG)) if key[:1] in LOG_ROWS]
+                if rows:
+                    drive.flip_bit(LOG, rng.choice(rows))
+                return bool(rows)
+            case "data row unreadable":
+                rows = sorted(drive.durable(DATA))
+                if rows:
+                    drive.spoil(DATA, rng.choice(rows))
+                return bool(rows)
+            case "data progress flipped":
+                rows = [key for key in sorted(drive.durable(DATA)) if key[:1] == PROGRESS]
+                if rows:
+                    drive.flip_bit(DATA, rng.choice(rows))
+                return bool(rows)
+            case "log wiped" | "data wiped":
+                drive.wipe(LOG if what == "log wiped" else DATA)
+            case "log rolled back" | "data rolled back":
+                name = LOG if what == "log rolled back" else DATA
+                changed = drive.durable(name) != before.volumes.get(name, {})
+                drive.roll_back(name, before)
+                return changed
+            case "promise flipped":
+                drive.flip_record(rng.choice(PROMISES))
+            case "promises flipped":
+                for name in PROMISES:
+                    drive.flip_record(name)
+            case _:
+                for name in PROMISES:
+                    drive.wipe(name)
+        return True
+
+
+def _what(name: str, batch: Any) -> str:
+    """What a write that failed was of."""
+    kinds = {key[:1] for key, _ in batch}
+    if name == LOG:
+        if HARD_STATE in kinds:
+            return "a vote or term"
+        return "an entry" if ENTRY in kinds else "the log"
+    return "the state" if name == DATA else "a promise"

@@ -1,0 +1,178 @@
+"""The edge that every request passes: whom it was sent to, from where, and what went wrong.
+
+The hot routes (`/kv/{key}` and `/append/{key}`) are dispatched here by the *raw* path, because a
+framework decodes and thereby changes keys; everything else goes on to FastAPI. Whatever happens, a
+request gets one answer: an error of the store is its problem document, a mistake of ours is a 500
+that says nothing, with its traceback in the node's log.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, NamedTuple
+
+from shardctrler.errors import ShardCtrlerError
+from shardkv.errors import ShardKVError
+from shardkv.http.bodies import Body, Budget, ClientGone, Receive, Send
+from shardkv.http.keys import Asked
+from shardkv.http.measures import HttpMeasures
+from shardkv.http.origin import SAFE_METHODS, check_host, check_same_origin
+from shardkv.http.problems import Problem, internal, problem_of
+from shardkv.http.replies import ALWAYS, Reply, problem_reply
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Handler = Callable[[Asked], Awaitable[Reply]]
+
+GONE: Final = 499
+"""The client left before its answer; only in our own numbers."""
+
+
+class Route(NamedTuple):
+    """Handlers of one prefix, by method."""
+
+    prefix: bytes
+    kinds: Mapping[str, str]  # method -> what it is called in metrics
+    handlers: Mapping[str, Handler]
+
+
+class Door:
+    """The ASGI application of a node.
+
+    Args:
+        routes: Dispatched by raw path.
+        inner: Gets everything else.
+        host: The configured host; None: any `Host` is taken (the port is open to other machines
+            anyway, under names that the node does not know).
+    """
+
+    def __init__(
+        self, routes: tuple[Route, ...], inner: App, measures: HttpMeasures, *, host: str | None
+    ) -> None:
+        self._routes = routes
+        self._inner = inner
+        self._measures = measures
+        self._host = host
+        self._budget = Budget()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        raw: bytes = scope["raw_path"]
+        for route in self._routes:
+            if raw.startswith(route.prefix):
+                kind = route.kinds.get(scope["method"], "other")
+                break
+        else:
+            route, kind = None, "other"
+        begun = self._measures.began()
+        status = GONE
+        try:
+            if route is None:
+                status = await self._pass_on(scope, receive, send)
+                kind = scope.get("shardkv.kind", kind)
+            else:
+                reply = await self._answer(route, raw, scope, receive)
+                status = reply.status
+                await send_reply(reply, send)
+        except ClientGone:
+            log.debug("a client left before its answer")
+        finally:
+            self._measures.ended(kind, status, begun)
+
+    async def _answer(self, route: Route, raw: bytes, scope: Scope, receive: Receive) -> Reply:
+        body = Body(receive, scope["headers"], self._budget)
+        try:
+            self._check(scope)
+            handler = route.handlers.get(scope["method"])
+            if handler is None:
+                return method_not_allowed(route.handlers)
+            return await handler(
+                Asked(
+                    scope["method"],
+                    raw[len(route.prefix) :],
+                    scope["query_string"],
+                    scope["headers"],
+                    body,
+                    (scope["client"] or ("",))[0],
+                )
+            )
+        except (Problem, ShardKVError, ShardCtrlerError) as error:
+            return refusal(error)
+        except ClientGone:
+            raise
+        except Exception:
+            log.exception("a mistake in answering a request")
+            return problem_reply(internal())
+        finally:
+            body.close()
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Let the inner application answer; a mistake in it is not shown."""
+        status = GONE
+
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *missing(message)]
+            await send(message)
+
+        scope["shardkv.budget"] = self._budget
+        try:
+            self._check(scope)
+            await self._inner(scope, receive, sending)
+        except ClientGone:
+            raise
+        except Exception as error:
+            reply = refusal(error)
+            if status != GONE:
+                raise  # the answer has begun: all that is left is to cut the connection
+            status = reply.status
+            await send_reply(reply, send)
+        return status
+
+    def _check(self, scope: Scope) -> None:
+        headers = scope["headers"]
+        if self._host is not None:
+            check_host(headers, self._host)
+        if scope["method"] not in SAFE_METHODS or scope["raw_path"] == b"/set":
+            check_same_origin(headers)
+
+
+def refusal(error: Exception) -> Reply:
+    """The answer that an error stands for."""
+    if isinstance(error, Problem):
+        return problem_reply(error)
+    if isinstance(error, ShardKVError | ShardCtrlerError):
+        return problem_reply(problem_of(error))
+    log.error("a mistake in answering a request", exc_info=error)
+    return problem_reply(internal())
+
+
+def method_not_allowed(handlers: Mapping[str, Handler]) -> Reply:
+    allowed = ", ".join(handlers)
+    return problem_reply(
+        Problem(
+            405,
+            "method-not-allowed",
+            f"this path takes {allowed}",
+            ((b"allow", allowed.encode()),),
+        )
+    )
+
+
+def missing(message: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    """What every answer has, where this one has it not."""
+    there = [name.lower() for name, _ in message.get("headers", ())]
+    return [(name, value) for name, value in ALWAYS if name not in there]
+
+
+async def send_reply(reply: Reply, send: Send) -> None:
+    """A whole answer, in two ASGI messages."""
+    headers = [*reply.headers, *ALWAYS]
+    if reply.status not in (204, 304):
+        headers.append((b"content-length", b"%d" % len(reply.body)))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -1,0 +1,148 @@
+"""What is answered when a request is not done: RFC 9457 problem documents, and from which errors.
+
+`type` is `about:blank#NAME`-free: a short stable name under `/problems/`, by which programs tell
+problems apart; `detail` says what was wrong, the limit, and what to do. Nothing here shows more
+than the store's own messages, and a mistake of ours shows nothing at all.
+"""
+
+import json
+from typing import Final, NamedTuple
+
+from shardctrler.errors import (
+    ChangeRefused,
+    ConfigChanged,
+    ShardCtrlerError,
+)
+from shardctrler.errors import OutcomeUnknown as ChangeUnknown
+from shardkv.errors import (
+    InvalidArgument,
+    KeyTooLong,
+    OutcomeUnknown,
+    Overloaded,
+    SequenceReused,
+    ShardKVError,
+    ValueTooLong,
+    VersionMismatch,
+    WindowFull,
+)
+from shardkv.http.limits import RETRY_SECONDS
+
+MEDIA_TYPE: Final = "application/problem+json"
+DETAIL_CHARACTERS_MAX: Final = 400
+
+TITLES: Final = {
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    408: "Request Timeout",
+    409: "Conflict",
+    411: "Length Required",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    415: "Unsupported Media Type",
+    421: "Misdirected Request",
+    428: "Precondition Required",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+class Problem(Exception):
+    """A request that is refused or failed, as its caller shall hear of it.
+
+    Args:
+        status: Of HTTP.
+        name: Stable, for programs: `key-not-found`.
+        detail: For people: what, which limit, what to do.
+        headers: Besides the usual ones.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        name: str,
+        detail: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.name, self.headers = status, name, headers
+        self.detail = detail[:DETAIL_CHARACTERS_MAX]
+
+    def body(self) -> bytes:
+        """The document's bytes."""
+        fields = {
+            "type": f"/problems/{self.name}",
+            "title": TITLES[self.status],
+            "status": self.status,
+            "detail": self.detail,
+        }
+        return json.dumps(fields).encode()
+
+
+class Bad(Problem):
+    """The request itself is wrong: 400."""
+
+    def __init__(self, detail: str, name: str = "bad-request") -> None:
+        super().__init__(400, name, detail)
+
+
+class Later(NamedTuple):
+    """A status of "not now" and the name of its problem."""
+
+    status: int
+    name: str
+
+
+def retry_after(seconds: float = RETRY_SECONDS) -> tuple[tuple[bytes, bytes], ...]:
+    """The header, in whole seconds, at least one."""
+    return ((b"retry-after", b"%d" % max(1, round(seconds))),)
+
+
+def not_ready(detail: str) -> Problem:
+    """The node cannot serve now; nothing was done."""
+    return Problem(503, "unavailable", detail, retry_after())
+
+
+def problem_of(error: ShardKVError | ShardCtrlerError) -> Problem:
+    """An error of the store or its controller, as a problem.
+
+    `OutcomeUnknown` is 504 and never 503: software repeats a 503 by itself, and this must not be.
+    """
+    text = str(error)
+    match error:
+        case ValueTooLong():
+            return Problem(413, "value-too-long", text)
+        case KeyTooLong():
+            return Problem(414, "key-too-long", text)
+        case InvalidArgument():
+            return Problem(400, "bad-request", text)
+        case VersionMismatch():
+            return Problem(412, "version-mismatch", text)
+        case Overloaded():
+            return Problem(429, "overloaded", text, retry_after(error.retry_seconds))
+        case WindowFull():
+            return Problem(429, "overloaded", text, retry_after())
+        case SequenceReused():
+            return Problem(409, "request-id-reused", text)
+        case OutcomeUnknown() | ChangeUnknown():
+            return Problem(504, "outcome-unknown", f"{text}; look before you repeat it")
+        case ConfigChanged():
+            return Problem(409, "configuration-changed", text)
+        case ChangeRefused():
+            return Problem(409, "change-refused", text)
+        case _:
+            return Problem(503, "unavailable", text, retry_after())
+
+
+def internal() -> Problem:
+    """A mistake of ours: the log has it, the caller learns that it is one."""
+    return Problem(
+        500, "internal-error", "the node made a mistake; its log says more. A write may be done"
+    )

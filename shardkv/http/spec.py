@@ -1,0 +1,249 @@
+"""What the OpenAPI document says of each route: parameters, bodies, answers.
+
+The handlers read raw paths and headers themselves, so that nothing is decoded twice; hence their
+document is written here, beside them, and the tests play it against the running thing.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from shardkv.consistency import STALE_SECONDS_MAX, Consistency
+from shardkv.http.limits import TIMEOUT_SECONDS_MAX, TIMEOUT_SECONDS_MIN
+from shardkv.http.problems import MEDIA_TYPE, TITLES
+from shardkv.http.requests import JSON, OCTETS
+from shardkv.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
+
+Spec = dict[str, Any]
+
+TEXT: Final = "text/plain"
+
+PROBLEM: Final[Spec] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": "stable, for programs"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "what, which limit, what to do"},
+    },
+}
+_SCHEMAS: Final = "#/components/schemas/"
+
+WHY: Final[Mapping[int, str]] = {
+    400: "The request is wrong; nothing was done.",
+    403: "Not allowed: by a setting, or from where it comes.",
+    404: "The key is absent.",
+    406: "The answer cannot be shown in a form that the client accepts.",
+    408: "The body came too slowly.",
+    409: "It conflicts with what was done before.",
+    412: "The key has another version; nothing was done.",
+    413: "The value is, or would become, too long; nothing was done.",
+    414: "The key is too long; nothing was done.",
+    415: "The body's type is not taken.",
+    421: "The request was addressed to a name that is not this node's.",
+    428: "An action needs its confirmation.",
+    429: "Too much is under way; nothing was done. Again after `Retry-After`.",
+    503: "Nobody could do it in time; nothing was done. Again after `Retry-After`.",
+    504: "No answer came in time: **it may have been done**, or may yet be.",
+}
+
+
+def schema(name: str) -> Spec:
+    return {"$ref": _SCHEMAS + name}
+
+
+def text_fields(*names: str) -> Spec:
+    """An object of exactly these strings."""
+    return {
+        "type": "object",
+        "required": list(names),
+        "properties": {name: {"type": "string"} for name in names},
+        "additionalProperties": False,
+    }
+
+
+def problems(*statuses: int) -> Spec:
+    """Answers that are problem documents."""
+    return {
+        str(status): {
+            "description": f"{TITLES[status]}. {WHY[status]}",
+            "content": {MEDIA_TYPE: {"schema": schema("Problem")}},
+        }
+        for status in statuses
+    }
+
+
+def parameter(place: str, name: str, description: str, value: Spec, **more: Any) -> Spec:
+    return {"in": place, "name": name, "description": description, "schema": value, **more}
+
+
+KEY: Final = parameter(
+    "path",
+    "key",
+    f"the rest of the raw path, percent-decoded once: 1 to {KEY_BYTES_MAX} bytes, `/` and all",
+    {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX // 4},
+    required=True,
+)
+TIMEOUT: Final = parameter(
+    "query",
+    "timeout",
+    "seconds that it may take; 10 where not given",
+    {"type": "number", "minimum": TIMEOUT_SECONDS_MIN, "maximum": TIMEOUT_SECONDS_MAX},
+)
+CONSISTENCY: Final = parameter(
+    "query",
+    "consistency",
+    "`linearizable`: all that was acknowledged before; `spread`: the same, from any replica; "
+    "`stale`: from any replica by itself, at most `max_age` old",
+    {"type": "string", "enum": [one.value for one in Consistency]},
+)
+MAX_AGE: Final = parameter(
+    "query",
+    "max_age",
+    "seconds; how old a stale answer may be, 10 where not given",
+    {"type": "number", "minimum": 0, "maximum": min(9999, STALE_SECONDS_MAX)},
+)
+SESSION: Final = parameter(
+    "header",
+    "Shardkv-Session",
+    "`new`, or the token of an earlier answer: reads show at least what the session has seen",
+    {"type": "string"},
+)
+IF_MATCH: Final = parameter(
+    "header", "If-Match", 'do it only at this version: `"3"`', {"type": "string"}
+)
+IF_NONE_MATCH: Final = parameter(
+    "header", "If-None-Match", "`*`: write only if the key is absent", {"type": "string"}
+)
+KNOWN: Final = parameter(
+    "header", "If-None-Match", "versions that the client has: 304 if one is it", {"type": "string"}
+)
+
+ETAG: Final[Spec] = {"ETag": {"description": "the key's version", "schema": {"type": "string"}}}
+_BYTES: Final[Spec] = {"schema": {"type": "string", "format": "binary"}}
+
+
+def value_body() -> Spec:
+    return {
+        "required": True,
+        "content": {
+            JSON: {"schema": schema("PutRequest")},
+            OCTETS: {
+                "schema": {"type": "string", "format": "binary", "maxLength": VALUE_BYTES_MAX}
+            },
+        },
+    }
+
+
+def done(name: str, description: str, *, raw: str = "204") -> Spec:
+    """200 with a JSON document, or 204 (raw: 200) for octets."""
+    answers: Spec = {
+        "200": {
+            "description": description,
+            "headers": ETAG,
+            "content": {JSON: {"schema": schema(name)}},
+        }
+    }
+    if raw == "200":
+        answers["200"]["content"][OCTETS] = _BYTES
+    else:
+        answers["204"] = {"description": f"{description} Asked for as octets.", "headers": ETAG}
+    return answers
+
+
+def plain(description: str) -> Spec:
+    return {
+        "200": {
+            "description": description,
+            "headers": ETAG,
+            "content": {TEXT: {"schema": {"type": "string"}}},
+        }
+    }
+
+
+def document(name: str, description: str, status: int = 200) -> Spec:
+    return {
+        str(status): {
+            "description": description,
+            "content": {JSON: {"schema": schema(name)}},
+        }
+    }
+
+
+_READ: Final = (400, 404, 406, 414, 421, 429, 503)
+_WRITE: Final = (400, 403, 406, 408, 412, 413, 414, 415, 421, 429, 503, 504)
+
+GET_KEY: Final[Spec] = {
+    "parameters": [KEY, CONSISTENCY, MAX_AGE, TIMEOUT, SESSION, KNOWN],
+    "responses": {
+        **done("Pair", "The key's value.", raw="200"),
+        "304": {"description": "The client has this version."},
+        **problems(*_READ),
+    },
+}
+PUT_KEY: Final[Spec] = {
+    "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH, IF_NONE_MATCH],
+    "requestBody": value_body(),
+    "responses": {**done("PutAnswer", "Written."), **problems(*_WRITE, 409)},
+}
+APPEND_KEY: Final[Spec] = {
+    "parameters": [KEY, TIMEOUT, SESSION],
+    "requestBody": value_body(),
+    "responses": {**done("KeyAnswer", "Appended."), **problems(*_WRITE, 409)},
+}
+DELETE_KEY: Final[Spec] = {
+    "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH],
+    "responses": {
+        **done("KeyAnswer", "The key is absent now."),
+        **problems(400, 403, 406, 412, 414, 421, 429, 503, 504),
+    },
+}
+_QUERY_KEY: Final = {**KEY, "in": "query", "description": "the key"}
+OLD_GET: Final[Spec] = {
+    "parameters": [_QUERY_KEY, CONSISTENCY, MAX_AGE, TIMEOUT],
+    "responses": {**plain("The key's value."), **problems(*_READ)},
+}
+OLD_SET: Final[Spec] = {
+    "parameters": [
+        _QUERY_KEY,
+        parameter("query", "value", "the value", {"type": "string"}, required=True),
+        TIMEOUT,
+    ],
+    "responses": {**plain("Written: `OK`."), **problems(400, 403, 413, 414, 421, 429, 503, 504)},
+}
+
+_OPEN: Final[Spec] = {"type": "object", "additionalProperties": True}
+COMPONENTS: Final[Mapping[str, Spec]] = {
+    "Problem": PROBLEM,
+    "PutRequest": text_fields("value"),
+    "Pair": text_fields("key", "value"),
+    "PutAnswer": {
+        **text_fields("key", "value", "message"),
+        "required": ["key", "message"],
+    },
+    "KeyAnswer": text_fields("key", "message"),
+    "Health": {
+        "type": "object",
+        "required": ["status", "node", "reasons"],
+        "properties": {
+            "status": {"enum": ["healthy", "unhealthy"]},
+            "node": {"type": "string"},
+            "reasons": {"type": "array", "items": {"type": "string"}},
+        },
+        "additionalProperties": False,
+    },
+    "Status": {
+        "type": "object",
+        "required": ["node", "cluster", "version", "state", "ready", "config", "groups"],
+        "properties": {
+            "node": {"type": "string"},
+            "cluster": {"type": "string"},
+            "version": {"type": "string"},
+            "state": {"enum": ["starting", "running", "stopping"]},
+            "ready": {"type": "boolean"},
+            "config": {"type": "integer"},
+            "groups": {"type": "array", "items": _OPEN},
+        },
+        "additionalProperties": True,
+    },
+}

@@ -1,0 +1,101 @@
+"""What a node has done since it started: plain numbers, counted a frame at a time.
+
+`Meter` is on the path of every request, so it does next to nothing there; who wants to look reads
+the numbers. `NodeLoad` is how a node tells them to another (`admin.load`), which draws the rates.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+LOAD: Final = "admin.load"
+
+LATENCY_BOUNDS_US: Final = (
+    250, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000, 100_000, 250_000,
+    500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+)  # fmt: skip
+"""Upper bounds of the buckets, in microseconds; one more bucket takes what is longer."""
+
+
+class Histogram:
+    """How many took how long. An observation is one search and two additions."""
+
+    __slots__ = ("buckets", "total_us")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(LATENCY_BOUNDS_US) + 1)
+        self.total_us = 0
+
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """`times` things took `seconds` each."""
+        micros = int(seconds * 1_000_000)
+        self.buckets[bisect_left(LATENCY_BOUNDS_US, micros)] += times
+        self.total_us += micros * times
+
+    @property
+    def count(self) -> int:
+        return sum(self.buckets)
+
+
+class Meter:
+    """What a node counts.
+
+    Args:
+        clock: Seconds that only go forward. The loop's clock is too coarse for what is done within
+            one turn of it; the simulator has no other.
+    """
+
+    __slots__ = ("apply", "clock", "operations", "reads", "rejected", "writes")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.reads = Histogram()
+        """Frames of clients that hold reads only, an observation an operation."""
+        self.writes = Histogram()
+        """Frames of clients that hold a write."""
+        self.apply = Histogram()
+        """Batches of committed entries, applied."""
+        self.operations = [0, 0]  # reads, writes
+        self.rejected: dict[str, int] = {}
+
+    def answered(self, reads: int, writes: int, begun: float) -> None:
+        """A client's frame was answered; `begun` is the clock's time when it came."""
+        seconds = self.clock() - begun
+        self.operations[0] += reads
+        self.operations[1] += writes
+        (self.writes if writes else self.reads).observe(seconds, reads + writes)
+
+    def reject(self, why: str, operations: int = 1) -> None:
+        """Operations that were turned away before anything was done."""
+        self.rejected[why] = self.rejected.get(why, 0) + operations
+
+
+class NodeLoad(NamedTuple):
+    """A node's numbers, as `admin.load` answers. All but `waiting` only grow while it lives."""
+
+    boot: int  # of the process; the numbers begin anew with each
+    reads: int
+    writes: int
+    rejected: int
+    read_buckets: tuple[int, ...]
+    write_buckets: tuple[int, ...]
+    waiting: int  # operations of clients in flight on this node now
+    http_requests: int
+    http_errors: int  # answered with 500 or more
+
+
+def percentile_ms(before: tuple[int, ...], now: tuple[int, ...], share: float) -> float | None:
+    """The bound below which `share` of what was added between two looks lies, in milliseconds.
+
+    None when nothing was added. What is past the last bound counts as the last bound.
+    """
+    added = [b - a for a, b in zip(before, now, strict=True)]
+    total = sum(added)
+    if total <= 0:
+        return None
+    rank, seen = share * total, 0
+    for bound, count in zip((*LATENCY_BOUNDS_US, LATENCY_BOUNDS_US[-1]), added, strict=True):
+        seen += count
+        if seen >= rank:
+            return bound / 1000
+    return LATENCY_BOUNDS_US[-1] / 1000
