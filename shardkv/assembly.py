@@ -116,6 +116,7 @@ class Assembly:
             return
         machine = self._new_machine(gid, self.nshards)
         rsm = GroupStateMachine(machine)
+        rsm.meter = self.service.meter
         replica = await self.host.start_replica(gid, rsm)
         rsm.attach(replica)
         server = GroupServer(replica, rsm, machine, self.feed, self._routing)

@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from raft.errors import NotLeader, OutcomeUnknown, Overloaded, RaftError, ReplicaStopped
+from raft.ports import Rows
 from raft.replica import Replica
 from raft.rsm import ReplicatedStateMachine
-from raft.types import GroupId
+from raft.types import Entry, GroupId
 from shardkv import copies
 from shardkv.commands import Chunk, Mutation, Op, OpenSession
 from shardkv.feed import ConfigFeed
 from shardkv.limits import FRAME_BYTES_MAX
+from shardkv.load import Meter
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.protocol import Frame, Get, Leader, Operation, Reply, Result, Status, Trouble
@@ -34,6 +36,15 @@ class GroupStateMachine(ReplicatedStateMachine):
     def __init__(self, machine: StoreMachine) -> None:
         super().__init__(machine)
         self.on_change: Callable[[], None] | None = None
+        self.meter: Meter | None = None
+
+    def apply(self, entries: Sequence[Entry], rows: Rows) -> None:
+        if self.meter is None:
+            super().apply(entries, rows)
+            return
+        begun = self.meter.clock()
+        super().apply(entries, rows)
+        self.meter.apply.observe(self.meter.clock() - begun)
 
     def leadership_changed(self, leads: bool) -> None:
         super().leadership_changed(leads)
