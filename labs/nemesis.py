@@ -106,9 +106,9 @@ class Nemesis:
                 await self._wait_for_some(until)
 
     async def _wait_for_some(self, until: float) -> None:
-        """For what is under way, but not for one that lasts beyond the end."""
+        """For what is under way, but not for one that lasts long."""
         left = until - asyncio.get_running_loop().time()
-        await asyncio.wait(self._under_way, timeout=max(left, 0.0))
+        await asyncio.wait(self._under_way, timeout=max(min(left, self._arena.lasts()), 0.0))
 
     async def heal(self, core: set[str] | None = None) -> None:
         """End every fault; nodes out of `core` (None: all are in) go down and stay so."""

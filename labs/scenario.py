@@ -20,7 +20,7 @@ order (swarm testing, Groce et al., ISSTA 2012).
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -34,6 +34,7 @@ from labs.linearizability import NotLinearizable, Undecided, judge_list, judge_r
 from labs.nemesis import FAULTS, RARE, RARE_FAULTS, Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
+from labs.points import Points
 from labs.topology import Topology, custom, drawn, topology
 from labs.workload import Workload, WorkloadConfig
 from raft.types import GroupId
@@ -151,7 +152,10 @@ class Scenario:
         loop.skew({name: rng.uniform(1 - DRIFT_MAX, 1 + DRIFT_MAX) for name in names})
 
     async def play(self) -> Outcome:
-        with turned(self.knobs):
+        self.points = Points(self._cluster, self._chance.rng("points"))
+        self.points.on = False  # until the cluster stands
+        points = self.points.put_in() if "points" in self.faults else nullcontext()
+        with turned(self.knobs), points:
             return await self._play()
 
     async def _play(self) -> Outcome:
@@ -183,12 +187,14 @@ class Scenario:
             election_seconds=self._longest,
             acknowledged=lambda: sum(one.happened is True for one in self.history.operations),
         )
+        self.points.on = True
         maintaining = asyncio.ensure_future(operator.maintain())
         asking = asyncio.ensure_future(workload.run())
         striking = asyncio.ensure_future(nemesis.strike(config.seconds))
         changing = [one.change(config.seconds, config.change_pause_max) for one in operators]
         await asyncio.gather(striking, *changing)
         workload.stop()
+        self.points.on = False
         core = self._core()
         operator.lost = set() if core is None else set(cluster.nodes) - core
         await nemesis.heal(core)

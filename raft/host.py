@@ -111,6 +111,11 @@ class Host:
         """The replicas on this node's disk, started or not."""
         return self._log_store.replicas()
 
+    @property
+    def boot(self) -> int:
+        """A number that no earlier life of this node on this directory used."""
+        return self._boot
+
     def log_bytes(self, gid: GroupId) -> int:
         """What a group's log holds here, in bytes; framing not counted."""
         return self._log_store.bytes(gid)

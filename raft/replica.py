@@ -108,6 +108,8 @@ class Replica:
         self._last_save: asyncio.Future[None] | None = None
         self._hard_state_save: asyncio.Future[None] | None = None
         self._led = False
+        self.times_led = 0
+        """How often this replica became the leader in this life."""
         self._learned: dict[ReplicaId, str] = {}  # addresses that frames came from
         self._addresses: dict[ReplicaId, str] = {}  # addresses that the membership names
         self._addresses_of: Membership | None = None
@@ -155,6 +157,11 @@ class Replica:
         """How many seconds ago, at most, what is applied here was everything that anybody had been
         told of; infinite when that is not known. See `raft/freshness.py`."""
         return self._freshness.age(self._loop.time())
+
+    @property
+    def installing(self) -> bool:
+        """Whether a snapshot is taking the place of this replica's state."""
+        return self._installing is not None or self._receiver.staged is not None
 
     @property
     def snapshot_floor(self) -> Index | None:

@@ -14,7 +14,7 @@ from labrpc.transport import Address, Transport
 from raft.errors import ReplicaStopped
 from raft.host import Host
 from raft.rsm import ReplicatedStateMachine
-from raft.types import GroupId
+from raft.types import GroupId, GroupUuid
 from shardctrler.client import ControllerClient
 from shardctrler.machine import ControllerMachine
 from shardctrler.server import ControllerServer
@@ -27,6 +27,7 @@ from shardkv.handover import Handover, RateLimit
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.read_service import ReadService
+from shardkv.recovery_service import RecoveryService
 from shardkv.reporter import Reporter
 from shardkv.routing import Routing, SlotRouting
 from shardkv.rows import ShardRecord
@@ -82,6 +83,7 @@ class Assembly:
         self.reads = ReadService(transport, self.service)
         self.controller: ControllerServer | None = None
         self.backups = BackupService(host, self, rng)
+        self.recovery = RecoveryService(host, self, self.client, self.feed, host.boot)
         self._controller_rsm: ReplicatedStateMachine | None = None
         self.groups: dict[GroupId, _Group] = {}
         self.roomy: Callable[[], bool] = lambda: True
@@ -105,6 +107,7 @@ class Assembly:
         for record in records:
             await self.start(record.gid)
         self.backups.serve(self.transport)
+        self.recovery.serve(self.transport)
         self.feed.start()
         self._reporter.start()
 
@@ -115,6 +118,7 @@ class Assembly:
             return
         machine = self._new_machine(gid, self.nshards)
         rsm = GroupStateMachine(machine)
+        rsm.meter = self.service.meter
         replica = await self.host.start_replica(gid, rsm)
         rsm.attach(replica)
         server = GroupServer(replica, rsm, machine, self.feed, self._routing)
@@ -133,6 +137,17 @@ class Assembly:
 
     async def retire(self, gid: GroupId) -> None:
         """Stop a replica that its group has removed for ever, and delete it, durably."""
+        await self._stop(gid)
+        await self.host.drop_replica(gid)
+
+    async def rebirth(self, gid: GroupId, uuid: GroupUuid) -> None:
+        """See `shardkv.recovery_service.Groups`."""
+        await self._stop(gid)
+        await self.host.rebirth(gid, uuid)
+        await self.start(gid)
+
+    async def _stop(self, gid: GroupId) -> None:
+        """End what runs above a replica."""
         if gid == CONTROLLER and self.controller is not None:
             controller, self.controller = self.controller, None
             self._controller_rsm = None
@@ -142,13 +157,13 @@ class Assembly:
         self.service.groups.pop(gid, None)
         if group is not None:
             await group.handover.close()
-        await self.host.drop_replica(gid)
 
     async def close(self) -> None:
         """Stop what runs above the replicas; the replicas themselves stay the host's."""
         self.backups.close()
         await asyncio.gather(
             self._reporter.close(),
+            self.recovery.close(),
             self.feed.close(),
             *[group.handover.close() for group in self.groups.values()],
         )

@@ -63,10 +63,12 @@ class RateLimit:
 
     def __init__(self, bytes_per_second: float = COPY_BYTES_PER_SECOND) -> None:
         self._rate = bytes_per_second
+        self.taken = 0  # bytes, since the start
         self._free_at = 0.0  # loop seconds at which what was taken so far is paid for
 
     def charge(self, size: int) -> float:
         """Book `size` bytes that came; returns how long to wait for one's turn, in seconds."""
+        self.taken += size
         now = asyncio.get_running_loop().time()
         wait = self._free_at - now
         self._free_at = max(self._free_at, now) + size / self._rate

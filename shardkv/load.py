@@ -4,37 +4,12 @@
 the numbers. `NodeLoad` is how a node tells them to another (`admin.load`), which draws the rates.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from raft.histogram import BOUNDS_US, Histogram
+
 LOAD: Final = "admin.load"
-
-LATENCY_BOUNDS_US: Final = (
-    250, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000, 100_000, 250_000,
-    500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
-)  # fmt: skip
-"""Upper bounds of the buckets, in microseconds; one more bucket takes what is longer."""
-
-
-class Histogram:
-    """How many took how long. An observation is one search and two additions."""
-
-    __slots__ = ("buckets", "total_us")
-
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(LATENCY_BOUNDS_US) + 1)
-        self.total_us = 0
-
-    def observe(self, seconds: float, times: int = 1) -> None:
-        """`times` things took `seconds` each."""
-        micros = int(seconds * 1_000_000)
-        self.buckets[bisect_left(LATENCY_BOUNDS_US, micros)] += times
-        self.total_us += micros * times
-
-    @property
-    def count(self) -> int:
-        return sum(self.buckets)
 
 
 class Meter:
@@ -94,8 +69,8 @@ def percentile_ms(before: tuple[int, ...], now: tuple[int, ...], share: float) -
     if total <= 0:
         return None
     rank, seen = share * total, 0
-    for bound, count in zip((*LATENCY_BOUNDS_US, LATENCY_BOUNDS_US[-1]), added, strict=True):
+    for bound, count in zip((*BOUNDS_US, BOUNDS_US[-1]), added, strict=True):
         seen += count
         if seen >= rank:
             return bound / 1000
-    return LATENCY_BOUNDS_US[-1] / 1000
+    return BOUNDS_US[-1] / 1000

@@ -64,9 +64,13 @@ class ReadService:
     ) -> bytes:
         service = self._service
         if not service.has_room(operations):
+            service.meter.reject("node_full", operations)
             return busy
         service.operations += operations
+        begun = service.meter.clock()
         try:
-            return await answer()
+            reply = await answer()
+            service.meter.answered(operations, 0, begun)
+            return reply
         finally:
             service.operations -= operations

@@ -61,14 +61,14 @@ class Reporter:
             await self._client.register_node(self._host.node, self._addresses)
         for gid, replica in list(self._host.replicas.items()):
             known = directory.groups.get(gid)
-            if known is None or not replica.leads:
+            if known is None or not replica.leads or known.uuid != replica.record.uuid:
                 continue
             version = replica.core.log.membership_index
             if version > replica.core.commit or version <= known.version:
                 continue  # it may be undone yet, or is no news
             members = self._members(gid, replica, directory)
             if {member.node for member in known.members} != {member.node for member in members}:
-                await self._client.update_members(gid, version, members)
+                await self._client.update_members(gid, version, members, uuid=replica.record.uuid)
 
     def _members(
         self, gid: GroupId, replica: Replica, directory: Directory

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from raft.errors import NotLeader, OutcomeUnknown, Overloaded, RaftError, ReplicaStopped
+from raft.ports import Rows
 from raft.replica import Replica
 from raft.rsm import ReplicatedStateMachine
-from raft.types import GroupId
+from raft.types import Entry, GroupId
 from shardctrler.types import ShardId
 from shardkv import copies
 from shardkv.commands import Mutation, Op, OpenSession
@@ -23,6 +24,7 @@ from shardkv.feed import ConfigFeed
 from shardkv.giving import Giver
 from shardkv.holding import Holds
 from shardkv.limits import FRAME_BYTES_MAX
+from shardkv.load import Meter
 from shardkv.machine import StoreMachine
 from shardkv.protocol import Frame, Get, Leader, Operation, Proposal, Reply, Result, Status, Trouble
 from shardkv.routing import Routing
@@ -38,6 +40,15 @@ class GroupStateMachine(ReplicatedStateMachine):
     def __init__(self, machine: StoreMachine) -> None:
         super().__init__(machine)
         self.on_change: Callable[[], None] | None = None
+        self.meter: Meter | None = None
+
+    def apply(self, entries: Sequence[Entry], rows: Rows) -> None:
+        if self.meter is None:
+            super().apply(entries, rows)
+            return
+        begun = self.meter.clock()
+        super().apply(entries, rows)
+        self.meter.apply.observe(self.meter.clock() - begun)
 
     def leadership_changed(self, leads: bool) -> None:
         super().leadership_changed(leads)

@@ -1,5 +1,6 @@
 """What a node answers about the store, for all groups that it has replicas of."""
 
+import asyncio
 from typing import Final
 
 from labrpc.errors import Refused
@@ -7,9 +8,11 @@ from labrpc.transport import Transport
 from raft.types import GroupId
 from shardkv import copies
 from shardkv.limits import NODE_OPERATIONS_MAX
+from shardkv.load import Meter
 from shardkv.protocol import (
     KV,
     BadFrame,
+    Get,
     Reply,
     Status,
     decode_frame,
@@ -32,6 +35,7 @@ class StoreService:
     def __init__(self, transport: Transport, *, operations_max: int = NODE_OPERATIONS_MAX) -> None:
         self.groups: dict[GroupId, GroupServer] = {}
         self.operations = 0  # in flight
+        self.meter = Meter(asyncio.get_running_loop().time)
         self._operations_max = operations_max
         transport.serve(KV, self.kv)
         transport.serve(copies.PULL, self.pull)
@@ -52,10 +56,16 @@ class StoreService:
             return encode_reply(Reply(Status.NO_SUCH_GROUP))
         size = len(frame.operations)
         if not self.has_room(size):
+            self.meter.reject("node_full", size)
             return encode_reply(Reply(Status.BUSY, server.machine.number))
         self.operations += size
+        begun = self.meter.clock()
         try:
-            return encode_reply(await server.answer(frame))
+            reply = await server.answer(frame)
+            if reply.status is Status.ANSWERED:
+                reads = sum([type(operation) is Get for operation in frame.operations])
+                self.meter.answered(reads, size - reads, begun)
+            return encode_reply(reply)
         finally:
             self.operations -= size
 

@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from time import perf_counter
 from typing import Final, NoReturn
 
 import plyvel
 
 from raft.disk.records import START_AGAIN
 from raft.errors import DataInUse, DataUnusable, StorageFailed
+from raft.histogram import Histogram
 from raft.ports import Write
 
 OWNER: Final = "OWNER"
@@ -139,6 +141,8 @@ class LevelDB:
         self._flush: asyncio.Future[None] | None = None  # under way
         self._flush_next: asyncio.Future[None] | None = None  # begins after it
         self._idle: asyncio.Future[None] | None = None  # `close` waits for it
+        self.syncs: Final = Histogram()
+        """How long the thread's synced batches took."""
 
     # Opening
 
@@ -306,7 +310,12 @@ class LevelDB:
                     delete(key)
                 else:
                     put(key, value)
+        if not sync:
+            joined.write()
+            return
+        begun = perf_counter()
         joined.write()
+        self.syncs.observe(perf_counter() - begun)
 
     def _synced(self, error: BaseException | None) -> None:
         done, self._under_way = self._under_way, []

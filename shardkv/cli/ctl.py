@@ -15,6 +15,8 @@ COMMANDS: Final = {
     "replace": ("shardkv.cli.replicas:replace", "Move a node's replicas to another node."),
     "add-replica": ("shardkv.cli.replicas:add_replica", "Give a group one replica more."),
     "remove-replica": ("shardkv.cli.replicas:remove_replica", "Take a replica out of a group."),
+    "plan": ("shardkv.cli.plan:plan", "Show what the cluster does next to mend itself, and why."),
+    "explain": ("shardkv.cli.plan:explain", "Say where a shard, group or node is, and why so."),
     "transfer": ("shardkv.cli.replicas:transfer", "Let a node lead a group."),
 }
 """Name, where it lives, and its line in the list; nothing is imported to print the list."""

@@ -15,7 +15,9 @@ from rich.text import Text
 from labrpc.errors import RpcError
 from shardkv.admin import NodeStatus, ReplicaStatus, ShardStatus
 from shardkv.cli.finding import Request, print_json, run, talks
+from shardkv.cli.plan import health_json, health_report, health_words
 from shardkv.cli.reaching import Reached, reach, statuses
+from shardkv.healing_beats import HealthReport
 from shardkv.text import shown
 
 WATCH_SECONDS: Final = 1.0
@@ -86,13 +88,18 @@ async def _look(reached: Reached) -> "Picture":
         for _, client in status.known
     }
     others = sorted(named - seen.keys())
-    return Picture(seen | await statuses(reached.transport, others))
+    seen |= await statuses(reached.transport, others)
+    answered = {s.node: s for s in seen.values() if isinstance(s, NodeStatus)}
+    return Picture(seen, await health_report(reached.transport, answered))
 
 
 class Picture:
     """What all nodes said at one moment."""
 
-    def __init__(self, seen: Mapping[str, NodeStatus | RpcError]) -> None:
+    def __init__(
+        self, seen: Mapping[str, NodeStatus | RpcError], report: HealthReport | None = None
+    ) -> None:
+        self.report = report
         self.nodes = sorted(
             (status for status in seen.values() if isinstance(status, NodeStatus)),
             key=lambda status: (len(status.node), status.node),
@@ -155,6 +162,7 @@ class Picture:
                 for node in self.nodes
             ],
             "silent": self.silent,
+            "healing": health_json(self.report) if self.report is not None else None,
             "groups": [self._group_json(gid) for gid in self.gids],
         }
 
@@ -211,13 +219,14 @@ class Picture:
 
     def _node_table(self) -> Table:
         table = Table(title="nodes", title_justify="left", box=None, pad_edge=False)
-        for column in ("node", "state", "client", "pid", "up", "version", "leads"):
+        for column in ("node", "state", "health", "client", "pid", "up", "version", "leads"):
             table.add_column(column, no_wrap=True)
         for node in self.nodes:
             leads = [str(replica.gid) for replica in node.replicas if replica.leads]
             table.add_row(
                 node.node,
                 node.state,
+                self._health(node.node),
                 node.client,
                 str(node.pid),
                 _duration(node.uptime_ms // 1000),
@@ -225,8 +234,12 @@ class Picture:
                 " ".join(leads),
             )
         for name, reason in self.silent.items():
-            table.add_row(name, "[red]silent[/red]", Text(shown(reason)))
+            table.add_row(name, "[red]silent[/red]", self._health(name), Text(shown(reason)))
         return table
+
+    def _health(self, node: str) -> str:
+        """How the controller's leader sees a node, and when it heard it last."""
+        return health_words(self.report, node) if self.report is not None else "unknown"
 
     def _group_table(self) -> Table:
         table = Table(title="\ngroups", title_justify="left", box=None, pad_edge=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from shardkv.load import Histogram
+from raft.histogram import Histogram
 
 
 class HttpMeasures:

@@ -43,7 +43,7 @@ def test_every_id_that_is_printed_is_defined_and_the_other_way_round() -> None:
 
 
 def test_every_required_probe_is_counted_somewhere() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "labs").glob("*.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "labs").rglob("*.py"))
 
     for probe in REQUIRED_PROBES:
         assert text.count(probe.removeprefix("unknown outcome that ")) >= 2, probe
