@@ -173,6 +173,11 @@ class RaftInvariants:
         running = [life.replica.core.membership for life in self._lives.values()]
         return running + list(self._left.values())
 
+    @property
+    def applied_anywhere(self) -> Index:
+        """The highest index that any replica ever applied."""
+        return Index(len(self._canonical) - 1)
+
     def term_of(self, index: Index) -> Term:
         """The term of a committed entry."""
         return self._canonical[index][0] if index < len(self._canonical) else NO_TERM

@@ -19,6 +19,7 @@ from labrpc.transport import Address
 from labs.checkers import NodeCourier, RaftInvariants, watch_drive
 from labs.observer import Observer
 from labs.store_invariants import StoreInvariants, WatchedMachine
+from labs.weaker_reads import watch_barriers
 from raft.config import RaftConfig
 from raft.courier import FrameCourier
 from raft.disk.log_store import LogStore, NodeIdentity, ReplicaRecord
@@ -58,6 +59,7 @@ class WatchedHost(Host):
         watcher = self.watchers[gid]
         replica = await super().start_replica(gid, watcher.machine(self.node, machine))
         watcher.started(self.node, replica)
+        watch_barriers(watcher, self.node, replica)
         return replica
 
     def _wake(self, replica: Replica) -> None:

@@ -36,6 +36,7 @@ from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
 from labs.points import Points
 from labs.topology import Topology, custom, drawn, topology
+from labs.weaker_reads import WeakerReads
 from labs.workload import Workload, WorkloadConfig
 from raft.types import GroupId
 from shardctrler.client import ControllerClient
@@ -174,6 +175,15 @@ class Scenario:
             cluster.oracle,
             deadline=self._deadline if "deadlines" in self.faults else None,
         )
+        readers = [cluster.client() for _ in range(config.workload.readers)]
+        weaker = WeakerReads(
+            [clerk for clerk, _ in readers],
+            chance.rng("weaker reads"),
+            config.workload,
+            self.history,
+            cluster.oracle,
+            first_client=len(pairs),
+        )
         operator = Operator(cluster, admin, list(self.faults), chance.rng("changes"))
         operators = [operator]
         if "two-admins" in self.faults:
@@ -189,11 +199,12 @@ class Scenario:
         )
         self.points.on = True
         maintaining = asyncio.ensure_future(operator.maintain())
-        asking = asyncio.ensure_future(workload.run())
+        asking = asyncio.gather(workload.run(), weaker.run())
         striking = asyncio.ensure_future(nemesis.strike(config.seconds))
         changing = [one.change(config.seconds, config.change_pause_max) for one in operators]
         await asyncio.gather(striking, *changing)
         workload.stop()
+        weaker.stop()
         self.points.on = False
         core = self._core()
         operator.lost = set() if core is None else set(cluster.nodes) - core
@@ -206,7 +217,7 @@ class Scenario:
         maintaining.cancel()
         await self._judge(workload)
         configs = (await admin.newest()).config.number
-        for clerk, controller in pairs:
+        for clerk, controller in pairs + readers:
             await clerk.close()
             await controller.close()
         return self._outcome(rest_seconds, configs, nemesis.crashes)

@@ -19,7 +19,7 @@ it, and costs O(1), but for the freeze and the install of a shard, which are has
 - C7  every operation ends within its deadline and an election's time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -129,6 +129,10 @@ class StoreInvariants:
     @property
     def applied(self) -> dict[GroupId, Index]:
         return {gid: Index(group.at[0]) for gid, group in self._groups.items()}
+
+    def states(self, key: bytes) -> Sequence[State]:
+        """What the key was and is, in canonical order; the first is absent from the beginning."""
+        return self._keys.setdefault(key, _Key()).states
 
     def leaving(self) -> int:
         """How many shards nobody serves now."""

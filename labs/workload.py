@@ -13,6 +13,7 @@ from labs.history import History, Kind, Operation
 from labs.store_invariants import StoreInvariants
 from shardkv.clerk import Clerk
 from shardkv.errors import OutcomeUnknown, Unavailable
+from shardkv.tokens import ReadSession
 
 SEPARATOR: Final = b" "
 
@@ -32,6 +33,8 @@ class WorkloadConfig:
     """The share of operations that write."""
     deletes: float = 0.15
     """The share of a register's writes that delete it."""
+    readers: int = 2
+    """Clients beside them that read from any replica, keep sessions and list."""
 
 
 class Workload:
@@ -42,6 +45,7 @@ class Workload:
         rng: What is asked; nothing else draws from it.
         witness: Told of each operation's begin and end.
         deadline: Draws each operation's time in seconds; None: as the config says.
+        first_client: The number of the first client in the history.
     """
 
     def __init__(
@@ -53,7 +57,9 @@ class Workload:
         witness: StoreInvariants | None = None,
         *,
         deadline: Callable[[Random], float] | None = None,
+        first_client: int = 0,
     ) -> None:
+        self.first_client = first_client
         self._deadline = deadline
         self._witness = witness
         self._clerks = clerks
@@ -100,34 +106,55 @@ class Workload:
         return (Kind.DELETE if deletes else Kind.PUT), rng.choice(self.registers)
 
     async def ask(
-        self, client: int, kind: Kind, key: bytes, value: bytes | None, timeout: float | None = None
+        self,
+        client: int,
+        kind: Kind,
+        key: bytes,
+        value: bytes | None,
+        timeout: float | None = None,
+        *,
+        consistency: str = "linearizable",
+        session: ReadSession | None = None,
     ) -> Operation:
         """One operation, recorded with what became of it."""
         loop = asyncio.get_running_loop()
         clerk = self._clerks[client]
         seconds = self._config.timeout if timeout is None else timeout
-        operation = self._history.begin(client, kind, key, value, loop.time())
+        operation = self._history.begin(self.first_client + client, kind, key, value, loop.time())
         witness = self._witness
         told = witness.called(operation) if witness is not None else 0
         try:
-            await self._carry_out(clerk, operation, seconds)
+            await self._carry_out(clerk, operation, seconds, consistency, session)
         finally:
             if witness is not None:
                 witness.ended(operation, told, operation.began + seconds)
         return operation
 
-    async def _carry_out(self, clerk: Clerk, operation: Operation, seconds: float) -> None:
+    async def _carry_out(
+        self,
+        clerk: Clerk,
+        operation: Operation,
+        seconds: float,
+        consistency: str,
+        session: ReadSession | None,
+    ) -> None:
         kind, key, value = operation.kind, operation.key, operation.value
         try:
             match kind:
                 case Kind.GET:
-                    operation.value, operation.version = await clerk.get_row(key, timeout=seconds)
+                    operation.value, operation.version = await clerk.get_row(
+                        key, consistency=consistency, session=session, timeout=seconds
+                    )
                 case Kind.PUT:
-                    operation.version = await clerk.put(key, value or b"", timeout=seconds)
+                    operation.version = await clerk.put(
+                        key, value or b"", session=session, timeout=seconds
+                    )
                 case Kind.APPEND:
-                    operation.version = await clerk.append(key, value or b"", timeout=seconds)
+                    operation.version = await clerk.append(
+                        key, value or b"", session=session, timeout=seconds
+                    )
                 case Kind.DELETE:
-                    await clerk.delete(key, timeout=seconds)
+                    await clerk.delete(key, session=session, timeout=seconds)
         except OutcomeUnknown:
             return  # it has no end
         except Unavailable:
