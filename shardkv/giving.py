@@ -12,7 +12,7 @@ All of this is memory of one leader. A new one begins anew: that costs rounds, a
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from raft.errors import RaftError
 from raft.replica import Replica
@@ -77,14 +77,23 @@ class Pace:
 
 
 class Giver:
-    """Gives out the shards that leave one group, from this replica."""
+    """Gives out the shards that leave one group, from this replica.
+
+    Args:
+        frozen: Called when a shard was frozen: there is something to do for who leads.
+    """
 
     def __init__(
-        self, replica: Replica, rsm: ReplicatedStateMachine, machine: StoreMachine
+        self,
+        replica: Replica,
+        rsm: ReplicatedStateMachine,
+        machine: StoreMachine,
+        frozen: Callable[[], None],
     ) -> None:
         self._replica = replica
         self._rsm = rsm
         self._machine = machine
+        self._frozen = frozen
         self._paces: dict[tuple[ShardId, CopyId], Pace] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -123,6 +132,7 @@ class Giver:
             await self._rsm.submit(encode(Freeze(shard, request.number, copy_id)))
         except RaftError as error:  # whoever leads is asked again
             log.debug("group %d: shard %d is not frozen: %s", machine.gid, shard, error)
+        self._frozen()
 
     def _pace(self, shard: ShardId, copy_id: CopyId) -> Pace:
         pace = self._paces.get((shard, copy_id))

@@ -52,11 +52,14 @@ class GroupStateMachine(ReplicatedStateMachine):
 
     def leadership_changed(self, leads: bool) -> None:
         super().leadership_changed(leads)
-        if self.on_change is not None:
-            self.on_change()
+        self.changed()
 
     def stopped(self) -> None:
         super().stopped()
+        self.changed()
+
+    def changed(self) -> None:
+        """Something may be due that was not."""
         if self.on_change is not None:
             self.on_change()
 
@@ -87,7 +90,7 @@ class GroupServer:
         """Whether the node's disk has room for what clients write; deletes are taken anyway."""
         self._feed = feed
         self._routing = routing
-        self._giver = Giver(replica, rsm, machine)
+        self._giver = Giver(replica, rsm, machine, rsm.changed)
 
     @property
     def routing(self) -> Routing:

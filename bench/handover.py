@@ -1,0 +1,190 @@
+"""How long does a client see a shard unavailable while it moves, and does it grow with the shard?
+
+Three node processes, two groups of three, fsync on, all on one machine, and a clerk process that
+puts 256-byte values to one shard at a fixed rate whatever becomes of them (an open loop). The shard
+is filled to each size, and moved to and fro. Printed for each size: the longest time that one put
+took during each move (median and worst of the moves), the longest stretch without any answer, the
+same for stretches without a move, and what a move took:
+
+    python bench/handover.py [MiB ...] [--moves 10] [--rate 2000]
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.cluster import cluster
+from labrpc.errors import RpcError
+from labrpc.grpc.transport import GrpcTransport
+from labrpc.transport import Address
+from raft.types import GroupId
+from shardctrler.client import ControllerClient
+from shardctrler.types import ShardId
+from shardkv import admin, aio
+from shardkv.clerk import Clerk
+from shardkv.discovery import find_cluster
+from shardkv.node import loop_factory
+from shardkv.routing import SlotRouting
+
+SHARDS = 64
+TAG = b"{handover}"
+VALUE = os.urandom(256)
+FILLER = os.urandom(1000)
+LOADED_KEYS = 1000
+TICK_SECONDS = 0.005
+SETTLE_SECONDS = 120.0
+REST_SECONDS = 1.0
+
+
+@dataclass
+class Load:
+    """Puts at a fixed rate, and when each began and ended, in seconds."""
+
+    kv: Clerk
+    rate: float
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+    async def run(self) -> None:
+        rng, clock = Random(1), time.perf_counter
+        tasks: dict[asyncio.Task[None], None] = {}
+        begun, sent = clock(), 0
+        while not self.stopped:
+            await asyncio.sleep(TICK_SECONDS)
+            due = int((clock() - begun) * self.rate)
+            for _ in range(due - sent):
+                task = asyncio.ensure_future(self._put(TAG + b"l%d" % rng.randrange(LOADED_KEYS)))
+                tasks[task] = None
+                task.add_done_callback(lambda done: tasks.pop(done))
+            sent = due
+        await asyncio.gather(*tasks)
+
+    async def _put(self, key: bytes) -> None:
+        began = time.perf_counter()
+        try:
+            await self.kv.put(key, VALUE)
+        except Exception as error:
+            self.failures.append(f"{type(error).__name__}: {error}")
+        self.spans.append((began, time.perf_counter()))
+
+    def between(self, begin: float, end: float) -> tuple[float, float, float]:
+        """Of the puts that began in a stretch: the longest one, the longest time without any
+        answer (both in ms), and answers a second."""
+        inside = [span for span in self.spans if begin <= span[0] < end]
+        ends = sorted(span[1] for span in self.spans if begin <= span[1] < end)
+        gaps = [after - before for before, after in pairwise(ends)]
+        longest = max(span[1] - span[0] for span in inside)
+        return longest * 1000, max(gaps) * 1000, len(ends) / (end - begin)
+
+
+class Watch:
+    """Where the shard is, by what the nodes say."""
+
+    def __init__(self, transport: GrpcTransport, endpoints: tuple[str, ...], shard: int) -> None:
+        self._transport, self._endpoints, self._shard = transport, endpoints, shard
+
+    async def phases(self) -> dict[int, str]:
+        """Of each group its phase at the leader."""
+        found = {}
+        for endpoint in self._endpoints:
+            try:
+                body = await self._transport.call(
+                    Address(endpoint), admin.STATUS, admin.encode(admin.Nothing()), timeout=2.0
+                )
+            except RpcError:
+                continue
+            for replica in admin.decode(admin.NodeStatus, body).replicas:
+                if replica.leads and replica.gid:
+                    shard = next((s for s in replica.shards if s.shard == self._shard), None)
+                    found[replica.gid] = "absent" if shard is None else shard.phase
+        return found
+
+    async def settled(self, gid: int) -> None:
+        """Return when the group serves the shard and no other has anything of it."""
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while True:
+                phases = await self.phases()
+                others = [phase for other, phase in phases.items() if other != gid]
+                if phases.get(gid) == "serving" and set(others) == {"absent"}:
+                    return
+                await asyncio.sleep(0.05)
+
+
+async def fill(kv: Clerk, mib: int, filled: int) -> None:
+    """Bring the shard from `filled` to `mib` MiB."""
+    keys = [TAG + b"f%d" % number for number in range(filled * 1024, mib * 1024)]
+    for at in range(0, len(keys), 256):
+        await asyncio.gather(*[kv.put(key, FILLER) for key in keys[at : at + 256]])
+
+
+async def measure(
+    kv: Clerk, control: ControllerClient, watch: Watch, shard: ShardId, moves: int, rate: float
+) -> str:
+    load = Load(kv, rate)
+    loading = asyncio.ensure_future(load.run())
+    await asyncio.sleep(2.0)
+    longest, gaps, took, rates, still = [], [], [], [], []
+    config = (await control.newest()).config
+    gid = config.shards[shard]
+    for _ in range(moves):
+        rest = time.perf_counter()
+        await asyncio.sleep(REST_SECONDS)
+        begun = time.perf_counter()
+        still.append(load.between(rest, begun)[:2])
+        gid = GroupId(3 - gid)
+        await control.move(shard, gid)
+        await watch.settled(gid)
+        took.append(time.perf_counter() - begun)
+        await asyncio.sleep(0.3)
+        put, gap, answered = load.between(begun, time.perf_counter())
+        longest.append(put)
+        gaps.append(gap)
+        rates.append(answered)
+    load.stopped = True
+    await loading
+    if load.failures:
+        print("failures:", len(load.failures), load.failures[0])
+    return (
+        f"longest put of a move: median {median(longest):6.1f} ms, worst {max(longest):6.1f} ms; "
+        f"no answer at all: median {median(gaps):6.1f}, worst {max(gaps):6.1f} ms; "
+        f"at rest: median {median(one[0] for one in still):6.1f}, "
+        f"worst {max(one[0] for one in still):6.1f} ms; "
+        f"a move {median(took):5.2f} s; {median(rates):,.0f} puts/s meanwhile"
+    )
+
+
+async def run(endpoints: tuple[str, ...], sizes: list[int], moves: int, rate: float) -> None:
+    shard = SlotRouting(SHARDS)(TAG)
+    found = await find_cluster(list(endpoints), timeout=30)
+    transport = GrpcTransport(found, "bench")
+    control = ControllerClient(transport, [Address(one) for one in endpoints], Random(2))
+    watch = Watch(transport, endpoints, shard)
+    filled = 0
+    async with aio.connect(endpoints, timeout=60) as kv:
+        await asyncio.gather(*[kv.put(TAG + b"l%d" % n, VALUE) for n in range(LOADED_KEYS)])
+        for mib in sorted(sizes):
+            await fill(kv, mib, filled)
+            filled = mib
+            print(f"{mib:4d} MiB: {await measure(kv, control, watch, shard, moves, rate)}")
+    await control.close()
+    await transport.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sizes", nargs="*", type=int, default=[1, 64])
+    parser.add_argument("--moves", type=int, default=10)
+    parser.add_argument("--rate", type=float, default=2000.0)
+    asked = parser.parse_args()
+    with cluster() as running, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(run(running.endpoints, asked.sizes, asked.moves, asked.rate))
