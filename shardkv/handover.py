@@ -55,6 +55,9 @@ SESSION_IDLE_SECONDS: Final = 1800.0
 SESSION_IDLE_SECONDS_WHEN_FULL: Final = 120.0
 """The same for a shard whose table is three quarters full."""
 
+YIELD_SECONDS_MAX: Final = 0.2
+"""A copy rests after each chunk of rows for as long as the chunk took, up to this."""
+
 _ADVANCE: Final = ShardId(-1)
 
 
@@ -213,6 +216,7 @@ class Handover:
 
     async def _pull(self, pull: Pull) -> bool:
         """Stage the next chunk; among the change rows with the wish that the shard be frozen."""
+        begun = self._loop.time()
         near = counter_at(pull.cursor) is not None
         if near:
             self._server.holds.begin(pull.shard)
@@ -222,9 +226,13 @@ class Handover:
                 return False
             if got.end is None:
                 self._server.holds.end(pull.shard)
-            return await self._stage(pull, got)
+            done = await self._stage(pull, got)
         finally:
             self._server.holds.end(pull.shard)
+        if done and not near:
+            # What the chunk took, the node's clients get too: where it is busy the copy slows down.
+            await asyncio.sleep(min(self._loop.time() - begun, YIELD_SECONDS_MAX))
+        return done
 
     async def _pulled(self, pull: Pull, *, freeze: bool) -> copies.PullReply | None:
         """What the source gives. The freeze is its leader's to grant, so that one is asked at

@@ -150,7 +150,9 @@ class StoreMachine:
         self.config: ShardConfig | None = None
         self._shards = [self._shard(ShardId(s), ABSENT_RECORD) for s in range(self.nshards)]
         self._unsettled: dict[ShardId, None] = {}
-        self._dead: dict[bytes, None] = {}  # what the keys of garbage begin with
+        # What the keys of garbage begin with, and from where on there is some left: a reader that
+        # began at the front each time would walk over everything that is deleted already.
+        self._dead: dict[bytes, bytes] = {}
         self._index = Index(0)  # of the entry that is applied
 
     # Facts
@@ -498,7 +500,7 @@ class StoreMachine:
         rows.put(record_key(held.id), encode_record(after))
         for prefix in prefixes(held.id, before):
             if prefix not in prefixes(held.id, after):
-                self._dead[prefix] = None
+                self._dead[prefix] = prefix
         if after.generation != before.generation:
             self._shards[held.id] = held = self._shard(held.id, after)
         else:
@@ -526,7 +528,7 @@ class StoreMachine:
             self._shards[shard] = held
             self._mirror(held, rows)
         alive = [prefix for held in self._shards for prefix in prefixes(held.id, held.record)]
-        self._dead = dict.fromkeys(find_dead(rows, dict.fromkeys(alive)))
+        self._dead = {prefix: prefix for prefix in find_dead(rows, dict.fromkeys(alive))}
 
     def _mirror(self, held: HeldShard, rows: Reader) -> None:
         """Bring what is derived from a record in line with it. Checked again after a load."""
@@ -557,8 +559,9 @@ class StoreMachine:
             prefix = next(iter(self._dead))
             held = self._shards[copy_of(prefix)[0]]
             assert prefix not in prefixes(held.id, held.record), held.record
-            for key, _ in rows.range(prefix, end_of_copy(prefix)):
+            for key, _ in rows.range(self._dead[prefix], end_of_copy(prefix)):
                 if len(deletes) == rows_max:
+                    self._dead[prefix] = key
                     return deletes
                 deletes.append((key, None))
             del self._dead[prefix]
