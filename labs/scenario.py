@@ -26,7 +26,7 @@ from random import Random
 from typing import Final
 
 from labrpc.sim.chance import Chance
-from labrpc.sim.loop import SimulationError, VirtualLoop, run
+from labrpc.sim.loop import VirtualLoop, run
 from labs.cluster import SimCluster
 from labs.history import History, Kind
 from labs.knobs import Knobs, turned
@@ -40,6 +40,8 @@ from labs.weaker_reads import WeakerReads
 from labs.workload import Workload, WorkloadConfig
 from raft.types import GroupId
 from shardctrler.client import ControllerClient
+from shardctrler.errors import ShardCtrlerError
+from shardctrler.types import ShardConfig
 
 LEADER_E: Final = 20
 ANSWER_E: Final = 25
@@ -216,7 +218,7 @@ class Scenario:
         rest_seconds = await self._come_to_rest(admin, workload)
         maintaining.cancel()
         await self._judge(workload)
-        configs = (await admin.newest()).config.number
+        configs = (await self._newest(admin)).number
         for clerk, controller in pairs + readers:
             await clerk.close()
             await controller.close()
@@ -282,7 +284,7 @@ class Scenario:
         await asyncio.gather(
             *[self._read_all(workload, number, clients, until) for number in range(clients)]
         )
-        number = (await admin.newest(timeout=self._answer_seconds())).config.number
+        number = (await self._newest(admin)).number
         await self._within("L4", MIGRATED_E, "at rest", lambda: cluster.quiet(number))
         await self._within(
             "L3", CONVERGED_E, "every replica at its leader's end, and no change of members",
@@ -290,7 +292,7 @@ class Scenario:
         )  # fmt: skip
         rest = loop.time() - self._healed
         await self._within("L6", CLEAN_E, "no garbage", self._clean)
-        config = (await admin.newest(timeout=self._answer_seconds())).config
+        config = await self._newest(admin)
         for gid in cluster.gids:
             for server in cluster.servers(gid):
                 rows = server.replica.store.reader
@@ -304,6 +306,14 @@ class Scenario:
             read = await workload.ask(client, Kind.GET, key, None, max(until - loop.time(), 0.001))
             if not read.happened:
                 raise InvariantBroken("L2", f"a healed cluster does not answer: {read}")
+
+    async def _newest(self, admin: ControllerClient) -> ShardConfig:
+        try:
+            return (await admin.newest(timeout=self._answer_seconds())).config
+        except ShardCtrlerError as error:
+            raise InvariantBroken(
+                "L2", f"the controller does not answer: {error}\n{self._picture()}"
+            ) from error
 
     def _answer_seconds(self) -> float:
         return ANSWER_E * self._longest + LATE_SECONDS
@@ -443,7 +453,7 @@ def play(
 
     try:
         outcome = run(main(), seed=seed)
-    except (AssertionError, SimulationError, OSError, ArithmeticError, LookupError) as error:
+    except Exception as error:
         if not scenario:
             raise
         played = Played(error, scenario[0])
