@@ -16,11 +16,13 @@ from starlette.responses import JSONResponse, Response
 from shardkv import __version__
 from shardkv.http import spec
 from shardkv.http.bodies import Body
-from shardkv.http.door import Door, Handler, Route, method_not_allowed
+from shardkv.http.door import Door, Route, method_not_allowed
 from shardkv.http.keys import Asked, Keys
 from shardkv.http.measures import HttpMeasures
 from shardkv.http.problems import Problem
-from shardkv.http.replies import Reply, problem_reply
+from shardkv.http.replies import Reply, Streamed, problem_reply
+from shardkv.http.schemas import COMPONENTS
+from shardkv.http.streams import StreamedResponse
 
 DESCRIPTION: Final = """Any node serves any key. Errors are problem documents (RFC 9457).
 
@@ -36,7 +38,7 @@ class Cold(NamedTuple):
     kind: str
     tag: str
     summary: str
-    handler: Handler
+    handler: Callable[[Asked], Awaitable[Reply | Streamed]]
     spec: Mapping[str, Any]
 
 
@@ -147,7 +149,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
-    schemas.update(spec.COMPONENTS)
+    schemas.update(COMPONENTS)
     written = {(hot.path, hot.method): hot.spec for hot in HOT}
     for route in app.routes:
         extra = getattr(route, "openapi_extra", None)
@@ -181,7 +183,7 @@ def _endpoint(route: Cold) -> Callable[[Request], Awaitable[Response]]:
             )
         finally:
             body.close()
-        return reply if isinstance(reply, Response) else response(reply)
+        return StreamedResponse(reply) if isinstance(reply, Streamed) else response(reply)
 
     return endpoint
 
