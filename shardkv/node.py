@@ -144,7 +144,9 @@ class Node:
         self._departing.start()
         self._healer = self._make_healer(self._host, self._assembly)
         self._healer.start()
-        self._clerk = Clerk(self._peers, self._assembly.client, rng=self._rng)
+        self._clerk = Clerk(
+            self._peers, self._assembly.client, rng=self._rng, cluster=self._identity.cluster
+        )
         await self._clients.server.set_serving(True)
         await self._peers.server.set_serving(True)
         if self._front is not None:
