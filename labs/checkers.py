@@ -247,6 +247,12 @@ class RaftInvariants:
         if life is not None:
             self._left[name] = life.replica.core.membership
 
+    def went_on(self, name: str) -> None:
+        """A node stood still: what was to end meanwhile ends in its next turns."""
+        life = self._lives.get(name)
+        if life is not None:
+            life.transfer = None
+
     def data_lost(self, name: str) -> None:
         """A fault took from a node's disk what its state machines had made durable. Its log may
         make up for it; it must not start from less than that needs."""

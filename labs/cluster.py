@@ -226,6 +226,8 @@ class SimNode:
         """SIGCONT."""
         if self.paused:
             self._cluster.observer.tell(f"{self.name} goes on")
+            for watcher in self._cluster.watchers.values():
+                watcher.went_on(self.name)
             self._loop.resume(self.name)
 
     def crash(self) -> None:
