@@ -154,28 +154,29 @@ def _of_members(old: ReplicaStatus, new: ReplicaStatus) -> list[Event]:
 
 
 def _of_shards(old: ReplicaStatus, new: ReplicaStatus) -> list[Event]:
+    """One event for all shards that went into the same phase, with the same other group."""
     before = {shard.shard: shard for shard in old.shards}
-    events = []
+    moved: dict[tuple[str, int], list[int]] = {}
     for shard in new.shards:
         was = before.pop(shard.shard, None)
-        if was is not None and was.phase == shard.phase:
-            continue
-        other = f" (other side: group {shard.other})" if shard.other else ""
-        events.append(
-            _shard(new, shard.shard, shard.phase, f"is {shard.phase} at group {new.gid}{other}")
-        )
-    for gone in before.values():
-        events.append(_shard(new, gone.shard, "gone", f"has left group {new.gid}"))
-    return events
+        if was is None or was.phase != shard.phase:
+            moved.setdefault((shard.phase, shard.other), []).append(shard.shard)
+    if before:
+        moved["gone", 0] = sorted(before)
+    return [_shards(new, phase, other, shards) for (phase, other), shards in moved.items()]
 
 
-def _shard(group: ReplicaStatus, shard: int, phase: str, words: str) -> Event:
-    facts = {"shard": shard, "gid": group.gid, "phase": phase, "config": group.config_number}
+def _shards(group: ReplicaStatus, phase: str, other: int, shards: list[int]) -> Event:
+    named = f"shard {shards[0]}" if len(shards) == 1 else f"{len(shards)} shards"
+    verb = "is" if len(shards) == 1 else "are"
+    words = f"gone from group {group.gid}" if phase == "gone" else f"{phase} at group {group.gid}"
+    beside = f", the other side is group {other}" if other else ""
+    facts = {"gid": group.gid, "phase": phase, "other": other or None, "shards": shards}
     return Event(
-        ("shard", shard, group.gid, phase, group.config_number),
+        ("shard", group.gid, phase, group.config_number, *shards),
         "shard",
-        f"shard {shard} {words}",
-        facts,
+        f"{named} {verb} {words}{beside}",
+        facts | {"config": group.config_number},
     )
 
 
