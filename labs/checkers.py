@@ -36,6 +36,7 @@ from struct import Struct
 from typing import Final
 
 from labrpc.sim.disk import SimDrive, Write
+from labs.canonical import SnapshotInvariants
 from labs.observer import InvariantBroken, Observer
 from raft.courier import Courier
 from raft.disk.data_store import PROGRESS, decode_progress
@@ -153,6 +154,10 @@ class RaftInvariants:
         self.checks = 0  # how often a turn was looked at: a run that checked nothing proves nothing
         self._durable: dict[str, _Durable] = {}
         self._lives: dict[str, _Life] = {}
+        self.healed = False
+        """Whether faults are over: from then on a snapshot is sent to somebody only so often."""
+        self.snapshots = SnapshotInvariants(gid, self.observer)
+        self._streams: dict[tuple[ReplicaId, Index], dict[int, None]] = {}
         self._left: dict[str, Membership] = {}  # what replicas that are down last took to be so
         self._nodes: dict[ReplicaId, str] = {}
         self._entries: dict[tuple[int, Term], tuple[Term, Content]] = {}  # with the term before it
@@ -209,7 +214,7 @@ class RaftInvariants:
 
     def machine(self, name: str, inner: StateMachine) -> StateMachine:
         """Stand between a replica and its state machine."""
-        return _WatchedMachine(inner, partial(self._applied, name), self.observer)
+        return _WatchedMachine(inner, partial(self._applied, name), partial(self._installed, name))
 
     def started(self, name: str, replica: Replica) -> None:
         """A replica was loaded and takes part from now on (R18)."""
@@ -241,6 +246,12 @@ class RaftInvariants:
         life = self._lives.pop(name, None)
         if life is not None:
             self._left[name] = life.replica.core.membership
+
+    def went_on(self, name: str) -> None:
+        """A node stood still: what was to end meanwhile ends in its next turns."""
+        life = self._lives.get(name)
+        if life is not None:
+            life.transfer = None
 
     def data_lost(self, name: str) -> None:
         """A fault took from a node's disk what its state machines had made durable. Its log may
@@ -364,6 +375,8 @@ class RaftInvariants:
     def said(self, node: str, parcel: Parcel) -> None:
         """A message leaves a replica: what it promises must be durable (R9), its term its own."""
         message = parcel.content
+        if self.healed and type(message) is SnapshotChunk and message.number == 0:
+            self._stream_begins(node, message)
         if parcel.gid != self.gid or isinstance(message, (SnapshotChunk, ChunkReply)):
             return
         kind = type(message)
@@ -390,6 +403,14 @@ class RaftInvariants:
                 self._broke("R17", f"{node} does not lead term {term} and says {message!r:.200}")
         else:
             self._check_promise(node, durable, message)
+
+    def _stream_begins(self, node: str, chunk: SnapshotChunk) -> None:
+        """L11: a follower does not get one snapshot again and again."""
+        key = (chunk.target, chunk.meta.last.index)
+        streams = self._streams.setdefault(key, {})
+        streams[chunk.stream] = None
+        if len(streams) > STREAMS_MAX:
+            self._broke("L11", f"{node} sends {chunk.target} the snapshot at {key[1]} once more")
 
     def _check_promise(self, node: str, durable: _Durable, message: AnyMessage) -> None:
         match message:
@@ -614,6 +635,12 @@ class RaftInvariants:
 
     # What is applied
 
+    def _installed(self, node: str) -> None:
+        self.observer.probe("snapshot installed")
+        life = self._lives.get(node)
+        if life is not None:
+            self.snapshots.seen(node, life.replica, "has installed")
+
     def _applied(self, node: str, entries: Sequence[Entry]) -> None:
         life = self._lives.get(node)
         for at, entry in enumerate(entries):
@@ -705,8 +732,10 @@ class NodeCourier:
 class _WatchedMachine:
     """A state machine that shows what it is given."""
 
-    def __init__(self, inner: StateMachine, watch: "partial[None]", observer: Observer) -> None:
-        self._inner, self._watch, self._observer = inner, watch, observer
+    def __init__(
+        self, inner: StateMachine, watch: "partial[None]", installed: "partial[None]"
+    ) -> None:
+        self._inner, self._watch, self._installed = inner, watch, installed
 
     def apply(self, entries: Sequence[Entry], rows: Rows) -> None:
         self._watch(entries)
@@ -719,7 +748,7 @@ class _WatchedMachine:
         self._inner.leadership_changed(leads)
 
     def snapshot_installed(self, index: Index) -> None:
-        self._observer.probe("snapshot installed")
+        self._installed()
         self._inner.snapshot_installed(index)
 
     def stopped(self) -> None:
@@ -729,6 +758,7 @@ class _WatchedMachine:
         return self._inner.garbage(rows, rows_max)
 
 
+STREAMS_MAX: Final = 3
 PAGE_BYTES: Final = 2**62
 _GROUP_OF_KEY: Final = Struct(">Q")  # after a key's first byte, in both databases
 _promise_of = lru_cache(maxsize=16)(decode_promise)  # the watchers of all groups ask at once

@@ -81,6 +81,8 @@ class SimNode:
         """Out of service for good: its disk is not trusted any more."""
         self.refused = ""
         """Why its last start was refused; "" if it was not."""
+        self.remembered: list[Address] = []
+        """Where its processes heard of other nodes; a file in production (`nodedir.py`)."""
         self.context = process_context(name)
         """Everything that its processes do; the loop can let it stand still."""
         self.transport: SimTransport | None = None
@@ -172,7 +174,7 @@ class SimNode:
             transport,
             addresses=NodeAddresses(self.address, self.address),
             nshards=cluster.nshards,
-            endpoints=cluster.controllers,
+            endpoints=list(dict.fromkeys([*cluster.controllers, *self.remembered])),
             rng=Random(rng.random()),
             new_machine=cluster.new_machine,
         )
@@ -224,6 +226,8 @@ class SimNode:
         """SIGCONT."""
         if self.paused:
             self._cluster.observer.tell(f"{self.name} goes on")
+            for watcher in self._cluster.watchers.values():
+                watcher.went_on(self.name)
             self._loop.resume(self.name)
 
     def crash(self) -> None:
@@ -256,6 +260,7 @@ class SimNode:
         for watcher in self._cluster.watchers.values():
             watcher.stopped(self.name)
         if self.assembly is not None:  # only ends tasks: its calls fail at once
+            self.remembered = list(self.assembly.client.endpoints)
             loop, self._besides, besides = self._loop, [], self._besides
             closing = [loop.create_task(self.assembly.close())]
             closing += [loop.create_task(close()) for close in besides]
@@ -368,6 +373,7 @@ class SimCluster:
         """A new machine under a name of its own, without any replica."""
         name = f"n{len(self.nodes) + 1}"
         node = self.nodes[name] = SimNode(self, name)
+        node.remembered = [other.address for other in self.nodes.values() if other.running]
         await node.start()
         return node
 
@@ -488,6 +494,16 @@ class SimCluster:
             and replica.leads
         ]
         return max(leading, key=lambda pair: pair[0], default=(0, None))[1]
+
+    def replicas(self) -> list[tuple[SimNode, Replica]]:
+        """Every replica that runs and has not been let go."""
+        return [
+            (node, replica)
+            for node in self.nodes.values()
+            if node.host is not None
+            for replica in node.host.replicas.values()
+            if not replica.core.removed and replica.applied > 0
+        ]
 
     def voters(self, gid: GroupId) -> list[Member]:
         """Everybody who votes in the group, by what its leader knows; [] while nobody leads."""

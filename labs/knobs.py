@@ -7,12 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Final
 
 import raft.host
 import shardkv.handover
 from raft.config import KIB, MIB, RaftConfig
 from raft.host import CompactionConfig
-from shardkv.limits import CHUNK_BYTES_MAX
+from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS
+from shardkv.limits import CHUNK_BYTES_MAX, COPIES_MAX
+
+TIMES: Final = (
+    (0.1, 0.5, 1.0), (0.05, 0.2, 0.5), (0.1, 0.4, 2.0), (0.5, 1.6, 2.0), (0.01, 0.04, 0.1)
+)  # fmt: skip
+"""Heartbeat, least and largest election time-out."""
+TIMES_WEIGHTS: Final = (6, 6, 5, 2, 1)
+SHORT_IDLE_SECONDS: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,30 +34,37 @@ class Knobs:
     )
     chunk_bytes: int = CHUNK_BYTES_MAX
     housekeeping_seconds: float = 0.5
+    copies: int = COPIES_MAX
+    """Shards that a group copies at once."""
+    session_idle_seconds: float = SESSION_IDLE_SECONDS
+    """A session that is not used for so long is forgotten."""
 
     @classmethod
     def draw(cls, rng: Random) -> "Knobs":
         """Those of a seed; one seed in four has the defaults."""
         if rng.random() < 0.25:
             return cls()
-        heartbeat, least, most = rng.choice([(0.1, 0.5, 1.0), (0.05, 0.2, 0.5), (0.1, 0.4, 2.0)])
+        heartbeat, least, most = rng.choices(TIMES, TIMES_WEIGHTS)[0]
         return cls(
             raft=RaftConfig(
                 heartbeat_seconds=heartbeat,
                 election_seconds_min=least,
                 election_seconds_max=most,
-                append_bytes_max=rng.choice([300, 4 * KIB, MIB]),
+                append_bytes_max=rng.choice([1, 300, 4 * KIB, MIB]),
                 inflight_messages_max=rng.choice([1, 4, 64]),
                 cache_bytes_max=rng.choice([1000, 16 * MIB]),
                 unapplied_bytes_max=rng.choice([1000, 16 * MIB]),
-                snapshot_chunk_bytes_max=rng.choice([100, 2 * KIB, 256 * KIB]),
+                snapshot_chunk_bytes_max=rng.choice([64, 2 * KIB, 256 * KIB]),
                 snapshot_reply_seconds=rng.choice([0.5, 5.0]),
             ),
             compaction=CompactionConfig(
-                log_entries_max=rng.choice([5, 20, 100, 1000]), keep_entries=rng.choice([0, 2, 50])
+                log_entries_max=rng.choice([5, 20, 100, 1000]),
+                keep_entries=rng.choice([0, 2, 50, 500]),
             ),
             chunk_bytes=rng.choice([64, 1000, CHUNK_BYTES_MAX]),
             housekeeping_seconds=rng.choice([0.1, 0.5]),
+            copies=rng.choice([1, COPIES_MAX, 8]),
+            session_idle_seconds=rng.choice([SHORT_IDLE_SECONDS, SESSION_IDLE_SECONDS]),
         )
 
 
@@ -58,6 +74,9 @@ def turned(knobs: Knobs) -> Iterator[None]:
     places = (
         (vars(raft.host), "HOUSEKEEPING_SECONDS", knobs.housekeeping_seconds),
         (vars(shardkv.handover), "CHUNK_BYTES_MAX", knobs.chunk_bytes),
+        (vars(shardkv.handover), "COPIES_MAX", knobs.copies),
+        (vars(shardkv.handover), "SESSION_IDLE_SECONDS", knobs.session_idle_seconds),
+        (vars(shardkv.handover), "SURVEY_SECONDS", min(SURVEY_SECONDS, knobs.session_idle_seconds)),
     )
     before = [module[name] for module, name, _ in places]
     for module, name, value in places:

@@ -95,8 +95,8 @@ class Operator:
         for gid, to in list(self._transfers.items()):
             leader = self._cluster.leader(gid)
             if leader is not None:
-                succeeded = "succeeded" if leader.name == to else "failed"
-                self._cluster.observer.probe(f"transfer {succeeded}")
+                done = leader.name == to
+                self._cluster.observer.probe("transfer succeeded" if done else "transfer failed")
             del self._transfers[gid]
 
     def _replace(self, gids: list[GroupId]) -> None:

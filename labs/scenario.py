@@ -26,7 +26,7 @@ from random import Random
 from typing import Final
 
 from labrpc.sim.chance import Chance
-from labrpc.sim.loop import SimulationError, VirtualLoop, run
+from labrpc.sim.loop import VirtualLoop, run
 from labs.cluster import SimCluster
 from labs.history import History, Kind
 from labs.knobs import Knobs, turned
@@ -35,20 +35,12 @@ from labs.nemesis import FAULTS, RARE, RARE_FAULTS, Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
 from labs.points import Points
+from labs.rest import Rest
 from labs.topology import Topology, custom, drawn, topology
 from labs.weaker_reads import WeakerReads
 from labs.workload import Workload, WorkloadConfig
 from raft.types import GroupId
-from shardctrler.client import ControllerClient
 
-LEADER_E: Final = 20
-ANSWER_E: Final = 25
-CONVERGED_E: Final = 60
-MIGRATED_E: Final = 100
-CLEAN_E: Final = 150
-LATE_SECONDS: Final = 5.0
-"""The longest delay of a message that left before the healing; added to each bound."""
-POLL_SECONDS: Final = 0.1
 SHORT_DEADLINE_SECONDS: Final = 0.4
 DRIFT_MAX: Final = 0.1
 
@@ -134,7 +126,6 @@ class Scenario:
         self._cluster.oracle.values_are_unique = True
         self._cluster.may_be_ruined = self._ruined
         self._longest = self.knobs.raft.election_seconds_max
-        self._healed = 0.0
         if "drift" in self.faults:
             self._let_clocks_drift()
             self._longest *= 1 + DRIFT_MAX
@@ -209,14 +200,25 @@ class Scenario:
         core = self._core()
         operator.lost = set() if core is None else set(cluster.nodes) - core
         await nemesis.heal(core)
-        self._healed = asyncio.get_running_loop().time()
         await asking
         if self._ruined:
             return await self._end_ruined(workload, nemesis.crashes)
-        rest_seconds = await self._come_to_rest(admin, workload)
+        rest = Rest(
+            cluster, admin, workload,
+            election_seconds=self._longest, clients=config.workload.clients,
+        )  # fmt: skip
+        rest_seconds = await rest.come(self.knobs.compaction, self.knobs.raft)
+        await rest.stay_quiet()
+        if core is not None:
+            outside = [n for n in cluster.nodes.values() if n.name not in core and not n.condemned]
+            rng = chance.rng("outsiders")
+            if outside and rng.random() < 0.5:
+                await rest.bear_flapping(outside, rng)
+            if outside:
+                await rest.take_back(outside, operator)
         maintaining.cancel()
-        await self._judge(workload)
-        configs = (await admin.newest()).config.number
+        await self._judge(workload, rest)
+        configs = (await rest.newest()).number
         for clerk, controller in pairs + readers:
             await clerk.close()
             await controller.close()
@@ -256,68 +258,11 @@ class Scenario:
 
     # Whether it was right
 
-    async def _within(
-        self, invariant: str, times: int, what: str, holds: Callable[[], bool]
-    ) -> None:
-        """Wait until `holds`, at most `times` E after the healing."""
-        loop = asyncio.get_running_loop()
-        until = self._healed + times * self._longest + LATE_SECONDS
-        while not holds():
-            if loop.time() > until:
-                raise InvariantBroken(
-                    invariant,
-                    f"{what} is not so {loop.time() - self._healed:.1f} s after healing "
-                    f"({times} E are {times * self._longest:g} s):\n{self._picture()}",
-                )
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def _come_to_rest(self, admin: ControllerClient, workload: Workload) -> float:
-        loop, cluster = asyncio.get_running_loop(), self._cluster
-        gids = list(cluster.placement)
-        await self._within(
-            "L1", LEADER_E, "a leader in every group", lambda: all(map(cluster.leader, gids))
-        )
-        clients = self.config.workload.clients
-        until = self._healed + self._answer_seconds()
-        await asyncio.gather(
-            *[self._read_all(workload, number, clients, until) for number in range(clients)]
-        )
-        number = (await admin.newest(timeout=self._answer_seconds())).config.number
-        await self._within("L4", MIGRATED_E, "at rest", lambda: cluster.quiet(number))
-        await self._within(
-            "L3", CONVERGED_E, "every replica at its leader's end, and no change of members",
-            lambda: all(map(cluster.converged, gids)),
-        )  # fmt: skip
-        rest = loop.time() - self._healed
-        await self._within("L6", CLEAN_E, "no garbage", self._clean)
-        config = (await admin.newest(timeout=self._answer_seconds())).config
-        for gid in cluster.gids:
-            for server in cluster.servers(gid):
-                rows = server.replica.store.reader
-                cluster.oracle.judge_rest(server.machine, rows, config)
-        return rest
-
-    async def _read_all(self, workload: Workload, client: int, clients: int, until: float) -> None:
-        """One client's share of the keys, one after the other (L2)."""
-        loop = asyncio.get_running_loop()
-        for key in workload.keys[client::clients]:
-            read = await workload.ask(client, Kind.GET, key, None, max(until - loop.time(), 0.001))
-            if not read.happened:
-                raise InvariantBroken("L2", f"a healed cluster does not answer: {read}")
-
-    def _answer_seconds(self) -> float:
-        return ANSWER_E * self._longest + LATE_SECONDS
-
-    def _clean(self) -> bool:
-        cluster = self._cluster
-        servers = [server for gid in cluster.gids for server in cluster.servers(gid)]
-        return not any(server.machine.has_garbage for server in servers)  # type: ignore[attr-defined]
-
-    async def _judge(self, workload: Workload) -> None:
+    async def _judge(self, workload: Workload, rest: Rest) -> None:
         oracle, operations = self._cluster.oracle, self.history.by_key()
         with _c1():
             for key in workload.keys:
-                last = await workload.ask(0, Kind.GET, key, None, self._answer_seconds())
+                last = await workload.ask(0, Kind.GET, key, None, rest.answer_seconds)
                 if not last.happened:
                     raise InvariantBroken("L2", f"a healed cluster does not answer: {last}")
                 oracle.judge_last(last)
@@ -328,29 +273,6 @@ class Scenario:
                     judge_register(seen)
         oracle.judge_unknown(self.history.operations)
         self.observer.finish()
-
-    def _picture(self) -> str:
-        lines = []
-        for node in self._cluster.nodes.values():
-            if node.host is None:
-                lines.append(f"{node.name}: down")
-                continue
-            for gid, replica in node.host.replicas.items():
-                core = replica.core
-                lines.append(
-                    f"{node.name} g{gid}/{replica.id}: {core.role.value} term {core.term} "
-                    f"applied {replica.applied} commit {core.commit} "
-                    f"log {core.log.start.last.index}..{core.log.last.index} "
-                    f"voters {[v.id for v in core.membership.voters]} "
-                    f"learners {[v.id for v in core.membership.learners]}"
-                )
-            if node.assembly is not None:
-                lines += [
-                    f"{node.name} g{gid}: config {group.server.machine.number} unsettled "
-                    f"{[(s, r.phase.name) for s, r in group.server.machine.unsettled]}"
-                    for gid, group in node.assembly.groups.items()
-                ]
-        return "\n".join(lines)
 
     def _outcome(self, rest_seconds: float, configs: int, crashes: int) -> Outcome:
         ends = [operation.happened for operation in self.history.operations]
@@ -443,7 +365,7 @@ def play(
 
     try:
         outcome = run(main(), seed=seed)
-    except (AssertionError, SimulationError, OSError, ArithmeticError, LookupError) as error:
+    except Exception as error:
         if not scenario:
             raise
         played = Played(error, scenario[0])

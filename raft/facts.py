@@ -70,6 +70,11 @@ class Facts:
         return tuple(p.id for p in self.progress.values() if p.lost)
 
     @property
+    def uncommitted_bytes(self) -> int:
+        """Of a leader: the bytes of its own commands that wait for commit; 0 otherwise."""
+        return self._leader.uncommitted_bytes if self._leader is not None else 0
+
+    @property
     def slow_disk_at(self) -> float:
         """When this replica last led and was held up by its own disk alone, in loop seconds; it
         outlives the leadership, so that it is not given back at once."""

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -101,6 +102,7 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")  # uvloop gives a due timer no `when`
         self._closed = False
+        self._dropping: dict[GroupId, None] = {}  # not yet durably
         self._orphans = True  # rows of dropped replicas may lie on the data disk
         self._housekeeper = self._loop.create_task(self._keep_house())
         self._housekeeper.add_done_callback(_look_at_housekeeper)
@@ -141,8 +143,16 @@ class Host:
         replica = self.replicas.pop(gid, None)
         if replica is not None:
             replica.stop("removed from this node")
+        self._dropping[gid] = None
+        dropped = self._log_store.drop_replica(gid)
+        dropped.add_done_callback(partial(self._dropped, gid))
+        await asyncio.shield(dropped)  # a caller that gives up takes nothing back
+
+    def _dropped(self, gid: GroupId, dropped: "asyncio.Future[None]") -> None:
+        """It is durable that the replica is gone. Its rows go only now: a crash that kept their
+        deletion and lost the drop would leave a log without the state that it builds on."""
+        self._dropping.pop(gid, None)
         self._orphans = True
-        await self._log_store.drop_replica(gid)
 
     async def rebirth(self, gid: GroupId, uuid: GroupUuid) -> ReplicaRecord:
         """Make this node's replica the only voter of a group born from it, under `uuid`.
@@ -288,7 +298,7 @@ class Host:
                     replica.store.collect_garbage(GARBAGE_ROWS_MAX)
             self._log_store.sweep_graves(GARBAGE_ROWS_MAX)
             if self._orphans:
-                held = {record.gid: None for record in self.records()}
+                held = {record.gid: None for record in self.records()} | self._dropping
                 self._orphans = sweep_orphans(self._data_disk, held, GARBAGE_ROWS_MAX)
 
     def _log_is_long(self, replica: Replica) -> bool:

@@ -150,6 +150,11 @@ class Leader:
 
     # Appending
 
+    @property
+    def uncommitted_bytes(self) -> int:
+        """Of own commands that wait for commit."""
+        return self._uncommitted_bytes
+
     def propose(self, data: bytes) -> EntryId | None:
         """None while the leadership is being handed over.
 

@@ -117,6 +117,7 @@ class Assembly:
             await self._start_controller()
             return
         machine = self._new_machine(gid, self.nshards)
+        machine.be(next(record.uuid for record in self.host.records() if record.gid == gid))
         rsm = GroupStateMachine(machine)
         rsm.meter = self.service.meter
         replica = await self.host.start_replica(gid, rsm)
@@ -172,6 +173,11 @@ class Assembly:
         await self.client.close()
 
     # Facts
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of shards that were copied to groups led here, since the start."""
+        return self._rate.taken
 
     def config_number(self, gid: GroupId) -> int:
         """Of the configuration that a group has applied here; 0 if none."""

@@ -154,9 +154,19 @@ class Drop(NamedTuple):
     number: ConfigNumber
 
 
+class Abandoned(NamedTuple):
+    """A group is given up for lost by a later configuration, the encoded `ShardConfig`: do not wait
+    for it any more."""
+
+    config: bytes
+    arriving: bool
+    """Whether the shards that were to come from it begin anew here, empty; otherwise those that
+    were to go to it stay, or are dropped."""
+
+
 Step: TypeAlias = Chunk | Install | Freeze | Restart | Drop
 """A step of a hand-over."""
-Command: TypeAlias = Mutation | OpenSession | ExpireSessions | Configure | Step
+Command: TypeAlias = Mutation | OpenSession | ExpireSessions | Configure | Abandoned | Step
 
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
 
@@ -192,6 +202,7 @@ _CHUNK: Final = 24  # 21 and 22 were the steps of a copy that froze its shard fi
 _INSTALL: Final = 25
 _FREEZE: Final = 26
 _RESTART: Final = 27
+_ABANDONED: Final = 28
 
 _KINDS: Final[dict[type, int]] = {
     OpenSession: _OPEN_SESSION,
@@ -202,6 +213,7 @@ _KINDS: Final[dict[type, int]] = {
     Freeze: _FREEZE,
     Restart: _RESTART,
     Drop: _DROP,
+    Abandoned: _ABANDONED,
 }
 
 
@@ -309,6 +321,13 @@ def _configure(fields: list[Any]) -> Configure:
     return Configure(_bytes("config", config, _CONFIG_BYTES_MAX))
 
 
+def _abandoned(fields: list[Any]) -> Abandoned:
+    config, arriving = _take(fields, "Abandoned", 2)
+    if type(arriving) is not bool:
+        raise BadCommand("whether arriving shards begin anew is true or false")
+    return Abandoned(_bytes("config", config, _CONFIG_BYTES_MAX), arriving)
+
+
 def _chunk(fields: list[Any]) -> Chunk:
     shard, number, copy_id, cursor, next_cursor, pairs = _take(fields, "Chunk", 6)
     counter, _ = _cursor(cursor), _cursor(next_cursor)
@@ -379,6 +398,7 @@ _DECODERS: Final[dict[int, Callable[[list[Any]], Command]]] = {
     _FREEZE: _freeze,
     _RESTART: _restart,
     _DROP: _drop,
+    _ABANDONED: _abandoned,
 }
 
 

@@ -28,7 +28,7 @@ LIFT: Final = 1.2
 """Writes are taken again above so many times the watermark."""
 MIB: Final = 1024 * 1024
 BALLAST_FILE: Final = "ballast"
-BALLAST_SHARE_MAX: Final = 0.02
+BALLAST_SHARE_MAX: Final = 0.05
 """Of the volume: on a small one the ballast is smaller."""
 
 

@@ -25,6 +25,7 @@ from shardkv import copies
 from shardkv.backoff import Backoff
 from shardkv.commands import Configure, Drop, ExpireSessions, Freeze, Restart, encode
 from shardkv.feed import ConfigFeed
+from shardkv.giving_up import waits_for_lost, what_to_propose
 from shardkv.limits import (
     CHANGE_ROWS_MAX,
     CHUNK_BYTES_MAX,
@@ -33,7 +34,17 @@ from shardkv.limits import (
     EXPIRE_SESSIONS_MAX,
     SESSIONS_MAX,
 )
-from shardkv.migration import Advance, Ask, Pull, Step, answers, install, owners_since, todo
+from shardkv.migration import (
+    Advance,
+    Ask,
+    GiveUp,
+    Pull,
+    Step,
+    answers,
+    install,
+    owners_since,
+    todo,
+)
 from shardkv.progress import Meter, Progress
 from shardkv.protocol import BadFrame
 from shardkv.rows import ShardRecord, counter_at
@@ -58,7 +69,8 @@ SESSION_IDLE_SECONDS_WHEN_FULL: Final = 120.0
 YIELD_SECONDS_MAX: Final = 0.2
 """A copy rests after each chunk of rows for as long as the chunk took, up to this."""
 
-_ADVANCE: Final = ShardId(-1)
+_ADVANCE, _GIVE_UP = ShardId(-1), ShardId(-2)
+"""In place of a shard, for steps of the whole group."""
 
 
 class RateLimit:
@@ -132,8 +144,11 @@ class Handover:
         if self._survey is None:
             self._survey = self._loop.create_task(self._expire_sessions())
         machine = self._server.machine
-        for step in todo(machine.number, machine.unsettled, machine.changes, CHANGE_ROWS_MAX):
+        unsettled = machine.unsettled
+        for step in todo(machine.number, unsettled, machine.changes, CHANGE_ROWS_MAX):
             self._begin(step)
+        if waits_for_lost(unsettled, self._feed.view):
+            self._begin(GiveUp(machine.number))
         self._stop_timer()
         self._timer = self._loop.call_later(LOOK_SECONDS, self.look)
 
@@ -154,7 +169,13 @@ class Handover:
             self._timer = None
 
     def _begin(self, step: Step) -> None:
-        shard = _ADVANCE if isinstance(step, Advance) else step.shard
+        match step:
+            case Advance():
+                shard = _ADVANCE
+            case GiveUp():
+                shard = _GIVE_UP
+            case _:
+                shard = step.shard
         if shard in self._steps:
             return
         if isinstance(step, Advance) and step.number > self._feed.number:
@@ -193,6 +214,8 @@ class Handover:
                 return await self._propose(encode(step))
             case Ask():
                 return await self._ask(step)
+            case GiveUp():
+                return await self._give_up()
 
     def _ended(self, shard: ShardId, task: "asyncio.Task[None]") -> None:
         del self._steps[shard]
@@ -299,6 +322,28 @@ class Handover:
             if await self._is_in(owner, ask):
                 return await self._propose(encode(Drop(ask.shard, ask.number)))
         return False
+
+    async def _give_up(self) -> bool:
+        machine = self._server.machine
+        command = await what_to_propose(
+            machine.gid, machine.number, machine.unsettled, self._feed, self._stands_at
+        )
+        return command is not None and await self._propose(encode(command))
+
+    async def _stands_at(self, gid: GroupId) -> int:
+        """The number of the configuration that another group has applied; 0 if none answers."""
+        member = self._leaders.get(gid) or self._member(_GIVE_UP, gid)
+        if member is None:
+            return 0
+        question = copies.SettledRequest(gid, ShardId(0), ConfigNumber(1))
+        body = copies.encode_settled(question)
+        try:
+            reply = await self._call(member, gid, copies.SETTLED, body, _GIVE_UP)
+        except RpcError:
+            return 0
+        _, number, leader = copies.decode_settled_reply(reply)
+        self._heard(gid, leader)
+        return number
 
     async def _is_in(self, owner: GroupId, ask: Ask) -> bool:
         if owner == self._server.gid:

@@ -177,6 +177,9 @@ class Healer:
         if not self.leads:
             return
         beats = dict(zip(names, answers, strict=True))
+        for led in [led for found in answers if found is not None for led in found.led]:
+            for member in (*led.voters, *led.outgoing, *led.learners):
+                beats.setdefault(member.node, None)  # it died before it could register
         gids = [int(gid) for gid in directory.groups]
         self._seen = _view(watch, beats, gids, self._policy, now)
         plan = self._plan = planner.plan(self._seen, self._policy)

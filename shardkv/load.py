@@ -59,6 +59,27 @@ class NodeLoad(NamedTuple):
     http_errors: int  # answered with 500 or more
 
 
+def node_load(boot: int, meter: Meter | None, waiting: int, http: tuple[int, int]) -> NodeLoad:
+    """A node's numbers now.
+
+    Args:
+        http: HTTP requests answered, and those with 500 or more.
+    """
+    if meter is None:
+        return NodeLoad(boot, 0, 0, 0, (), (), waiting, http[0], http[1])
+    return NodeLoad(
+        boot,
+        meter.operations[0],
+        meter.operations[1],
+        sum(meter.rejected.values()),
+        tuple(meter.reads.buckets),
+        tuple(meter.writes.buckets),
+        waiting,
+        http[0],
+        http[1],
+    )
+
+
 def percentile_ms(before: tuple[int, ...], now: tuple[int, ...], share: float) -> float | None:
     """The bound below which `share` of what was added between two looks lies, in milliseconds.
 

@@ -45,11 +45,13 @@ from typing import Final, NamedTuple
 from raft.errors import StopReplica
 from raft.ports import Reader, Rows, Write
 from raft.sessions import Recorded, SessionTable, Verdict
-from raft.types import GroupId, Index
+from raft.types import GroupId, GroupUuid, Index
 from shardctrler.codec import BadConfig, decode_config
+from shardctrler.machine import SESSIONS_SKIPPED
 from shardctrler.types import NO_GROUP, ConfigNumber, ShardConfig, ShardId
 from shardkv import copying, steps
 from shardkv.commands import (
+    Abandoned,
     Chunk,
     Configure,
     Drop,
@@ -108,6 +110,10 @@ from shardkv.types import (
 )
 
 _BAD_COMMAND: Final = Answer(Code.BAD_COMMAND)
+LOST_SHARD_BEGINS: Final = 2**40
+"""Times the configuration's number: where the session numbers and versions of a shard begin that is
+made anew. More than were ever given, also over `SESSIONS_SKIPPED`; below 2^63 for 8 million
+configurations."""
 
 
 class Facts(NamedTuple):
@@ -144,7 +150,18 @@ class StoreMachine:
         self.nshards = nshards
         self._window = window
         self._sessions_max = sessions_max
+        self._uuid: GroupUuid | None = None
         self._clear()
+
+    def be(self, uuid: GroupUuid) -> None:
+        """Be the machine of the group with this uuid: it serves only while its configuration names
+        it so.
+
+        A group that was recovered under another uuid (`shardctrler.commands.Recover`) may have
+        forgotten the newest moves; it serves again only once it has come to the configuration that
+        names it, and so has taken every move before it. Where this is not said, any uuid does.
+        """
+        self._uuid = uuid
 
     def _clear(self) -> None:
         self.config: ShardConfig | None = None
@@ -161,6 +178,12 @@ class StoreMachine:
     def number(self) -> ConfigNumber:
         """Of the configuration in force; 0 before the first."""
         return ConfigNumber(0) if self.config is None else self.config.number
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the configuration in force knows this group by its uuid."""
+        info = None if self.config is None else self.config.groups.get(self.gid)
+        return self._uuid is None or info is None or info.uuid == self._uuid
 
     @property
     def facts(self) -> Facts:
@@ -255,6 +278,8 @@ class StoreMachine:
             return self._mutate(decoded, rows)
         if isinstance(decoded, Configure):
             return self._configure(index, decoded, rows)
+        if isinstance(decoded, Abandoned):
+            return self._abandon(index, decoded, rows)
         if decoded.shard >= self.nshards:
             return _BAD_COMMAND
         held = self._shards[decoded.shard]
@@ -388,15 +413,65 @@ class StoreMachine:
 
         if not self._fits(config):
             return _BAD_COMMAND
+        renamed = self._is_renamed_by(config)
+        if renamed:
+            self._skip_sessions(rows)
         for shard, owner in enumerate(config.shards):
             held, previous = self._shards[shard], config.previous[shard]
             record = held.record
             after = steps.assign(record, self.gid, owner, previous, config.number, index)
             if after is not record:
-                self._become(held, after, rows)
+                held = self._become(held, after, rows)
+                if previous == NO_GROUP and shard in config.lost:
+                    self._begin_after(held, config.number, rows)
         self.config = config
         rows.put(CONFIG_KEY, encode_config_row(command.config))
+        if renamed:
+            for held in self._shards:
+                self._mirror(held, rows)
         return DONE
+
+    def _abandon(self, index: Index, command: Abandoned, rows: Rows) -> Answer:
+        """Wait no more for groups that a later configuration gives up for lost."""
+        try:
+            config = decode_config(command.config)
+        except BadConfig as error:
+            raise StopReplica(f"configuration in entry {index}: {error}") from error
+        if len(config.shards) != self.nshards:
+            return _BAD_COMMAND
+        if config.number <= self.number:
+            return DONE
+        for shard, record in self.unsettled:
+            arrives = record.phase is Phase.ARRIVING
+            if record.peer not in config.abandoned or arrives != command.arriving:
+                continue
+            direct = config.number == self.number + 1
+            after = steps.abandon(record, self.gid, config.previous[shard], direct, index)
+            held = self._become(self._shards[shard], after, rows)
+            if arrives:
+                self._begin_after(held, config.number, rows)
+        return DONE
+
+    def _is_renamed_by(self, config: ShardConfig) -> bool:
+        """Whether `config` knows this group by another uuid than the one before did."""
+        before = None if self.config is None else self.config.groups.get(self.gid)
+        after = config.groups.get(self.gid)
+        return before is not None and after is not None and before.uuid != after.uuid
+
+    def _skip_sessions(self, rows: Rows) -> None:
+        """Sessions may have been opened by entries that are lost: their numbers never come again.
+        Every shard is settled here, so nothing is being copied."""
+        for held in self._shards:
+            if held.record.phase is not Phase.ABSENT:
+                held.sessions.skip(rows, SESSIONS_SKIPPED)
+
+    def _begin_after(self, held: HeldShard, number: ConfigNumber, rows: Rows) -> None:
+        """A shard whose rows are lost begins anew: with session numbers and versions that it cannot
+        have given before, so that nobody who remembers one is taken for another (C3)."""
+        beyond = number * LOST_SHARD_BEGINS
+        held.sessions.skip(rows, beyond)
+        rows.put(held.highest_key, encode_version(beyond))
+        self._mirror(held, rows)
 
     def _fits(self, config: ShardConfig) -> bool:
         """Whether `previous` says of each shard here, and of none else, that it was here last (S2).
@@ -533,6 +608,7 @@ class StoreMachine:
     def _mirror(self, held: HeldShard, rows: Reader) -> None:
         """Bring what is derived from a record in line with it. Checked again after a load."""
         held.refresh(rows)
+        held.serves = held.serves and self.is_named
         if held.record.phase in SETTLED:
             self._unsettled.pop(held.id, None)
         else:

@@ -68,7 +68,13 @@ class Advance(NamedTuple):
     number: ConfigNumber
 
 
-Step: TypeAlias = Pull | Freeze | Restart | Ask | Advance
+class GiveUp(NamedTuple):
+    """Wait no more for groups that a later configuration gives up for lost (`giving_up.py`)."""
+
+    number: ConfigNumber  # of the group's own configuration
+
+
+Step: TypeAlias = Pull | Freeze | Restart | Ask | Advance | GiveUp
 
 
 def todo(

@@ -51,8 +51,11 @@ from shardkv.departing import Departing
 from shardkv.disk_space import DiskSpace, give_up_ballast, make_ballast, space_of
 from shardkv.healing import Healer
 from shardkv.healing_beats import BEAT, HEALTH, Own
+from shardkv.listing import LIST
+from shardkv.load import LOAD, Meter, NodeLoad, node_load
 from shardkv.planner import HealPolicy
 from shardkv.protocol import KV
+from shardkv.reading import READ
 from shardkv.typed import TypedService
 
 if TYPE_CHECKING:
@@ -132,6 +135,7 @@ class Node:
             rng=self._rng,
         )
         self._admin = AdminService(self._facts, self._boot, self._host, self._assembly, self._rng)
+        self._assembly.service.meter = Meter(time.perf_counter)
         self._assembly.roomy = lambda: self._space.roomy
         self._space.start()
         await self._assembly.open()
@@ -142,9 +146,13 @@ class Node:
         self._departing.start()
         self._healer = self._make_healer(self._host, self._assembly)
         self._healer.start()
-        self._clerk = Clerk(self._peers, self._assembly.client, rng=self._rng)
+        self._clerk = Clerk(
+            self._peers, self._assembly.client, rng=self._rng, cluster=self._identity.cluster
+        )
         await self._clients.server.set_serving(True)
         await self._peers.server.set_serving(True)
+        if self._front is not None:
+            self._front.watch()
         self._state = "running"
 
     @property
@@ -156,11 +164,22 @@ class Node:
         """HTTP, if it is wanted: what it takes is imported then, and costs nothing otherwise."""
         if not self._http:
             return
-        from shardkv.http.front import FrontConfig, FrontDoor, Inside
+        from shardkv.http.front import FrontConfig, FrontDoor
+        from shardkv.http.inside import Parts
 
-        inside = Inside(lambda: self._clerk, self._full_status)
+        parts = Parts(
+            node=self._config.node,
+            directory=self._directory,
+            transport=self._clients,
+            status=self._full_status,
+            load=self._load,
+            clerk=lambda: self._clerk,
+            host=lambda: self._host,
+            assembly=lambda: self._assembly,
+            databases=lambda: self._databases,
+        )
         self._front = FrontDoor(
-            FrontConfig.of(self._config), inside, clock=time.perf_counter, wall_clock=time.time
+            FrontConfig.of(self._config), parts, clock=time.perf_counter, wall_clock=time.time
         )
         await self._front.start()
 
@@ -222,8 +241,13 @@ class Node:
         async def status(_: bytes) -> bytes:
             return admin.encode(self._facts())
 
+        async def load(_: bytes) -> bytes:
+            return admin.encode(self._load())
+
+        self._clients.serve(LOAD, load)
+
         methods = (
-            KV, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH,
+            KV, READ, LIST, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH,
             backups.OPEN, backups.NEXT, backups.CLOSE,
         )  # fmt: skip
         commands = (
@@ -256,6 +280,16 @@ class Node:
             if view is not None
             else (),
             replicas=(),
+        )
+
+    def _load(self) -> NodeLoad:
+        http = self._front.measures if self._front is not None else None
+        service = self._assembly.service if self._assembly is not None else None
+        return node_load(
+            self._boot,
+            service.meter if service is not None else None,
+            service.operations if service is not None else 0,
+            (http.total, http.errors) if http is not None else (0, 0),
         )
 
     def _full_status(self) -> NodeStatus:

@@ -8,7 +8,9 @@ answer clients, and a shard is in one of them in one group at most, because
 - the next group reaches `SERVING` only over `INSTALLED`, which names the end of the changes; only a
   group in `LEAVING` tells an end (`machine.pull`), and after it nothing changes there;
 - `CREATED` and `RETURNED` need no copy: nobody ever had the shard, or nobody else had it since it
-  was parked here. The history of configurations says so, and it is the same for every group.
+  was parked here. The history of configurations says so, and it is the same for every group;
+- `ABANDONED` is an operator's word, numbered in the history: the group at the other end is gone for
+  good (`steps.abandon` says what is asked before a shard begins anew).
 """
 
 from collections.abc import Mapping
@@ -40,6 +42,8 @@ class Event(Enum):
     FROZEN = "frozen"  # the next owner has nearly all of it: nothing changes here any more
     INSTALLED = "installed"  # the copy is complete: this group takes over
     CONFIRMED = "confirmed"  # a later owner has it: what is here is of no use
+    ABANDONED = "abandoned"  # the group at the other end is given up for lost
+    LOST = "lost"  # and what is here was given on by it already, as the history has it
 
 
 NEXT: Final[Mapping[tuple[Phase, Event], Phase]] = MappingProxyType(
@@ -54,6 +58,11 @@ NEXT: Final[Mapping[tuple[Phase, Event], Phase]] = MappingProxyType(
         (Phase.PARKED, Event.RETURNED): Phase.SERVING,
         (Phase.PARKED, Event.REASSIGNED): Phase.LEAVING,
         (Phase.LEAVING, Event.CONFIRMED): Phase.ABSENT,
+        (Phase.ARRIVING, Event.ABANDONED): Phase.SERVING,
+        (Phase.MOVING, Event.ABANDONED): Phase.SERVING,
+        (Phase.LEAVING, Event.ABANDONED): Phase.PARKED,
+        (Phase.MOVING, Event.LOST): Phase.ABSENT,
+        (Phase.LEAVING, Event.LOST): Phase.ABSENT,
     }
 )
 

@@ -228,7 +228,7 @@ class ReadLink:
             if reply.status is Status.ANSWERED and len(reply.results) != len(batch):
                 raise BadFrame(f"{len(reply.results)} results for {len(batch)} operations")
         except Refused as error:
-            if error.code in ("INVALID_ARGUMENT", "UNIMPLEMENTED"):
+            if error.code == "INVALID_ARGUMENT":  # a member that is older knows no such method
                 for pending in batch:
                     self._refused(pending, error.message)
                 return

@@ -31,7 +31,8 @@ class AskLeft(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A replica that is left. From a directory: `boot`, `commit` and `applied` are 0."""
+    """A replica that is left. From a directory: `boot` and `applied` are 0, and `commit` is where
+    its log begins, which is all that is certain."""
 
     node: str
     boot: int  # of the process that said so
@@ -125,7 +126,8 @@ def assess(gid: int, left: Sequence[Left], silent: Sequence[str]) -> Assessment:
     if not ranked:
         return Assessment(gid, (), tuple(silent), None, False, False, 0)
     electorates = [names for names in (ranked[0].voters, ranked[0].outgoing) if names]
-    here, alive = {one.node for one in ranked}, {one.node for one in living}
+    here = {one.node for one in ranked}
+    alive = {one.node for one in living if not one.stopped}
     majority_lives = all(
         len([name for name in names if name in alive]) >= _quorum(names) for names in electorates
     )

@@ -147,5 +147,37 @@ def drop(record: ShardRecord, step: Drop) -> Outcome:
     )
 
 
+def abandon(
+    record: ShardRecord, gid: GroupId, previous: GroupId, direct: bool, index: Index
+) -> ShardRecord:
+    """What becomes of a shard on its way when the group at its other end is given up for lost.
+
+    - *To it*, and this group is the last that has it, by the configuration that gave the other one
+      up: it stays. That group cannot have served it unless it was LEAVING here, and then the
+      operator was told that what was written there is lost. What is frozen stays frozen (PARKED)
+      until that configuration itself gives it out again, from here.
+    - *To it*, and the history gave it on from there: it is dropped; whoever owns it begins anew.
+    - *From it*: it begins anew here, empty, under a generation of its own. Asked for only once
+      every other group has come to this configuration (`Handover`): so no former owner still
+      serves it, which is what the install would have shown (S1).
+
+    Args:
+        previous: The last group to have it, by the configuration that gave the other one up.
+        direct: Whether that configuration is the next one here: none between the two names other
+            owners.
+    """
+    if record.phase is Phase.ARRIVING:
+        return ShardRecord(
+            advance(record.phase, Event.ABANDONED),
+            number=record.number,
+            taken=record.number,
+            generation=Generation(index),
+        )
+    if previous == gid and direct:
+        phase = advance(record.phase, Event.ABANDONED)
+        return record._replace(phase=phase, peer=NO_GROUP, copy_id=NO_COPY, restarts=0)
+    return ShardRecord(advance(record.phase, Event.LOST), number=record.number, taken=record.taken)
+
+
 def _took_over(record: ShardRecord) -> bool:
     return record.phase is Phase.SERVING and record.taken == record.number

@@ -5,12 +5,13 @@ asks for a second operation; with `if_version` that is safe.
 """
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn, TypedDict
 
 from labrpc.errors import Refused, Unknown, Unreachable
 from labrpc.grpc import kv_pb2 as kv
 from shardkv.admin import NodeStatus
 from shardkv.clerk import Clerk
+from shardkv.consistency import Consistency
 from shardkv.errors import (
     DiskFull,
     InvalidArgument,
@@ -20,6 +21,8 @@ from shardkv.errors import (
     Unavailable,
     VersionMismatch,
 )
+from shardkv.limits import PAGE_ROWS_MAX
+from shardkv.tokens import ReadSession
 
 
 class TypedService:
@@ -36,34 +39,71 @@ class TypedService:
 
     async def get(self, request: kv.GetRequest, timeout: float) -> kv.GetReply:
         try:
-            row = await self._clerk.get_row(request.key, timeout=timeout)
+            session = self._session(request)
+            row = await self._clerk.get_row(
+                request.key, session=session, timeout=timeout, **_reading(request)
+            )
         except ShardKVError as error:
             _translate(error)
-        return kv.GetReply(found=row.value is not None, value=row.value or b"", version=row.version)
+        return kv.GetReply(
+            found=row.value is not None,
+            value=row.value or b"",
+            version=row.version,
+            session=_token(session),
+        )
 
     async def put(self, request: kv.PutRequest, timeout: float) -> kv.PutReply:
         if_version = request.if_version if request.HasField("if_version") else None
         try:
+            session = self._session(request)
             version = await self._clerk.put(
-                request.key, request.value, if_version=if_version, timeout=timeout
+                request.key, request.value, if_version=if_version, session=session, timeout=timeout
             )
         except ShardKVError as error:
             _translate(error)
-        return kv.PutReply(version=version)
+        return kv.PutReply(version=version, session=_token(session))
 
     async def append(self, request: kv.AppendRequest, timeout: float) -> kv.AppendReply:
         try:
-            version = await self._clerk.append(request.key, request.value, timeout=timeout)
+            session = self._session(request)
+            version = await self._clerk.append(
+                request.key, request.value, session=session, timeout=timeout
+            )
         except ShardKVError as error:
             _translate(error)
-        return kv.AppendReply(version=version)
+        return kv.AppendReply(version=version, session=_token(session))
 
     async def delete(self, request: kv.DeleteRequest, timeout: float) -> kv.DeleteReply:
         try:
-            await self._clerk.delete(request.key, timeout=timeout)
+            session = self._session(request)
+            await self._clerk.delete(request.key, session=session, timeout=timeout)
         except ShardKVError as error:
             _translate(error)
-        return kv.DeleteReply()
+        return kv.DeleteReply(session=_token(session))
+
+    async def list(self, request: kv.ListRequest, timeout: float) -> kv.ListReply:
+        try:
+            session = self._session(request)
+            page = await self._clerk.list_page(
+                request.prefix,
+                after=request.after if request.HasField("after") else None,
+                token=request.page_token or None,
+                limit=request.limit if request.HasField("limit") else PAGE_ROWS_MAX,
+                values=request.values,
+                session=session,
+                timeout=timeout,
+                **_reading(request),
+            )
+        except ShardKVError as error:
+            _translate(error)
+        rows = [kv.ListedRow(key=r.key, version=r.version, value=r.value) for r in page.rows]
+        return kv.ListReply(rows=rows, next_page_token=page.token or "", session=_token(session))
+
+    def _session(self, request: "_InSession") -> ReadSession | None:
+        """The session that a call goes on with; one that begins has an empty token."""
+        if not request.HasField("session"):
+            return None
+        return self._clerk.session(request.session or None)
 
     async def status(self, request: kv.StatusRequest, timeout: float) -> kv.StatusReply:
         status = self._status()
@@ -90,6 +130,32 @@ class TypedService:
         if clerk is None:
             raise Unreachable("the node is starting")
         return clerk
+
+
+_InSession = kv.GetRequest | kv.PutRequest | kv.AppendRequest | kv.DeleteRequest | kv.ListRequest
+_CONSISTENCIES: Final = {
+    kv.LINEARIZABLE: Consistency.LINEARIZABLE,
+    kv.SPREAD: Consistency.SPREAD,
+    kv.STALE: Consistency.STALE,
+}
+
+
+class _Reading(TypedDict):
+    consistency: Consistency
+    max_age: float | None
+
+
+def _reading(request: kv.GetRequest | kv.ListRequest) -> _Reading:
+    """Raises InvalidArgument for a consistency that this version does not know."""
+    consistency = _CONSISTENCIES.get(request.consistency)
+    if consistency is None:
+        raise InvalidArgument(f"consistency {int(request.consistency)} is not known here")
+    max_age = request.max_age_seconds if request.HasField("max_age_seconds") else None
+    return _Reading(consistency=consistency, max_age=max_age)
+
+
+def _token(session: ReadSession | None) -> str:
+    return "" if session is None else session.token
 
 
 def _translate(error: ShardKVError) -> NoReturn:

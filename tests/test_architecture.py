@@ -54,6 +54,7 @@ EDGE: Final = (
     "shardkv/benching.py",
     "shardkv/backup/files.py",
     "shardkv/backup/restoring.py",
+    "shardkv/leftovers.py",
     "shardkv/cli/*",
     "shardkv/config.py",
     "shardkv/clusterfile.py",

@@ -37,6 +37,8 @@ class KvHandler(Protocol):
 
     async def delete(self, request: kv.DeleteRequest, timeout: float) -> kv.DeleteReply: ...
 
+    async def list(self, request: kv.ListRequest, timeout: float) -> kv.ListReply: ...
+
     async def status(self, request: kv.StatusRequest, timeout: float) -> kv.StatusReply: ...
 
 
@@ -98,6 +100,7 @@ def kv_service(handler: KvHandler, work: Work) -> grpc.GenericRpcHandler:
             "Put": method(kv.PutRequest.FromString, handler.put),
             "Append": method(kv.AppendRequest.FromString, handler.append),
             "Delete": method(kv.DeleteRequest.FromString, handler.delete),
+            "List": method(kv.ListRequest.FromString, handler.list),
             "Status": method(kv.StatusRequest.FromString, handler.status),
         },
     )

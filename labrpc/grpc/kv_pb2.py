@@ -24,35 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14labrpc/grpc/kv.proto\x12\nshardkv.v1\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"9\n\x08GetReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\"P\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x17\n\nif_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_if_version\"\x1b\n\x08PutReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\"+\n\rAppendRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x1e\n\x0b\x41ppendReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x1c\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"\r\n\x0b\x44\x65leteReply\"\x0f\n\rStatusRequest\"l\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\x0c\x12\x15\n\rconfig_number\x18\x03 \x01(\x04\x12\'\n\x06groups\x18\x04 \x03(\x0b\x32\x17.shardkv.v1.GroupStatus\"g\n\x0bGroupStatus\x12\x0b\n\x03gid\x18\x01 \x01(\x04\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x05 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x06 \x01(\x04\x32\xa8\x02\n\x02Kv\x12\x33\n\x03Get\x12\x16.shardkv.v1.GetRequest\x1a\x14.shardkv.v1.GetReply\x12\x33\n\x03Put\x12\x16.shardkv.v1.PutRequest\x1a\x14.shardkv.v1.PutReply\x12<\n\x06\x41ppend\x12\x19.shardkv.v1.AppendRequest\x1a\x17.shardkv.v1.AppendReply\x12<\n\x06\x44\x65lete\x12\x19.shardkv.v1.DeleteRequest\x1a\x17.shardkv.v1.DeleteReply\x12<\n\x06Status\x12\x19.shardkv.v1.StatusRequest\x1a\x17.shardkv.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14labrpc/grpc/kv.proto\x12\nshardkv.v1\"\x9b\x01\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12,\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x17.shardkv.v1.Consistency\x12\x1c\n\x0fmax_age_seconds\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07session\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x12\n\x10_max_age_secondsB\n\n\x08_session\"J\n\x08GetReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0f\n\x07session\x18\x04 \x01(\t\"r\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x17\n\nif_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x07session\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_if_versionB\n\n\x08_session\",\n\x08PutReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\"M\n\rAppendRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x07session\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_session\"/\n\x0b\x41ppendReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\">\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x14\n\x07session\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_session\"\x1e\n\x0b\x44\x65leteReply\x12\x0f\n\x07session\x18\x01 \x01(\t\"\xff\x01\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\x0c\x12\x12\n\x05\x61\x66ter\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\x05limit\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x0e\n\x06values\x18\x05 \x01(\x08\x12,\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x17.shardkv.v1.Consistency\x12\x1c\n\x0fmax_age_seconds\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x07session\x18\x08 \x01(\tH\x03\x88\x01\x01\x42\x08\n\x06_afterB\x08\n\x06_limitB\x12\n\x10_max_age_secondsB\n\n\x08_session\"Z\n\tListReply\x12#\n\x04rows\x18\x01 \x03(\x0b\x32\x15.shardkv.v1.ListedRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\"G\n\tListedRow\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\x05value\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_value\"\x0f\n\rStatusRequest\"l\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\x0c\x12\x15\n\rconfig_number\x18\x03 \x01(\x04\x12\'\n\x06groups\x18\x04 \x03(\x0b\x32\x17.shardkv.v1.GroupStatus\"g\n\x0bGroupStatus\x12\x0b\n\x03gid\x18\x01 \x01(\x04\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x05 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x06 \x01(\x04*6\n\x0b\x43onsistency\x12\x10\n\x0cLINEARIZABLE\x10\x00\x12\n\n\x06SPREAD\x10\x01\x12\t\n\x05STALE\x10\x02\x32\xe0\x02\n\x02Kv\x12\x33\n\x03Get\x12\x16.shardkv.v1.GetRequest\x1a\x14.shardkv.v1.GetReply\x12\x33\n\x03Put\x12\x16.shardkv.v1.PutRequest\x1a\x14.shardkv.v1.PutReply\x12<\n\x06\x41ppend\x12\x19.shardkv.v1.AppendRequest\x1a\x17.shardkv.v1.AppendReply\x12<\n\x06\x44\x65lete\x12\x19.shardkv.v1.DeleteRequest\x1a\x17.shardkv.v1.DeleteReply\x12\x36\n\x04List\x12\x17.shardkv.v1.ListRequest\x1a\x15.shardkv.v1.ListReply\x12<\n\x06Status\x12\x19.shardkv.v1.StatusRequest\x1a\x17.shardkv.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'labrpc.grpc.kv_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETREQUEST']._serialized_start=36
-  _globals['_GETREQUEST']._serialized_end=61
-  _globals['_GETREPLY']._serialized_start=63
-  _globals['_GETREPLY']._serialized_end=120
-  _globals['_PUTREQUEST']._serialized_start=122
-  _globals['_PUTREQUEST']._serialized_end=202
-  _globals['_PUTREPLY']._serialized_start=204
-  _globals['_PUTREPLY']._serialized_end=231
-  _globals['_APPENDREQUEST']._serialized_start=233
-  _globals['_APPENDREQUEST']._serialized_end=276
-  _globals['_APPENDREPLY']._serialized_start=278
-  _globals['_APPENDREPLY']._serialized_end=308
-  _globals['_DELETEREQUEST']._serialized_start=310
-  _globals['_DELETEREQUEST']._serialized_end=338
-  _globals['_DELETEREPLY']._serialized_start=340
-  _globals['_DELETEREPLY']._serialized_end=353
-  _globals['_STATUSREQUEST']._serialized_start=355
-  _globals['_STATUSREQUEST']._serialized_end=370
-  _globals['_STATUSREPLY']._serialized_start=372
-  _globals['_STATUSREPLY']._serialized_end=480
-  _globals['_GROUPSTATUS']._serialized_start=482
-  _globals['_GROUPSTATUS']._serialized_end=585
-  _globals['_KV']._serialized_start=588
-  _globals['_KV']._serialized_end=884
+  _globals['_CONSISTENCY']._serialized_start=1311
+  _globals['_CONSISTENCY']._serialized_end=1365
+  _globals['_GETREQUEST']._serialized_start=37
+  _globals['_GETREQUEST']._serialized_end=192
+  _globals['_GETREPLY']._serialized_start=194
+  _globals['_GETREPLY']._serialized_end=268
+  _globals['_PUTREQUEST']._serialized_start=270
+  _globals['_PUTREQUEST']._serialized_end=384
+  _globals['_PUTREPLY']._serialized_start=386
+  _globals['_PUTREPLY']._serialized_end=430
+  _globals['_APPENDREQUEST']._serialized_start=432
+  _globals['_APPENDREQUEST']._serialized_end=509
+  _globals['_APPENDREPLY']._serialized_start=511
+  _globals['_APPENDREPLY']._serialized_end=558
+  _globals['_DELETEREQUEST']._serialized_start=560
+  _globals['_DELETEREQUEST']._serialized_end=622
+  _globals['_DELETEREPLY']._serialized_start=624
+  _globals['_DELETEREPLY']._serialized_end=654
+  _globals['_LISTREQUEST']._serialized_start=657
+  _globals['_LISTREQUEST']._serialized_end=912
+  _globals['_LISTREPLY']._serialized_start=914
+  _globals['_LISTREPLY']._serialized_end=1004
+  _globals['_LISTEDROW']._serialized_start=1006
+  _globals['_LISTEDROW']._serialized_end=1077
+  _globals['_STATUSREQUEST']._serialized_start=1079
+  _globals['_STATUSREQUEST']._serialized_end=1094
+  _globals['_STATUSREPLY']._serialized_start=1096
+  _globals['_STATUSREPLY']._serialized_end=1204
+  _globals['_GROUPSTATUS']._serialized_start=1206
+  _globals['_GROUPSTATUS']._serialized_end=1309
+  _globals['_KV']._serialized_start=1368
+  _globals['_KV']._serialized_end=1720
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,16 @@ from labs.cluster import DATA, LOG, PROMISES, SimNode
 from labs.strikes.arena import Arena, Strike
 from labs.strikes.atlas import Atlas
 from raft.disk.data_store import PROGRESS
-from raft.disk.records import ENTRY, HARD_STATE, REPLICA, START, TAIL
+from raft.disk.promise import decode_promise
+from raft.disk.records import (
+    ENTRY,
+    HARD_STATE,
+    REPLICA,
+    START,
+    TAIL,
+    WRITE_NUMBER_KEY,
+    decode_number,
+)
 
 STALL_SECONDS: Final = (1.0, 30.0)
 LOG_ROWS: Final = (ENTRY, HARD_STATE, REPLICA, START, TAIL)
@@ -169,10 +178,13 @@ class DiskStrikes:
                 return bool(rows)
             case "log wiped" | "data wiped":
                 drive.wipe(LOG if what == "log wiped" else DATA)
-            case "log rolled back" | "data rolled back":
-                name = LOG if what == "log rolled back" else DATA
-                changed = drive.durable(name) != before.volumes.get(name, {})
-                drive.roll_back(name, before)
+            case "log rolled back":
+                if not _noticed(node, before):
+                    return False
+                drive.roll_back(LOG, before)
+            case "data rolled back":
+                changed = drive.durable(DATA) != before.volumes.get(DATA, {})
+                drive.roll_back(DATA, before)
                 return changed
             case "promise flipped":
                 drive.flip_record(rng.choice(PROMISES))
@@ -183,6 +195,15 @@ class DiskStrikes:
                 for name in PROMISES:
                     drive.wipe(name)
         return True
+
+
+def _noticed(node: SimNode, before: DriveImage) -> bool:
+    """Whether the promise names a write that an old log lacks. It follows the log within a moment
+    (`FOLLOWS_SECONDS`); what is lost of that moment shows only to a leader that was told."""
+    promises = [decode_promise(node.drive.record(name)) for name in PROMISES]
+    promised = max((p.write_number for p in promises if p is not None), default=0)
+    raw = before.volumes.get(LOG, {}).get(WRITE_NUMBER_KEY)
+    return raw is not None and decode_number("an old log", WRITE_NUMBER_KEY, raw) < promised
 
 
 def _what(name: str, batch: Any) -> str:

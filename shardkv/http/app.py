@@ -15,12 +15,14 @@ from starlette.responses import JSONResponse, Response
 
 from shardkv import __version__
 from shardkv.http import spec
-from shardkv.http.bodies import Body
-from shardkv.http.door import Door, Handler, Route, method_not_allowed
+from shardkv.http.bodies import Body, ClientGone
+from shardkv.http.door import GONE, Door, Route, method_not_allowed, refusal
 from shardkv.http.keys import Asked, Keys
 from shardkv.http.measures import HttpMeasures
 from shardkv.http.problems import Problem
-from shardkv.http.replies import Reply, problem_reply
+from shardkv.http.replies import Reply, Streamed, problem_reply
+from shardkv.http.schemas import COMPONENTS
+from shardkv.http.streams import StreamedResponse
 
 DESCRIPTION: Final = """Any node serves any key. Errors are problem documents (RFC 9457).
 
@@ -36,7 +38,7 @@ class Cold(NamedTuple):
     kind: str
     tag: str
     summary: str
-    handler: Handler
+    handler: Callable[[Asked], Awaitable[Reply | Streamed]]
     spec: Mapping[str, Any]
 
 
@@ -106,7 +108,7 @@ def make_app(cold: tuple[Cold, ...]) -> FastAPI:
             methods=[hot.method],
             tags=[hot.tag],
             summary=hot.summary,
-            operation_id=f"{hot.method.lower()}_{hot.path.split('/')[1]}",
+            operation_id=f"{hot.method.lower()}_key_{hot.path.split('/')[1]}",
             openapi_extra=dict(hot.spec),
             response_class=Response,
         )
@@ -122,15 +124,15 @@ def make_app(cold: tuple[Cold, ...]) -> FastAPI:
             response_class=Response,
         )
 
-    document = _document(app)
-
     async def openapi(_: Request) -> Response:
-        return JSONResponse(document)
+        return JSONResponse(document_of(app))
 
     async def docs(_: Request) -> Response:
         from shardkv.http.docs_page import page
 
-        return HTMLResponse(page(document), headers={"content-security-policy": DOCS_POLICY})
+        return HTMLResponse(
+            page(document_of(app)), headers={"content-security-policy": DOCS_POLICY}
+        )
 
     app.add_route("/openapi.json", openapi, include_in_schema=False)
     app.add_route("/docs", docs, include_in_schema=False)
@@ -141,13 +143,21 @@ def make_app(cold: tuple[Cold, ...]) -> FastAPI:
 DOCS_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 
+def document_of(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, made when it is first asked for: FastAPI's, with our answers instead
+    of its guesses."""
+    document: dict[str, Any] | None = getattr(app.state, "document", None)
+    if document is None:
+        document = app.state.document = _document(app)
+    return document
+
+
 def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, made once: FastAPI's, with our answers instead of its guesses."""
     document = app.openapi()
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
-    schemas.update(spec.COMPONENTS)
+    schemas.update(COMPONENTS)
     written = {(hot.path, hot.method): hot.spec for hot in HOT}
     for route in app.routes:
         extra = getattr(route, "openapi_extra", None)
@@ -179,9 +189,13 @@ def _endpoint(route: Cold) -> Callable[[Request], Awaitable[Response]]:
                     (scope["client"] or ("",))[0],
                 )
             )
+        except ClientGone:
+            return Response(status_code=GONE)  # nobody reads it
+        except Exception as error:
+            return response(refusal(error))
         finally:
             body.close()
-        return reply if isinstance(reply, Response) else response(reply)
+        return StreamedResponse(reply) if isinstance(reply, Streamed) else response(reply)
 
     return endpoint
 

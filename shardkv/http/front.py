@@ -2,20 +2,23 @@
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from labrpc.errors import CannotListen
 from labrpc.grpc.addresses import probe
 from labrpc.transport import Address
-from shardkv.admin import NodeStatus
 from shardkv.config import NodeConfig
 from shardkv.http import spec
+from shardkv.http.actions import Actions
 from shardkv.http.app import Cold, make_door, old_routes
-from shardkv.http.keys import Asked, ClerkSource, Keys
+from shardkv.http.inside import Parts
+from shardkv.http.keys import Keys
+from shardkv.http.listing import Listing
 from shardkv.http.measures import HttpMeasures
-from shardkv.http.replies import Reply, json_reply, text_reply
-from shardkv.http.requests import query_of
-from shardkv.http.standing import health_document, reasons_not_ready, status_document
+from shardkv.http.metrics import NodeMetrics
+from shardkv.http.views import Views
+from shardkv.http.watching import Watching
 from shardkv.http.wire import HttpServer
 
 log = logging.getLogger(__name__)
@@ -48,15 +51,8 @@ class FrontConfig(NamedTuple):
         )
 
 
-class Inside(NamedTuple):
-    """What the front door needs of its node."""
-
-    clerk: ClerkSource
-    status: Callable[[], NodeStatus]
-
-
 class FrontDoor:
-    """HTTP on a node.
+    """HTTP on a node. `start` it early: until the node runs it says so.
 
     Args:
         clock: Seconds that only go forward, fine enough to time one call.
@@ -66,7 +62,7 @@ class FrontDoor:
     def __init__(
         self,
         config: FrontConfig,
-        inside: Inside,
+        inside: Parts,
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
@@ -74,13 +70,23 @@ class FrontDoor:
         self._config = config
         self._inside = inside
         self._wall_clock = wall_clock
+        self._watching: Watching | None = None
+        self._server: HttpServer | None = None
         self.measures = HttpMeasures(clock)
         keys = Keys(inside.clerk, get_writes=config.get_writes)
-        cold = (*old_routes(keys), *standing_routes(inside))
+        figures = inside.figures(self.measures, self._connections, self._watchers)
+        views = Views(inside.status, lambda: self._watching, NodeMetrics(figures))
+        listing = Listing(inside.clerk)
+        actions = Actions(inside.means, config.actions)
+        cold = (
+            Cold("GET", "/kv", "list", "keys", "List keys by prefix.", listing.list_, spec.LIST),
+            *old_routes(keys),
+            *views.routes(),
+            *actions.routes(),
+        )
         self.door = make_door(
             keys, cold, self.measures, host=None if config.any_host else config.host
         )
-        self._server: HttpServer | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -97,39 +103,23 @@ class FrontDoor:
             raise CannotListen(self._config.address, str(error)) from error
         self._server = server
 
+    def watch(self) -> None:
+        """The node runs: `/cluster` and `/events` are there from here on."""
+        self._watching = Watching(self._inside.surroundings(), self._when)
+        self._watching.start()
+
     async def close(self) -> None:
+        if self._watching is not None:
+            await self._watching.close()
         if self._server is not None:
             await self._server.close()
 
+    def _when(self) -> str:
+        now = datetime.fromtimestamp(self._wall_clock(), UTC)
+        return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-def standing_routes(inside: Inside) -> tuple[Cold, ...]:
-    """How the node is."""
+    def _connections(self) -> int:
+        return self._server.connections if self._server is not None else 0
 
-    async def status(asked: Asked) -> Reply:
-        query_of(asked.query)
-        return json_reply(status_document(inside.status()))
-
-    async def health(asked: Asked) -> Reply:
-        query_of(asked.query)
-        now = inside.status()
-        return json_reply(health_document(now), 503 if reasons_not_ready(now) else 200)
-
-    async def alive(asked: Asked) -> Reply:
-        query_of(asked.query)
-        return text_reply(b"alive\n")
-
-    said = {"responses": {**spec.document("Status", "The node."), **spec.problems(400, 421)}}
-    ready = {
-        "responses": {
-            **spec.document("Health", "It is ready."),
-            **spec.document("Health", "It is not; `reasons` says why.", 503),
-            **spec.problems(400, 421),
-        }
-    }
-    lives = {"responses": {**spec.plain("The process runs."), **spec.problems(400, 421)}}
-    return (
-        Cold("GET", "/status", "status", "node", "The node and its replicas.", status, said),
-        Cold("GET", "/health", "probe", "node", "Whether it is ready, and why not.", health, ready),
-        Cold("GET", "/readyz", "probe", "node", "Whether it is ready.", health, ready),
-        Cold("GET", "/livez", "probe", "node", "Whether the process runs.", alive, lives),
-    )
+    def _watchers(self) -> int:
+        return self._watching.watchers if self._watching is not None else 0

@@ -1,12 +1,12 @@
 """What is answered when a request is not done: RFC 9457 problem documents, and from which errors.
 
-`type` is `about:blank#NAME`-free: a short stable name under `/problems/`, by which programs tell
-problems apart; `detail` says what was wrong, the limit, and what to do. Nothing here shows more
-than the store's own messages, and a mistake of ours shows nothing at all.
+`type` is `/problems/` and a short stable name, by which programs tell problems apart; `detail` says
+what was wrong, the limit, and what to do. Nothing here shows more than the store's own messages,
+and a mistake of ours shows nothing at all.
 """
 
 import json
-from typing import Final, NamedTuple
+from typing import Final
 
 from shardctrler.errors import (
     ChangeRefused,
@@ -15,6 +15,7 @@ from shardctrler.errors import (
 )
 from shardctrler.errors import OutcomeUnknown as ChangeUnknown
 from shardkv.errors import (
+    DiskFull,
     InvalidArgument,
     KeyTooLong,
     OutcomeUnknown,
@@ -51,6 +52,7 @@ TITLES: Final = {
     501: "Not Implemented",
     503: "Service Unavailable",
     504: "Gateway Timeout",
+    507: "Insufficient Storage",
 }
 
 
@@ -93,13 +95,6 @@ class Bad(Problem):
         super().__init__(400, name, detail)
 
 
-class Later(NamedTuple):
-    """A status of "not now" and the name of its problem."""
-
-    status: int
-    name: str
-
-
 def retry_after(seconds: float = RETRY_SECONDS) -> tuple[tuple[bytes, bytes], ...]:
     """The header, in whole seconds, at least one."""
     return ((b"retry-after", b"%d" % max(1, round(seconds))),)
@@ -125,6 +120,8 @@ def problem_of(error: ShardKVError | ShardCtrlerError) -> Problem:
             return Problem(400, "bad-request", text)
         case VersionMismatch():
             return Problem(412, "version-mismatch", text)
+        case DiskFull():
+            return Problem(507, "disk-full", text)
         case Overloaded():
             return Problem(429, "overloaded", text, retry_after(error.retry_seconds))
         case WindowFull():

@@ -1,6 +1,7 @@
 """Answers as values, and what store rows look like over HTTP. Pure."""
 
 import json
+from collections.abc import AsyncIterator, Callable
 from typing import Final, NamedTuple
 
 from shardkv.http.problems import MEDIA_TYPE, Problem
@@ -23,6 +24,14 @@ ALWAYS: Final[Headers] = (
 STORED: Final = "Key-value pair stored successfully"
 APPENDED: Final = "Value appended successfully"
 DELETED: Final = "Key-value pair deleted successfully"
+
+
+class Streamed(NamedTuple):
+    """An answer whose body comes piece by piece, and what to call once when it has ended."""
+
+    media_type: str
+    pieces: AsyncIterator[bytes]
+    ended: Callable[[], None]
 
 
 class Reply(NamedTuple):

@@ -11,23 +11,11 @@ from shardkv.consistency import STALE_SECONDS_MAX, Consistency
 from shardkv.http.limits import TIMEOUT_SECONDS_MAX, TIMEOUT_SECONDS_MIN
 from shardkv.http.problems import MEDIA_TYPE, TITLES
 from shardkv.http.requests import JSON, OCTETS
+from shardkv.http.schemas import Spec, schema
 from shardkv.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
-
-Spec = dict[str, Any]
 
 TEXT: Final = "text/plain"
 
-PROBLEM: Final[Spec] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string", "description": "stable, for programs"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "what, which limit, what to do"},
-    },
-}
-_SCHEMAS: Final = "#/components/schemas/"
 
 WHY: Final[Mapping[int, str]] = {
     400: "The request is wrong; nothing was done.",
@@ -44,22 +32,9 @@ WHY: Final[Mapping[int, str]] = {
     428: "An action needs its confirmation.",
     429: "Too much is under way; nothing was done. Again after `Retry-After`.",
     503: "Nobody could do it in time; nothing was done. Again after `Retry-After`.",
+    507: "The disk that leads the key's group is full; nothing was written.",
     504: "No answer came in time: **it may have been done**, or may yet be.",
 }
-
-
-def schema(name: str) -> Spec:
-    return {"$ref": _SCHEMAS + name}
-
-
-def text_fields(*names: str) -> Spec:
-    """An object of exactly these strings."""
-    return {
-        "type": "object",
-        "required": list(names),
-        "properties": {name: {"type": "string"} for name in names},
-        "additionalProperties": False,
-    }
 
 
 def problems(*statuses: int) -> Spec:
@@ -171,7 +146,7 @@ def document(name: str, description: str, status: int = 200) -> Spec:
 
 
 _READ: Final = (400, 404, 406, 414, 421, 429, 503)
-_WRITE: Final = (400, 403, 406, 408, 412, 413, 414, 415, 421, 429, 503, 504)
+_WRITE: Final = (400, 403, 406, 408, 412, 413, 414, 415, 421, 429, 503, 504, 507)
 
 GET_KEY: Final[Spec] = {
     "parameters": [KEY, CONSISTENCY, MAX_AGE, TIMEOUT, SESSION, KNOWN],
@@ -209,41 +184,108 @@ OLD_SET: Final[Spec] = {
         parameter("query", "value", "the value", {"type": "string"}, required=True),
         TIMEOUT,
     ],
-    "responses": {**plain("Written: `OK`."), **problems(400, 403, 413, 414, 421, 429, 503, 504)},
+    "responses": {
+        **plain("Written: `OK`."),
+        **problems(400, 403, 413, 414, 421, 429, 503, 504, 507),
+    },
 }
 
-_OPEN: Final[Spec] = {"type": "object", "additionalProperties": True}
-COMPONENTS: Final[Mapping[str, Spec]] = {
-    "Problem": PROBLEM,
-    "PutRequest": text_fields("value"),
-    "Pair": text_fields("key", "value"),
-    "PutAnswer": {
-        **text_fields("key", "value", "message"),
-        "required": ["key", "message"],
-    },
-    "KeyAnswer": text_fields("key", "message"),
-    "Health": {
-        "type": "object",
-        "required": ["status", "node", "reasons"],
-        "properties": {
-            "status": {"enum": ["healthy", "unhealthy"]},
-            "node": {"type": "string"},
-            "reasons": {"type": "array", "items": {"type": "string"}},
+_WHOLE: Final[Spec] = {"type": "integer", "minimum": 0}
+_GID: Final[Spec] = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
+_NAMES: Final[Spec] = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 9}
+_EXPECT: Final[Spec] = {
+    **_WHOLE,
+    "description": "the configuration that was looked at: if it is past, nothing is done",
+}
+
+LIST: Final[Spec] = {
+    "parameters": [
+        parameter("query", "prefix", "what the keys begin with", {"type": "string"}),
+        parameter("query", "after", "begin after this key", {"type": "string", "minLength": 1}),
+        parameter(
+            "query",
+            "limit",
+            "keys at most; a page has at most 1,000",
+            {"type": "integer", "minimum": 1, "maximum": 1000},
+        ),
+        parameter("query", "token", "of the page before", {"type": "string", "minLength": 1}),
+        parameter("query", "values", "whether values are shown", {"type": "boolean"}),
+        CONSISTENCY,
+        MAX_AGE,
+        TIMEOUT,
+    ],
+    "responses": {
+        "200": {
+            "description": "A page of keys in their order, or all of them, one a line; then the "
+            'last line is `{"end":true,...}`, or `{"problem":...}` if it could not be finished.',
+            "content": {
+                JSON: {"schema": schema("Keys")},
+                "application/x-ndjson": {"schema": {"type": "string"}},
+            },
         },
-        "additionalProperties": False,
-    },
-    "Status": {
-        "type": "object",
-        "required": ["node", "cluster", "version", "state", "ready", "config", "groups"],
-        "properties": {
-            "node": {"type": "string"},
-            "cluster": {"type": "string"},
-            "version": {"type": "string"},
-            "state": {"enum": ["starting", "running", "stopping"]},
-            "ready": {"type": "boolean"},
-            "config": {"type": "integer"},
-            "groups": {"type": "array", "items": _OPEN},
-        },
-        "additionalProperties": True,
+        **problems(400, 406, 421, 429, 503),
     },
 }
+EVENTS: Final[Spec] = {
+    "parameters": [
+        parameter(
+            "header",
+            "Last-Event-ID",
+            "the number of the last `log` event that the client has; browsers send it themselves",
+            {"type": "string", "pattern": "^(0|[1-9][0-9]{0,14})$"},
+        ),
+    ],
+    "responses": {
+        "200": {
+            "description": "Server-sent events for as long as the client stays: `cluster` (a "
+            "Cluster document, each second) and `log` (an Event document, as things happen; those "
+            "of the recent past first).",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **problems(400, 421, 429, 503),
+    },
+}
+
+
+def action_spec(action: str) -> Spec:
+    """What is said of `/cluster/ACTION`."""
+    bodies = {
+        "join": ({"groups": {"type": "object", "minProperties": 1, "maxProperties": 64,
+                             "additionalProperties": _NAMES,
+                             "propertyNames": {"pattern": "^[1-9][0-9]{0,8}$"}},
+                  "expect": _EXPECT}, ["groups"]),
+        "leave": ({"gids": {"type": "array", "items": _GID, "minItems": 1, "maxItems": 64,
+                            "uniqueItems": True},
+                   "expect": _EXPECT}, ["gids"]),
+        "move": ({"shard": _WHOLE, "gid": _GID, "expect": _EXPECT}, ["shard", "gid"]),
+        "transfer": ({"gid": _WHOLE, "node": {"type": "string"}}, ["gid", "node"]),
+    }  # fmt: skip
+    properties, required = bodies[action]
+    return {
+        "parameters": [
+            parameter(
+                "header",
+                "Shardkv-Confirm",
+                f"`{action}`: that it is meant",
+                {"type": "string", "const": action},
+                required=True,
+            )
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                JSON: {
+                    "schema": {
+                        "type": "object",
+                        "properties": properties,
+                        "required": required,
+                        "additionalProperties": False,
+                    }
+                }
+            },
+        },
+        "responses": {
+            **document("Done", "It is done."),
+            **problems(400, 403, 408, 409, 413, 415, 421, 428, 503, 504),
+        },
+    }

@@ -64,6 +64,11 @@ class Shelf:
         self.rows.pop(request.key, None)
         return kv.DeleteReply()
 
+    async def list(self, request: kv.ListRequest, timeout: float) -> kv.ListReply:
+        await self._enter(timeout)
+        keys = sorted(key for key in self.rows if key.startswith(request.prefix))
+        return kv.ListReply(rows=[kv.ListedRow(key=key, version=self.rows[key][1]) for key in keys])
+
     async def status(self, request: kv.StatusRequest, timeout: float) -> kv.StatusReply:
         await self._enter(timeout)
         return kv.StatusReply(node="n1", cluster=CLUSTER)

@@ -73,7 +73,7 @@ def test_hashicorp_fuzzy_add_and_remove_members(seed: int) -> None:
         seed,
         Knobs(
             size=3,
-            faults=("members", "loss", "duplication", "transfer", "isolate"),
+            faults=("members", "loss", "duplication", "isolate", "slow disk"),
             config=QUICK if seed % 2 else PLAIN,
             compaction=LONG_LOGS,
             seconds=4.0,

@@ -196,7 +196,7 @@ def test_ongaro_2015_no_change_before_a_commit_of_ones_own_term(
     change(cluster, s2, **second)
     committed = core_of(s2).log.id_at(core_of(s2).commit)
     refusers = [n for n in (2, 3, 4) if cluster.node(n).image.holds(committed)]
-    assert len(refusers) >= 2, "a majority of four with S1 would need one of these, and they refuse"
+    assert len(refusers) >= 2, "two of these three refuse: S1 has no majority of four"
     for number in refusers:
         assert not lonely.is_up_to_date_with(cluster.node(number).image.last())
     cluster.mend()

@@ -86,14 +86,14 @@ def test_etcd_raft_8ecce32_a_page_of_entries_does_not_stand_for_all() -> None:
     follower = next(n for n in cluster.nodes.values() if n not in cluster.leading())
     cluster.crash(follower)
     for number in range(60):
-        cluster.propose(cluster.led(), b"%d" % number)
+        cluster.propose(cluster.led(), b"%d" % number * 60)
         cluster.run(0.01)
 
     cluster.start(follower)
 
     cluster.agree((1, 2, 3), seconds=10 * E)
     commands = [entry.data for entry in follower.applied if entry.data]
-    assert commands == [b"before", *(b"%d" % number for number in range(60))]
+    assert commands == [b"before", *(b"%d" % number * 60 for number in range(60))]
 
 
 def test_openraft_1501_a_late_rejection_is_no_sign_of_a_lost_log() -> None:

@@ -52,7 +52,8 @@ async def ended_while_it_applies(flushes: bool) -> None:
         victim.power_up()
         await world.until(lambda v=victim: v.has_replica)  # type: ignore[misc]
         await world.until(
-            lambda v=victim, at=leader: ledger(v.replica) == ledger(at.replica)  # type: ignore[misc]
+            lambda v=victim, at=leader: ledger(v.replica) == ledger(at.replica),  # type: ignore[misc]
+            seconds=5,
         )
     for node in world.all:
         rows = ledger(node.replica)
@@ -98,7 +99,8 @@ def test_tikv_994_power_goes_while_the_log_is_synced(sync_seconds: float) -> Non
             victim.power_up()
             await world.until(lambda v=victim: v.has_replica)  # type: ignore[misc]
             await world.until(
-                lambda v=victim, at=leader: ledger(v.replica) == ledger(at.replica)  # type: ignore[misc]
+                lambda v=victim, at=leader: ledger(v.replica) == ledger(at.replica),  # type: ignore[misc]
+                seconds=5,
             )
         world.look_for_silent()
         world.oracle.check()

@@ -1,7 +1,7 @@
 """The rows of the scorecard, those of consensus from `tests/raft/test_safeguards.py`."""
 
 from tests.raft import test_safeguards as consensus
-from tests.scorecard import sharding, shell
+from tests.scorecard import reading, sharding, shell
 from tests.scorecard.trials import Row, chaos, scripted
 
 NOT_THERE = {
@@ -14,7 +14,8 @@ _IDS = (
     "B01 B02 B03 B04 B06 B07 B12 B13 B20 B21 B22 B28 B29 B30 "
     "C01 C02 C04 C05 C08 C09 C18 D01 D02 D05 D11 D13 E01 E02 E05 E14 "
     "F01 F03 F04 F05 F06 F08 F09 F10 F13 F18 F21 F24 F27 F31 "
-    "G01 G02 G03 G05 G07 G08 G14 H01 H02 H03 H04 H05 H06 H07 H08 H09 H10 H11 H12"
+    "G01 G02 G03 G05 G07 G08 G14 H01 H02 H03 H04 H05 H06 H07 H08 H09 H10 H11 H12 "
+    "J01 J02 J03 J04 J05 J06 J07 J08 J09"
 )
 LISTED = _IDS.split()
 """Every safeguard that the table must speak of; one without a row is `not tried`."""
@@ -35,4 +36,6 @@ def _consensus() -> list[Row]:
 
 def rows() -> list[Row]:
     """All rows, in order of their ids."""
-    return sorted([*_consensus(), *sharding.rows(), *shell.rows()], key=lambda row: row.id)
+    return sorted(
+        [*_consensus(), *sharding.rows(), *shell.rows(), *reading.rows()], key=lambda row: row.id
+    )

@@ -18,6 +18,11 @@ LEGAL = [
     (Phase.PARKED, Event.RETURNED, Phase.SERVING),
     (Phase.PARKED, Event.REASSIGNED, Phase.LEAVING),
     (Phase.LEAVING, Event.CONFIRMED, Phase.ABSENT),
+    (Phase.ARRIVING, Event.ABANDONED, Phase.SERVING),
+    (Phase.MOVING, Event.ABANDONED, Phase.SERVING),
+    (Phase.LEAVING, Event.ABANDONED, Phase.PARKED),
+    (Phase.MOVING, Event.LOST, Phase.ABSENT),
+    (Phase.LEAVING, Event.LOST, Phase.ABSENT),
 ]
 
 
@@ -36,10 +41,15 @@ def test_every_other_transition_is_refused(phase: Phase, event: Event) -> None:
 
 
 def test_a_frozen_copy_never_serves_again() -> None:
-    """Invariant S1: once it is given out, only forgetting is left."""
-    assert [after for (before, _), after in NEXT.items() if before is Phase.LEAVING] == [
-        Phase.ABSENT
-    ]
+    """Invariant S1: once it is given out, only forgetting is left; or, if its taker is given up, to
+    lie where it is until a later configuration gives it out again."""
+    after = {event: after for (before, event), after in NEXT.items() if before is Phase.LEAVING}
+
+    assert after == {
+        Event.CONFIRMED: Phase.ABSENT,
+        Event.ABANDONED: Phase.PARKED,
+        Event.LOST: Phase.ABSENT,
+    }
 
 
 def test_clients_are_answered_until_the_freeze_and_from_the_install_on() -> None:
@@ -50,7 +60,7 @@ def test_clients_are_answered_until_the_freeze_and_from_the_install_on() -> None
         if after is Phase.LEAVING:
             assert (before, event) == (Phase.MOVING, Event.FROZEN) or before is Phase.PARKED
         if before is Phase.ARRIVING:
-            assert event is Event.INSTALLED
+            assert event in (Event.INSTALLED, Event.ABANDONED)
 
 
 def test_configurations_find_settled_shards_only() -> None:

@@ -42,3 +42,32 @@ def test_a_replica_that_is_being_made_when_its_node_dies_is_given_up() -> None:
             return await node.create(record)
 
     assert not run(main())
+
+
+def test_rows_outlive_the_drop_of_their_replica_until_it_is_durable() -> None:
+    """Seed 153: rows were deleted before the drop was durable; a crash kept the one and lost the
+    other, and the node refused a log that began after a state which was gone."""
+
+    async def main() -> tuple[int, int]:
+        cluster = SimCluster(Chance("drop"), groups=1)
+        await cluster.start()
+        gid = cluster.gids[0]
+        _, admin = cluster.client()
+        await admin.join([cluster.joining(gid)])
+        node = cluster.nodes[cluster.placement[gid][-1]]
+        assert node.host is not None
+        rows = node.host._data_disk
+        node.drive.stall()
+        dropping = asyncio.ensure_future(node.drop(gid))
+        await asyncio.sleep(2.0)
+        before = sum(1 for _ in rows.range(b"", b"\xff"))
+        node.drive.heal()
+        await dropping
+        await asyncio.sleep(2.0)
+        await admin.close()
+        return before, sum(1 for _ in rows.range(b"", b"\xff"))
+
+    before, after = run(main())
+
+    assert before > 0, "a crash now would lose the drop, so it must not lose the rows"
+    assert after == 0

@@ -1,0 +1,88 @@
+"""Whole states compared: what a snapshot holds is what its group's state was at its index (R13).
+
+The rows of copies that a group has let go are garbage, which each replica deletes when it likes:
+they are no part of a state.
+"""
+
+from hashlib import blake2b
+from typing import Any, Final
+
+from labs.observer import Observer
+from raft.codec import encode_membership
+from raft.ports import Reader
+from raft.replica import Replica
+from raft.types import GroupId, Index, Membership
+from shardctrler.types import ShardId
+from shardkv.machine import StoreMachine
+from shardkv.phases import Phase
+from shardkv.rows import COPIES, prefix_of
+
+LAST_KEY: Final = b"\xff" * 8
+PREFIX_BYTES: Final = len(prefix_of(ShardId(0), 0))  # type: ignore[arg-type]
+
+
+def state_hash(replica: Replica) -> bytes:
+    """Of the rows that a replica shows now, and its members."""
+    store: Any = replica.store
+    machine: Any = replica._machine
+    return rows_hash(store.reader, _innermost(machine), store.membership)
+
+
+def _innermost(machine: Any) -> Any:
+    while True:
+        inner = getattr(machine, "_inner", None) or getattr(machine, "machine", None)
+        if inner is None:
+            return machine
+        machine = inner
+
+
+def rows_hash(rows: Reader, machine: object, members: Membership) -> bytes:
+    alive: set[bytes] | None = None
+    if isinstance(machine, StoreMachine):
+        records = [(ShardId(s), machine.record(ShardId(s))) for s in range(machine.nshards)]
+        alive = {
+            prefix_of(shard, record.generation)
+            for shard, record in records
+            if record.phase is not Phase.ABSENT
+        }
+    hash_ = blake2b(encode_membership(members), digest_size=8)
+    lo, hi = COPIES
+    for key, row in rows.range(b"", LAST_KEY):
+        if alive is not None and lo <= key < hi and key[:PREFIX_BYTES] not in alive:
+            continue
+        hash_.update(len(key).to_bytes(4, "big") + key)
+        hash_.update(len(row).to_bytes(4, "big") + row)
+    return hash_.digest()
+
+
+class SnapshotInvariants:
+    """Watches the snapshots of one group (R13)."""
+
+    def __init__(self, gid: GroupId, observer: Observer) -> None:
+        self._gid, self._observer = gid, observer
+        self._hashes: dict[Index, tuple[bytes, str]] | None = None
+
+    def watch(self, node: str, replica: Replica) -> None:
+        """Look at each snapshot that this replica gives out."""
+        if self._hashes is None:
+            self._hashes = {}
+        store: Any = replica.store
+        capture = store.capture
+
+        def captured() -> Any:
+            self.seen(node, replica, "gives out")
+            return capture()
+
+        store.capture = captured
+
+    def seen(self, node: str, replica: Replica, does: str) -> None:
+        """A replica gives out its state, or has installed it: at one index there is one state."""
+        if self._hashes is None:
+            return  # nobody looks
+        here, index = state_hash(replica), replica.applied
+        known, other = self._hashes.setdefault(index, (here, node))
+        if known != here:
+            self._observer.broke(
+                "R13",
+                f"group {self._gid}: {node} {does} another state at {index} than {other} had",
+            )

@@ -1,0 +1,269 @@
+"""`shardkv ctl recover` and `ctl abandon`: the ways out when a majority is lost."""
+
+import asyncio
+import secrets
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import SystemRandom
+from typing import Any, Final, NamedTuple
+
+import click
+
+from raft.types import GroupId
+from shardctrler.client import ControllerClient
+from shardctrler.errors import Unavailable
+from shardctrler.types import RETIRED, GroupRecord, View
+from shardkv.admin import NodeStatus
+from shardkv.cli.finding import Place, Request, Whole, print_json, run, talks
+from shardkv.cli.reaching import controller, statuses
+from shardkv.control import GID_MAX
+from shardkv.growth import CONTROLLER_GID
+from shardkv.recovering import Losses, Recoverer, RecoveryRefused
+from shardkv.recovery import Assessment, Left, explained
+
+LOOK_SECONDS: Final = 3.0
+"""What the controller gets to answer in; without it only its own group can be recovered."""
+
+
+class Reached(NamedTuple):
+    """A cluster, as far as it answers."""
+
+    client: ControllerClient
+    recoverer: Recoverer
+    nodes: dict[str, str]
+    cluster: bytes
+    view: View | None  # None: the controller does not answer
+
+    def record(self, gid: int) -> GroupRecord | None:
+        """What the controller knows of a group; None of its own.
+
+        Raises:
+            Failure: it does not answer, or knows no such group.
+        """
+        from shardkv.cli.failures import Exit, Failure, refused
+
+        if gid == CONTROLLER_GID:
+            return None
+        if self.view is None:
+            raise Failure(
+                Exit.UNKNOWN,
+                "unavailable: the controller does not answer: recover it first "
+                "(`shardkv ctl recover plan 0`)",
+                "Unavailable",
+            )
+        record = self.view.directory.groups.get(GroupId(gid))
+        if record is None or record.uuid == RETIRED:
+            known = ", ".join(str(known) for known in self.view.directory.groups)
+            raise refused(f"no group {gid}; the controller knows {known or 'none'}")
+        return record
+
+
+def _cluster_option(command: Any) -> Any:
+    return click.option(
+        "--cluster",
+        metavar="ID",
+        required=True,
+        help="The cluster's id, as `shardkv status` shows it: a check that you mean this one.",
+    )(command)
+
+
+def _directories_option(command: Any) -> Any:
+    return click.option(
+        "--data-dir",
+        "directories",
+        type=Place(),
+        multiple=True,
+        help="Of a node that does not run; only read. May be given several times.",
+    )(command)
+
+
+@click.group()
+def recover() -> None:
+    """See what is left of a group that lost its majority, and go on from it."""
+
+
+@recover.command(
+    epilog="""\b
+Examples:
+  shardkv ctl recover plan 1
+  shardkv ctl recover plan 1 --data-dir ./data/n2 --data-dir ./data/n3
+"""
+)
+@click.argument("gid", type=Whole(0, GID_MAX))
+@_directories_option
+@talks
+def plan(request: Request, gid: int, directories: tuple[Path, ...]) -> None:
+    """Show what is left of group GID (0: the controller); changes nothing.
+
+    It says which entries are certain, which are kept, and which acknowledged writes may be gone.
+    """
+    left = _read(directories)
+
+    async def work() -> Assessment:
+        async with _reached(request) as reached:
+            return await reached.recoverer.plan(gid, reached.record(gid), left)
+
+    found = run(work())
+    if request.as_json:
+        print_json(_as_json(found))
+    else:
+        sys.stdout.write("\n".join(explained(found)) + "\n")
+
+
+@recover.command(
+    epilog="""\b
+Examples:
+  shardkv ctl recover apply 1 --cluster 3f0c...
+  shardkv ctl recover apply 1 --cluster 3f0c... --nodes n1,n4,n5
+"""
+)
+@click.argument("gid", type=Whole(0, GID_MAX))
+@_cluster_option
+@_directories_option
+@click.option("--nodes", metavar="NODE,...", help="Then grow it to these; they must run.")
+@talks
+def apply(
+    request: Request, gid: int, cluster: str, directories: tuple[Path, ...], nodes: str | None
+) -> None:
+    """Make a new group of what the longest survivor of group GID holds.
+
+    Writes that only the lost replicas held are gone for good: `plan` says which may be. The old
+    replicas never come back into the group. Cut off anywhere, it is finished by running it again.
+    """
+    left = _read(directories)
+    names = () if nodes is None else tuple(nodes.split(","))
+
+    async def work() -> tuple[str, int]:
+        deadline = asyncio.get_running_loop().time() + request.timeout
+        async with _reached(request) as reached:
+            _check_cluster(cluster, reached.cluster)
+            _check_nodes(names, reached.nodes)
+            record = reached.record(gid)
+            found = await reached.recoverer.plan(gid, record, left)
+            leader = next((one.node for one in found.left if one.leads), "")
+            if leader and names:
+                node, number = leader, 0  # born before; what is left to do is growth
+            else:
+                for line in explained(found)[:-1]:
+                    _tell(line)
+                node, number = await reached.recoverer.apply(
+                    reached.client, gid, directories=left, deadline=deadline
+                )
+            if names:
+                await reached.recoverer.grow(gid, names, deadline=deadline)
+            return node, number
+
+    node, number = run(work(), write=True)
+    if request.as_json:
+        print_json({"gid": gid, "node": node, "config": number, "nodes": list(names)})
+        return
+    text = f"group {gid} goes on from {node}"
+    text += f", in configuration {number}" if number else ""
+    sys.stdout.write(text + (f", on {','.join(names)}" if names else "") + "\n")
+    if not names:
+        click.echo(
+            f"it has one voter; give it more: shardkv ctl recover apply {gid} --cluster {cluster} "
+            "--nodes NODE,...",
+            err=True,
+        )
+
+
+@click.command(epilog="Example: shardkv ctl abandon 2 --cluster 3f0c...")
+@click.argument("gid", type=Whole(1, GID_MAX))
+@_cluster_option
+@talks
+def abandon(request: Request, gid: int, cluster: str) -> None:
+    """Give up group GID, of which nothing is left: its shards begin anew, empty, in other groups.
+
+    Shards that were on their way to it stay with the group that still has them. The gid never means
+    a group again.
+    """
+
+    async def work() -> tuple[int, Losses]:
+        deadline = asyncio.get_running_loop().time() + request.timeout
+        async with _reached(request) as reached:
+            _check_cluster(cluster, reached.cluster)
+            reached.record(gid)
+            return await reached.recoverer.abandon(reached.client, gid, deadline=deadline)
+
+    number, lost = run(work(), write=True)
+    kept = {str(shard): holder for shard, holder in lost.kept}
+    if request.as_json:
+        print_json({"config": number, "lost": list(lost.lost), "kept": kept})
+        return
+    from shardkv.cli.configs import ranges
+
+    lines = [f"config {number}", f"lost, begun anew empty: shards {ranges(lost.lost)}"]
+    lines += [f"kept: shard {shard} with group {holder}" for shard, holder in lost.kept]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+@asynccontextmanager
+async def _reached(request: Request) -> AsyncIterator[Reached]:
+    """The cluster with every node that the controller or any endpoint knows."""
+    async with controller(request, "recover") as (client, reached):
+        seen = await statuses(reached.transport, reached.addresses)
+        answered = [status for status in seen.values() if isinstance(status, NodeStatus)]
+        nodes = {name: address for status in answered for name, address in status.known}
+        nodes |= {status.node: status.client for status in answered}
+        view: View | None = None
+        try:
+            view = await client.newest(timeout=min(request.timeout, LOOK_SECONDS))
+        except Unavailable:  # it may be what is lost
+            _tell("the controller does not answer")
+        if view is not None:
+            nodes |= {str(node): found.client for node, found in view.directory.nodes.items()}
+        recoverer = Recoverer(reached.transport, nodes, SystemRandom(secrets.randbits(64)), _tell)
+        yield Reached(client, recoverer, nodes, reached.cluster, view)
+
+
+def _read(directories: Sequence[Path]) -> list[Left]:
+    from shardkv.leftovers import read
+
+    return [left for directory in directories for left in read(directory)]
+
+
+def _check_cluster(typed: str, cluster: bytes) -> None:
+    from shardkv.cli.failures import refused
+
+    if typed != cluster.hex():
+        raise refused(
+            "--cluster is not the id of the cluster at these endpoints; nothing was changed. "
+            "`shardkv status` shows the id"
+        )
+
+
+def _check_nodes(names: Sequence[str], known: dict[str, str]) -> None:
+    for name in names:
+        if name not in known:
+            raise RecoveryRefused(f"no node '{name:.64}'; known are {', '.join(sorted(known))}")
+
+
+def _tell(line: str) -> None:
+    click.echo(f"shardkv ctl: {line}", err=True)
+
+
+def _as_json(found: Assessment) -> dict[str, Any]:
+    return {
+        "gid": found.gid,
+        "alive": found.alive,
+        "commit": found.commit,
+        "choice": None if found.choice is None else found.choice.node,
+        "kept_to": None if found.choice is None else found.choice.last_index,
+        "acknowledged_may_be_gone": not found.safe,
+        "silent": list(found.silent),
+        "left": [
+            {
+                "node": one.node,
+                "uuid": one.uuid.hex(),
+                "replica": one.replica,
+                "index": one.last_index,
+                "term": one.last_term,
+                "commit": one.commit,
+                "runs": one.lives,
+            }
+            for one in found.left
+        ],
+    }

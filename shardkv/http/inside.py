@@ -1,0 +1,98 @@
+"""What the front door sees of a production node. Parts that are not open yet are None."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from labrpc.transport import Transport
+from raft.histogram import Histogram
+from raft.host import Host
+from shardctrler.types import View
+from shardkv.admin import NodeStatus
+from shardkv.assembly import Assembly
+from shardkv.clerk import Clerk
+from shardkv.disk_space import space_of
+from shardkv.http.actions import Means
+from shardkv.http.events import Local
+from shardkv.http.measures import HttpMeasures
+from shardkv.http.metrics import Figures
+from shardkv.http.watching import Surroundings
+from shardkv.load import Meter, NodeLoad
+from shardkv.nodedir import DATA_DATABASE, LOG_DATABASE, Opened
+
+
+class Parts(NamedTuple):
+    """A node's parts, each asked for when it is needed."""
+
+    node: str
+    directory: Path
+    transport: Transport
+    status: Callable[[], NodeStatus]
+    load: Callable[[], NodeLoad]
+    clerk: Callable[[], Clerk | None]
+    host: Callable[[], Host | None]
+    assembly: Callable[[], Assembly | None]
+    databases: Callable[[], Opened | None]
+
+    def means(self) -> Means | None:
+        """By what operators' actions are carried out."""
+        assembly = self.assembly()
+        return None if assembly is None else Means(assembly.client, self.transport)
+
+    def surroundings(self) -> Surroundings:
+        """What watching the cluster needs."""
+        return Surroundings(
+            self.node, self.status, self.load, self._replicas, self._view, self.transport
+        )
+
+    def figures(
+        self, http: HttpMeasures, connections: Callable[[], int], watchers: Callable[[], int]
+    ) -> Figures:
+        """Where the numbers of `/metrics` are."""
+        return Figures(
+            status=self.status,
+            http=http,
+            connections=connections,
+            watchers=watchers,
+            meter=self._meter,
+            in_flight=self._in_flight,
+            copied_bytes=self._copied_bytes,
+            host=self.host,
+            syncs=self._syncs,
+            directories={
+                "log": self.directory / LOG_DATABASE,
+                "data": self.directory / DATA_DATABASE,
+            },
+            free_bytes=lambda: space_of(self.directory).free,
+        )
+
+    def _replicas(self) -> Iterable[Local]:
+        host = self.host()
+        for gid, replica in sorted(host.replicas.items()) if host is not None else ():
+            leader = replica.leader
+            yield Local(
+                gid,
+                replica.core.term,
+                "" if leader is None else str(leader.node),
+                replica.stopped_because or "",
+            )
+
+    def _view(self) -> View | None:
+        assembly = self.assembly()
+        return None if assembly is None else assembly.feed.view
+
+    def _meter(self) -> Meter | None:
+        assembly = self.assembly()
+        return None if assembly is None else assembly.service.meter
+
+    def _in_flight(self) -> int:
+        assembly = self.assembly()
+        return 0 if assembly is None else assembly.service.operations
+
+    def _copied_bytes(self) -> int:
+        assembly = self.assembly()
+        return 0 if assembly is None else assembly.copied_bytes
+
+    def _syncs(self) -> dict[str, Histogram]:
+        databases = self.databases()
+        return {} if databases is None else {"log": databases.log_disk.syncs}

@@ -1,0 +1,210 @@
+"""Looks at the cluster while somebody watches, and tells every watcher the same.
+
+While nobody watches, a node looks only at its own replicas, once a second, and asks nobody: so the
+log of events goes back to before the page was opened, and an idle cluster stays idle. With watchers
+one look at all nodes a second serves all of them.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+from labrpc.errors import RpcError
+from labrpc.transport import Address, Transport
+from shardctrler.types import View
+from shardkv import admin
+from shardkv.admin import BadAdmin, NodeStatus, Nothing
+from shardkv.http.cluster import Sample, cluster_document
+from shardkv.http.events import EventLog, Local, events_between, local_events
+from shardkv.load import LOAD, NodeLoad
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+ASK_SECONDS: Final = 0.8
+"""A node that has not answered by then is silent in this look."""
+LINGER_SECONDS: Final = 3.0
+"""So long after the last watcher has left the cluster is still looked at: a page reloads."""
+FRESH_SECONDS: Final = 1.5
+RETRY_MS: Final = 1000
+"""When a browser that lost its connection shall come back."""
+
+
+class Surroundings(NamedTuple):
+    """What watching needs of its node."""
+
+    node: str
+    status: Callable[[], NodeStatus]
+    load: Callable[[], NodeLoad]
+    replicas: Callable[[], Iterable[Local]]
+    view: Callable[[], View | None]
+    transport: Transport
+
+
+class WallClock(Protocol):
+    """The time as people read it."""
+
+    def __call__(self) -> str: ...
+
+
+class Watching:
+    """One node's eyes on its cluster.
+
+    Args:
+        when: The present moment as text.
+    """
+
+    def __init__(self, around: Surroundings, when: WallClock) -> None:
+        self.events = EventLog()
+        self.watchers = 0
+        self._around = around
+        self._when = when
+        self._loop = asyncio.get_running_loop()
+        self._last_wanted = float("-inf")
+        self._sample: Sample | None = None
+        self._before: Sample | None = None
+        self._last_seen: dict[str, float] = {}
+        self._number = 0
+        self._document: dict[str, Any] = {}
+        self._text = b""
+        self._news: asyncio.Future[None] = self._loop.create_future()
+        self._looking: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(_look_at)
+
+    async def close(self) -> None:
+        self._closed = True
+        self._tell()
+        tasks = [task for task in (self._task, self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def document(self) -> dict[str, Any]:
+        """The cluster now; at most 1.5 s old."""
+        sample = self._sample
+        if sample is None or self._loop.time() - sample.at > FRESH_SECONDS:
+            await self._look()
+        return self._document
+
+    async def stream(self, after: int) -> AsyncIterator[bytes]:
+        """Server-sent events: `log` for each event after number `after`, `cluster` each second."""
+        self.watchers += 1
+        told, number = after, -1
+        try:
+            yield b"retry: %d\n\n" % RETRY_MS
+            await self.document()
+            while not self._closed:
+                pieces = []
+                for document in self.events.after(told):
+                    told = document["number"]
+                    pieces.append(_message("log", _json(document), told))
+                told = min(told, self.events.last)  # a number of another life of this node
+                if self._number != number:
+                    number = self._number
+                    pieces.append(_message("cluster", self._text))
+                yield b"".join(pieces) or b": still here\n\n"
+                news = self._news
+                async with asyncio.timeout(2 * LOOK_SECONDS):
+                    await asyncio.shield(news)
+        except TimeoutError:
+            log.warning("the cluster was not looked at in time")
+        finally:
+            self.watchers -= 1
+            self._last_wanted = self._loop.time()
+
+    async def _run(self) -> None:
+        around = self._around
+        while True:
+            view = around.view()
+            number = 0 if view is None else view.config.number
+            self.events.add(local_events(around.node, around.replicas(), number), self._when())
+            now = self._loop.time()
+            wanted = self.watchers or now - self._last_wanted < LINGER_SECONDS
+            if wanted and (self._sample is None or now - self._sample.at > LOOK_SECONDS / 2):
+                await self._look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        """Look at all nodes; who comes while a look is under way shares it."""
+        if self._looking is None or self._looking.done():
+            self._looking = self._loop.create_task(self._take())
+        await asyncio.shield(self._looking)
+
+    async def _take(self) -> None:
+        around, view = self._around, self._around.view()
+        places = {} if view is None else _places(view)
+        places.pop(around.node, None)
+        answers = await asyncio.gather(*(self._ask(to) for to in places.values()))
+        now = self._loop.time()
+        seen: dict[str, NodeStatus | None] = {around.node: around.status()}
+        loads: dict[str, NodeLoad | None] = {around.node: around.load()}
+        for name, (status, load) in zip(places, answers, strict=True):
+            seen[name], loads[name] = status, load
+        names = sorted(seen)
+        for name in names:
+            if seen[name] is not None:
+                self._last_seen[name] = now
+        sample = Sample(
+            now,
+            {name: seen[name] for name in names},
+            {name: loads[name] for name in names},
+            {name: at for name, at in self._last_seen.items() if name in seen},
+        )
+        self._before, self._sample = self._sample, sample
+        if self._before is not None:
+            self.events.add(events_between(self._before.seen, sample.seen), self._when())
+        self._number += 1
+        self._document = cluster_document(
+            around.node, view, self._before, sample, when=self._when(), number=self._number
+        )
+        self._text = _json(self._document)
+        self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, self._loop.create_future()
+        if not news.done():
+            news.set_result(None)
+
+    async def _ask(self, to: str) -> tuple[NodeStatus | None, NodeLoad | None]:
+        status, load = await asyncio.gather(
+            self._one(to, admin.STATUS, NodeStatus), self._one(to, LOAD, NodeLoad)
+        )
+        return status, load
+
+    async def _one(self, to: str, method: str, kind: type[Any]) -> Any:
+        try:
+            body = await self._around.transport.call(
+                Address(to), method, admin.encode(Nothing()), timeout=ASK_SECONDS
+            )
+            return admin.decode(kind, body)
+        except (RpcError, BadAdmin) as error:
+            log.debug("%s does not answer %s: %s", to, method, error)
+            return None
+
+
+def _places(view: View) -> dict[str, str]:
+    nodes: Mapping[Any, Any] = view.directory.nodes
+    return {str(node): addresses.client for node, addresses in nodes.items()}
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _message(kind: str, data: bytes, number: int | None = None) -> bytes:
+    """One server-sent event; its data has no line ends, being JSON."""
+    named = b"" if number is None else b"id: %d\n" % number
+    return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), named, data)
+
+
+def _look_at(task: "asyncio.Task[None]") -> None:
+    """It never ends by itself."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the cluster is no longer watched by this node", exc_info=error)

@@ -1,0 +1,376 @@
+"""An operator's way out when a majority is lost: asks every node, decides, tells the controller.
+
+Each step may be cut off and begun again. What was decided stands in the controller's log: a second
+`apply` finds the new uuid there, and the node where the group is to be born, and goes on from that.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
+from typing import Final, NamedTuple, TypeVar
+
+from labrpc.errors import RpcError
+from labrpc.transport import Address, Transport
+from raft.types import GroupId, GroupUuid, NodeId
+from shardctrler.client import ControllerClient
+from shardctrler.commands import Abandon, Recover
+from shardctrler.types import (
+    RETIRED,
+    ConfigNumber,
+    GroupMember,
+    GroupRecord,
+    ShardConfig,
+    ShardId,
+    View,
+)
+from shardkv import admin
+from shardkv.admin import BadAdmin, ReplicaStatus
+from shardkv.errors import ShardKVError, Unavailable
+from shardkv.growth import CONTROLLER_GID, Seen, Wish, leader_of
+from shardkv.operating import Operator
+from shardkv.recovery import (
+    LEFT,
+    REBIRTH,
+    RETIRE,
+    AskLeft,
+    Assessment,
+    Left,
+    Rebirth,
+    Reborn,
+    Retire,
+    Retired,
+    assess,
+)
+
+ASK_SECONDS: Final = 2.0
+STEP_SECONDS: Final = 15.0
+PAUSE_SECONDS: Final = 0.1
+UUID_BYTES: Final = 16
+
+Answer = TypeVar("Answer", bound=tuple[object, ...])
+
+
+class RecoveryRefused(ShardKVError):
+    """It must not be done, or need not; nothing was changed."""
+
+
+class Losses(NamedTuple):
+    """What becomes of the shards of a group that is given up."""
+
+    kept: tuple[tuple[ShardId, GroupId], ...]  # still whole at the group that was to give them
+    owned: tuple[ShardId, ...]  # that it owned, and nobody else has
+    awaited: tuple[ShardId, ...]  # that were on their way from it to another group
+    given_on: tuple[tuple[ShardId, GroupId], ...]
+    """Of the lost ones, those of which a former owner still has rows: save them first."""
+
+    @property
+    def lost(self) -> tuple[ShardId, ...]:
+        return tuple(sorted((*self.owned, *self.awaited)))
+
+
+class Recoverer:
+    """Asks and instructs the nodes of a cluster.
+
+    Args:
+        nodes: Node name -> where it takes clients' calls; every node, also those that are down.
+        rng: Draws uuids: a source that nobody can guess or repeat.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        nodes: Mapping[str, str],
+        rng: Random,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._transport = transport
+        self._nodes = dict(nodes)
+        self._rng = rng
+        self._progress = progress
+
+    # Looking
+
+    async def left(self, gid: int) -> tuple[list[Left], list[str]]:
+        """What running nodes hold of a group, and the nodes that did not answer."""
+        names = sorted(self._nodes)
+        answers = await asyncio.gather(*(self._left(name, gid) for name in names))
+        found = [answer for answer in answers if isinstance(answer, Left)]
+        silent = [name for name, answer in zip(names, answers, strict=True) if answer is None]
+        return found, silent
+
+    async def _left(self, node: str, gid: int) -> Left | bool | None:
+        """False: it has no replica; None: no answer."""
+        try:
+            return await self._ask(node, LEFT, AskLeft(gid), Left, ASK_SECONDS)
+        except RpcError as error:
+            return False if getattr(error, "code", "") == "NOT_FOUND" else None
+        except BadAdmin:
+            return None
+
+    async def plan(
+        self, gid: int, record: GroupRecord | None, directories: Iterable[Left] = ()
+    ) -> Assessment:
+        """What is left of a group, of the uuid that its gid means; if nothing is, of an earlier.
+
+        Args:
+            record: What the controller knows; None for the controller itself, or if it is silent.
+            directories: Of nodes that do not run, as they were read.
+        """
+        found, silent = await self.left(gid)
+        running = {one.node for one in found}
+        found += [one for one in directories if one.gid == gid and one.node not in running]
+        meant = [one for one in found if record is not None and one.uuid == record.uuid]
+        return assess(gid, meant or found, silent)
+
+    # Recovering
+
+    async def apply(
+        self,
+        client: ControllerClient,
+        gid: int,
+        *,
+        directories: Sequence[Left] = (),
+        deadline: float,
+    ) -> tuple[str, ConfigNumber]:
+        """Make a new group of what is left of one that lost its majority.
+
+        Returns:
+            The node where it was born, and the configuration that names it (0: the controller's).
+
+        Raises:
+            RecoveryRefused: a majority lives, nothing is left, or more is left elsewhere.
+            ChangeRefused, ShardCtrlerError: of the controller.
+            Unavailable: it is decided, and not finished in time; `apply` again goes on.
+        """
+        if gid == CONTROLLER_GID:
+            return await self._apply_controller(deadline), ConfigNumber(0)
+        view = await client.newest()
+        record = view.directory.groups.get(GroupId(gid))
+        if record is None or record.uuid == RETIRED:
+            raise RecoveryRefused(f"the controller knows no group {gid}")
+        found = await self.plan(gid, record, directories)
+        decided = _decided(found, record)
+        if decided is None:
+            choice = _choice(found)
+            uuid = GroupUuid(self._rng.randbytes(UUID_BYTES))
+            member = GroupMember(NodeId(choice.node), self._nodes[choice.node])
+            number = await client.change(
+                Recover(GroupId(gid), record.uuid, uuid, member), expect=view.config.number
+            )
+            self._progress(f"configuration {number}: group {gid} is {uuid.hex()[:8]} from here on")
+        else:
+            choice, uuid, number = decided, record.uuid, view.config.number
+            self._progress(f"goes on: group {gid} is to be born on {choice.node}")
+        await self._be_born(choice, uuid)
+        await self._come_to(gid, choice.node, uuid, number, deadline)
+        return choice.node, number
+
+    async def _apply_controller(self, deadline: float) -> str:
+        found = await self.plan(CONTROLLER_GID, None)
+        choice = _choice(found)
+        uuid = GroupUuid(self._rng.randbytes(UUID_BYTES))
+        await self._be_born(choice, uuid)
+        await self._come_to(CONTROLLER_GID, choice.node, uuid, 0, deadline)
+        return choice.node
+
+    async def _be_born(self, choice: Left, uuid: GroupUuid) -> None:
+        command = Rebirth(
+            choice.gid,
+            choice.boot,
+            choice.uuid,
+            choice.replica,
+            choice.last_index,
+            choice.last_term,
+            uuid,
+        )
+        await self._ask(choice.node, REBIRTH, command, Reborn, STEP_SECONDS)
+        self._progress(f"group {choice.gid} is born again on {choice.node}")
+
+    async def _come_to(
+        self, gid: int, node: str, uuid: bytes, number: int, deadline: float
+    ) -> None:
+        """Until it leads, and serves: it has come to the configuration that names it."""
+        operator = Operator(self._transport, {node: self._nodes[node]})
+        loop = asyncio.get_running_loop()
+        while True:
+            status = (await operator.observe())[node]
+            replica = status.replica(gid) if status is not None else None
+            leads = replica is not None and replica.uuid == uuid and replica.leads
+            if leads and replica is not None and replica.config_number >= number:
+                return
+            if loop.time() > deadline:
+                raise Unavailable(
+                    f"group {gid} is decided, and not yet at configuration {number} on {node}: it "
+                    "may wait for another group; see `shardkv status`"
+                )
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def grow(self, gid: int, nodes: Sequence[str], *, deadline: float) -> None:
+        """Give the group its voters on these nodes; what they hold of its former self goes."""
+        found, _ = await self.left(gid)
+        leader = next((one for one in found if one.leads), None)
+        if leader is None:
+            raise Unavailable(f"group {gid} has no leader")
+        for one in found:
+            if one.node in nodes and one.uuid != leader.uuid:
+                retire = Retire(gid, one.boot, one.uuid, one.replica)
+                await self._ask(one.node, RETIRE, retire, Retired, STEP_SECONDS)
+                self._progress(f"{one.node}: its replica of the former group {gid} is deleted")
+        wish = Wish(gid, (leader.node, *(node for node in nodes if node != leader.node)))
+        operator = Operator(self._transport, {node: self._nodes[node] for node in wish.nodes})
+        await operator.grow([wish], deadline=deadline, progress=self._progress)
+
+    # Abandoning
+
+    async def losses(self, view: View, gid: int) -> Losses:
+        """What would become of the shards of a group that is given up, as its peers are now."""
+        seen = await Operator(self._transport, self._nodes).observe()
+        return losses(view.config, GroupId(gid), _leaders(view, gid, seen))
+
+    async def abandon(
+        self, client: ControllerClient, gid: int, *, deadline: float
+    ) -> tuple[ConfigNumber, Losses]:
+        """Give up a group of which nothing is left; returns the configuration and what is lost.
+
+        Raises:
+            RecoveryRefused: something is left of it.
+            Unavailable: another group has no leader, so what it holds is not known; or it is
+                decided, and groups that waited do not get on in time.
+            ChangeRefused, ShardCtrlerError: of the controller.
+        """
+        view = await client.newest()
+        record = view.directory.groups.get(GroupId(gid))
+        if gid == CONTROLLER_GID or record is None or record.uuid == RETIRED:
+            raise RecoveryRefused(f"the controller knows no group {gid}")
+        found = await self.plan(gid, record)
+        if found.choice is not None:
+            raise RecoveryRefused(
+                f"{found.choice.node} still holds group {gid}, up to entry "
+                f"{found.choice.last_index}: `shardkv ctl recover plan {gid}` shows what is left"
+            )
+        lost = await self.losses(view, gid)
+        number = await client.change(
+            Abandon(GroupId(gid), record.uuid, lost.kept, lost.awaited),
+            expect=view.config.number,
+        )
+        self._progress(f"configuration {number}: group {gid} is given up")
+        await self._all_at(client, number, deadline)
+        return number, lost
+
+    async def _all_at(
+        self, client: ControllerClient, number: ConfigNumber, deadline: float
+    ) -> None:
+        """Until every group that takes part has come to a configuration, and settled."""
+        loop = asyncio.get_running_loop()
+        operator = Operator(self._transport, self._nodes)
+        while True:
+            view = await client.newest()
+            seen = await operator.observe()
+            waits = _waits(view.config, number, seen)
+            if not waits:
+                return
+            if loop.time() > deadline:
+                raise Unavailable(f"it is decided, and not finished in time: {waits}")
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _ask(
+        self,
+        node: str,
+        method: str,
+        question: tuple[object, ...],
+        answer: type[Answer],
+        seconds: float,
+    ) -> Answer:
+        body = await self._transport.call(
+            Address(self._nodes[node]), method, admin.encode(question), timeout=seconds
+        )
+        return admin.decode(answer, body)
+
+
+def _decided(found: Assessment, record: GroupRecord) -> Left | None:
+    """The survivor that an `apply` before this one chose and did not come to; None: none yet."""
+    if len(record.members) != 1 or any(one.uuid == record.uuid for one in found.left):
+        return None
+    node = record.members[0].node
+    return next((one for one in found.left if one.node == node and one.lives), None)
+
+
+def _choice(found: Assessment) -> Left:
+    if found.alive:
+        leader = next((one.node for one in found.left if one.leads), "")
+        how = f"{leader} leads it" if leader else "a majority of it runs"
+        raise RecoveryRefused(f"group {found.gid} lives: {how}; nothing to recover")
+    if found.choice is None:
+        raise RecoveryRefused(
+            f"no running node holds group {found.gid}: start one that does, or give the group up "
+            f"(`shardkv ctl abandon {found.gid}`)"
+        )
+    longer = found.longer
+    if longer is not None:
+        raise RecoveryRefused(
+            f"{longer.node} holds more of group {found.gid} than {found.choice.node}, up to entry "
+            f"{longer.last_index}: start that node first, or leave its --data-dir out to lose it"
+        )
+    return found.choice
+
+
+def _leaders(view: View, gid: int, seen: Seen) -> dict[GroupId, ReplicaStatus]:
+    """Each other group that may hold a shard, as its leader says it is."""
+    found = {}
+    for other in (*view.config.groups, *view.config.departed):
+        if other == gid:
+            continue
+        leader = leader_of(other, seen)
+        if leader is not None:
+            found[other] = leader[1]
+        elif other in view.config.groups:
+            raise Unavailable(
+                f"group {other} has no leader: what it holds must be known first. If it is lost "
+                "too, recover it first"
+            )
+    return found
+
+
+def losses(config: ShardConfig, gid: GroupId, others: Mapping[GroupId, ReplicaStatus]) -> Losses:
+    """What would become of each shard if group `gid` is given up (pure).
+
+    A shard is kept where the group before it in the newest configuration still has it whole: that
+    one has not dropped it, so it was never told that `gid` had taken it over.
+
+    Args:
+        config: The newest one.
+        others: The other groups, by their leaders' applied state.
+    """
+    holders: dict[int, GroupId] = {}
+    awaited = []
+    for other in sorted(others):
+        for shard, phase, peer, *_ in others[other].shards:
+            if phase != "arriving":
+                holders[shard] = other
+            elif peer != gid:
+                holders.setdefault(shard, other)
+            else:
+                awaited.append(ShardId(shard))
+    kept, owned = [], []
+    for shard in config.shards_of(gid):
+        holder = holders.get(shard)
+        if holder is not None and config.previous[shard] == holder:
+            kept.append((shard, holder))
+        else:
+            owned.append(shard)
+    given_on = [(shard, holders[shard]) for shard in sorted((*owned, *awaited)) if shard in holders]
+    return Losses(tuple(kept), tuple(owned), tuple(awaited), tuple(given_on))
+
+
+def _waits(config: ShardConfig, number: int, seen: Seen) -> str:
+    """What keeps the groups from being settled at `number` or later; "" if nothing does."""
+    for gid in config.groups:
+        leader = leader_of(gid, seen)
+        if leader is None:
+            return f"group {gid} has no leader"
+        if leader[1].config_number < number:
+            return f"group {gid} is at configuration {leader[1].config_number}"
+        for shard in leader[1].shards:
+            if shard.phase not in ("serving", "parked"):
+                return f"shard {shard.shard} of group {gid} is {shard.phase}"
+    return ""
