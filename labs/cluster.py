@@ -36,6 +36,7 @@ from shardkv.admin import NodeStatus
 from shardkv.admin_service import AdminService
 from shardkv.assembly import CONTROLLER, Assembly
 from shardkv.clerk import Clerk
+from shardkv.departing import Departing
 from shardkv.disk_space import PLENTY, DiskSpace, Space
 from shardkv.healing import Healer
 from shardkv.healing_beats import Own
@@ -202,7 +203,15 @@ class SimNode:
             policy=self._cluster.heal,
         )
         self.healer.start()
-        self._besides = [self.healer.close, space.close]
+
+        async def retire(gid: GroupId) -> None:
+            self._cluster.observer.tell(f"{self.name} lets g{gid} go")
+            self._cluster.watchers[gid].dropped(str(self.name))
+            await assembly.retire(gid)
+
+        departing = Departing(host, assembly.feed, transport, retire)
+        departing.start()
+        self._besides = [self.healer.close, departing.close, space.close]
 
     def _facts(self, boot: int) -> NodeStatus:
         view = self.assembly.feed.view if self.assembly is not None else None
