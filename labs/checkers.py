@@ -58,6 +58,7 @@ from raft.disk.records import (
     group_key,
     index_of,
 )
+from raft.errors import DataUnusable
 from raft.messages import (
     AnyMessage,
     AppendEntries,
@@ -253,10 +254,19 @@ class RaftInvariants:
         if life is not None:
             life.transfer = None
 
-    def data_lost(self, name: str) -> None:
-        """A fault took from a node's disk what its state machines had made durable. Its log may
-        make up for it; it must not start from less than that needs."""
-        self._durable[name].applied = NO_INDEX
+    def data_lost(self, name: str, left: Mapping[bytes, bytes]) -> None:
+        """A fault took from a node's disk what its state machines had made durable; `left` are the
+        rows that remain. Its log may make up for it; it must not start from less than that needs.
+        """
+        raw = left.get(self._progress_key)
+        if raw is None:
+            self._durable[name].applied = NO_INDEX
+            return
+        try:
+            progress = decode_progress(self.gid, self._progress_key, raw)
+        except DataUnusable:
+            return  # nobody will believe it
+        self._durable[name].applied = progress.applied.index
 
     def dropped(self, name: str) -> None:
         """A replica is deleted: its group has let it go."""

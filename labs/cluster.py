@@ -36,6 +36,7 @@ from shardkv.admin import NodeStatus
 from shardkv.admin_service import AdminService
 from shardkv.assembly import CONTROLLER, Assembly
 from shardkv.clerk import Clerk
+from shardkv.departing import Departing
 from shardkv.disk_space import PLENTY, DiskSpace, Space
 from shardkv.healing import Healer
 from shardkv.healing_beats import Own
@@ -202,7 +203,15 @@ class SimNode:
             policy=self._cluster.heal,
         )
         self.healer.start()
-        self._besides = [self.healer.close, space.close]
+
+        async def retire(gid: GroupId) -> None:
+            self._cluster.observer.tell(f"{self.name} lets g{gid} go")
+            self._cluster.watchers[gid].dropped(str(self.name))
+            await assembly.retire(gid)
+
+        departing = Departing(host, assembly.feed, transport, retire)
+        departing.start()
+        self._besides = [self.healer.close, departing.close, space.close]
 
     def _facts(self, boot: int) -> NodeStatus:
         view = self.assembly.feed.view if self.assembly is not None else None
@@ -280,6 +289,16 @@ class SimNode:
         await host.create_replica(record)
         self._cluster.observer.tell(f"{self.name} creates g{record.gid}/{record.replica}")
         await assembly.start(record.gid)
+
+    async def found(self, gid: GroupId, uuid: GroupUuid, incarnation: int) -> bool:
+        """Give birth to a group here."""
+        return await self._chore(self._found(gid, uuid, incarnation))
+
+    async def _found(self, gid: GroupId, uuid: GroupUuid, incarnation: int) -> None:
+        host, assembly = self.host, self.assembly
+        assert host is not None and assembly is not None
+        await host.found_group(gid, uuid, incarnation)
+        await assembly.start(gid)
 
     async def drop(self, gid: GroupId) -> bool:
         """Delete the replica of a group that it has left; False: the node ended first."""
@@ -400,9 +419,8 @@ class SimCluster:
         """A group is born on its first node; the others come in through its log."""
         uuid = self.uuids[gid] = GroupUuid(self._rng.randbytes(16))
         founder = self.nodes[names[0]]
-        assert founder.host is not None and founder.assembly is not None
-        await founder.host.found_group(gid, uuid, self._rng.getrandbits(63))
-        await founder.assembly.start(gid)
+        await founder.found(gid, uuid, self._rng.getrandbits(63))
+        assert founder.host is not None
         replica = founder.host.replicas[gid]
         async with asyncio.timeout(GROWTH_SECONDS):
             if names[1:]:
@@ -416,12 +434,9 @@ class SimCluster:
         add = [(NodeId(name), str(self.nodes[name].address)) for name in names]
         first = await self._add(replica, add, promote=promote)
         for at, name in enumerate(names):
-            node, gid = self.nodes[name], replica.gid
-            assert node.host is not None and node.assembly is not None
-            id_ = ReplicaId(first + at)
+            gid, id_ = replica.gid, ReplicaId(first + at)
             record = ReplicaRecord(gid, self.uuids[gid], id_, self._rng.getrandbits(63))
-            await node.host.create_replica(record)
-            await node.assembly.start(gid)
+            await self.nodes[name].create(record)
 
     async def _settled(self, replica: Replica, voters: int) -> None:
         """Until so many vote, and nothing is under way."""

@@ -12,6 +12,7 @@ it, and costs O(1), but for the freeze and the install of a shard, which are has
 - S7  a step that is late or out of place changes nothing.
 - S8  a frozen copy is dropped only after a later owner has the shard.
 - S9  a write takes effect only where its shard is served when it is applied.
+- S10 a join or a leave balances with the fewest moves.  S11 a shard that stays is served on.
 - C2  what a client is told fits the canonical order: a read shows a state that stood between its
       call and its answer, and none older than what any client had been told before the call.
 - C3  no write takes effect twice.  C4  told "not done": it never is. Told "done": it is, once.
@@ -220,6 +221,12 @@ class StoreInvariants:
             after = machine.record(shard)
             if after.phase is record.phase:
                 continue
+            if record.phase is Phase.SERVING and config.shards[shard] == gid:
+                self.observer.broke(
+                    "S11",
+                    f"group {gid}: shard {shard} stays, and is {after.phase.name} by "
+                    f"configuration {config}",
+                )
             if (config.shards[shard] == gid) != (after.phase in (Phase.SERVING, Phase.ARRIVING)):
                 self.observer.broke(
                     "S2",
@@ -247,6 +254,26 @@ class StoreInvariants:
         }
         if any((other, one) in moves for one, other in moves):
             self.observer.probe("mutual moves")
+        if sorted(before.groups) != sorted(config.groups):
+            self._look_at_balance(before, config)
+
+    def _look_at_balance(self, before: ShardConfig, config: ShardConfig) -> None:
+        """S10: a join or a leave balances, with as few moves as that takes."""
+        loads = {gid: config.shards.count(gid) for gid in sorted(config.groups)}
+        if not loads:
+            return
+        if max(loads.values()) - min(loads.values()) > 1:
+            self.observer.broke("S10", f"configuration {config.number} spreads shards as {loads}")
+        base, more = divmod(len(config.shards), len(loads))
+        kept = sorted((before.shards.count(gid) for gid in loads), reverse=True)
+        fewest = len(config.shards) - sum(
+            min(count, base + (at < more)) for at, count in enumerate(kept)
+        )
+        moved = sum(a != b for a, b in zip(before.shards, config.shards, strict=True))
+        if moved > fewest:
+            self.observer.broke(
+                "S10", f"configuration {config.number} moves {moved} shards, {fewest} would do"
+            )
 
     def _hashes(self, machine: "WatchedMachine", shard: ShardId, rows: Reader) -> _Frozen:
         prefix = prefix_of(shard, machine.record(shard).generation)
@@ -378,6 +405,10 @@ class StoreInvariants:
                 )
             self.observer.probe("op refused at apply")
             return
+        if answer.code in _REFUSED_HERE:
+            self.observer.broke(
+                "S11", f"group {gid}: {write} is answered {answer} at {index}, and is served there"
+            )
         request = (write.shard, write.session, write.seq)
         first = self._answers.get(request)
         if first is not None:

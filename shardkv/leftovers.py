@@ -69,7 +69,7 @@ def _left(store: LogStore, gid: GroupId) -> Left:
         last_term=last.term,
         commit=saved.start.last.index,
         applied=0,
-        leads=False,
+        leads=0,
         leader="",
         stopped="",
         voters=tuple(member.node for member in membership.voters),

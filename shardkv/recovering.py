@@ -143,7 +143,7 @@ class Recoverer:
             Unavailable: it is decided, and not finished in time; `apply` again goes on.
         """
         if gid == CONTROLLER_GID:
-            return await self._apply_controller(deadline), ConfigNumber(0)
+            return await self._apply_controller(directories, deadline), ConfigNumber(0)
         view = await client.newest()
         record = view.directory.groups.get(GroupId(gid))
         if record is None or record.uuid == RETIRED:
@@ -165,8 +165,9 @@ class Recoverer:
         await self._come_to(gid, choice.node, uuid, number, deadline)
         return choice.node, number
 
-    async def _apply_controller(self, deadline: float) -> str:
-        found = await self.plan(CONTROLLER_GID, None)
+    async def _apply_controller(self, directories: Sequence[Left], deadline: float) -> str:
+        """Nobody is above the controller's group: the operator's word stands alone."""
+        found = await self.plan(CONTROLLER_GID, None, directories)
         choice = _choice(found)
         uuid = GroupUuid(self._rng.randbytes(UUID_BYTES))
         await self._be_born(choice, uuid)

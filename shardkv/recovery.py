@@ -44,7 +44,7 @@ class Left(NamedTuple):
     last_term: int
     commit: int  # as far as it knows
     applied: int
-    leads: bool
+    leads: int  # 1: it leads, or believes so
     leader: str  # that it hears; "" if none
     stopped: str
     voters: tuple[str, ...]
@@ -97,7 +97,7 @@ class Assessment(NamedTuple):
 
     gid: int
     left: tuple[Left, ...]  # the longest first
-    silent: tuple[str, ...]  # nodes that were asked and did not answer
+    silent: tuple[str, ...]  # nodes that did not answer, and voters of which nothing is left
     choice: Left | None  # the longest that a process runs; None: nothing is left to recover
     alive: bool  # a majority lives, or somebody leads: there is nothing to recover
     safe: bool  # every majority has a survivor, so no acknowledged write is gone with `choice`
@@ -134,10 +134,11 @@ def assess(gid: int, left: Sequence[Left], silent: Sequence[str]) -> Assessment:
     meets_all = all(
         len([name for name in names if name not in here]) < _quorum(names) for names in electorates
     )
+    missing = [name for names in electorates for name in names if name not in here]
     return Assessment(
         gid,
         ranked,
-        tuple(silent),
+        tuple(dict.fromkeys((*silent, *missing))),
         choice,
         majority_lives or any(one.leads for one in living),
         meets_all and choice is not None and choice.reach == ranked[0].reach,
@@ -159,7 +160,7 @@ def explained(found: Assessment) -> list[str]:
             f"if it is gone for good: shardkv ctl abandon {gid} --cluster ID",
         ]
     lines = [_line(one) for one in found.left]
-    lines += [f"{node}: no answer" for node in found.silent]
+    lines += [f"{node}: no answer, or nothing there" for node in found.silent]
     if found.alive:
         return [*lines, f"group {gid}: a majority lives, or a leader does: nothing to recover"]
     choice = found.choice

@@ -112,7 +112,7 @@ class RecoveryService:
             last_term=core.log.last.term,
             commit=core.commit,
             applied=replica.applied,
-            leads=replica.leads,
+            leads=int(replica.leads),
             leader=leader.node if leader is not None else "",
             stopped=replica.stopped_because or "",
             voters=tuple(member.node for member in core.membership.voters),

@@ -21,6 +21,7 @@ nothing here knows what is stored.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import Context, copy_context
 from functools import partial
 from random import Random
 from types import MappingProxyType
@@ -106,7 +107,7 @@ class SimDrive:
         self._slots: dict[str, SimSlot] = {}
         self._watchers: list[Watcher] = []
         self._fail_next = False
-        self._stalled: list[Callable[[], None]] | None = None
+        self._stalled: list[tuple[Callable[[], None], Context]] | None = None
         self.failed_on: tuple[str, Sequence[Write]] = ("", ())
         """What the last failure was about to write, and where; nothing for a failed flush."""
 
@@ -181,8 +182,8 @@ class SimDrive:
         for disk in self._disks.values():
             disk.make_readable()
         waiting, self._stalled = self._stalled, None
-        for end in waiting or ():
-            asyncio.get_running_loop().call_soon(end)
+        for end, context in waiting or ():
+            asyncio.get_running_loop().call_soon(end, context=context)
 
     # Damage while nothing runs: nobody is told of it
 
@@ -279,7 +280,7 @@ class SimDrive:
         """Whether the disk stalls now; `then` is called when that is over."""
         if self._stalled is None:
             return False
-        self._stalled.append(then)
+        self._stalled.append((then, copy_context()))
         return True
 
     @property

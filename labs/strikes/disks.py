@@ -146,7 +146,7 @@ class DiskStrikes:
         self._cluster.observer.tell(f"{victim.name} is damaged: {what}")
         if what.startswith("data"):
             for watcher in self._cluster.watchers.values():
-                watcher.data_lost(victim.name)
+                watcher.data_lost(victim.name, victim.drive.durable(DATA))
         await victim.start()
         if victim.refused:
             arena.probe(f"damage refused: {what}")

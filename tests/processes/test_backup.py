@@ -223,8 +223,8 @@ def test_a_node_that_is_killed_during_a_backup(tmp_path: Path, led: int) -> None
         assert cluster.cli("status").status == 0  # the process that forks is warm
         warm = cluster._warm
         assert warm is not None
-        flags = {"SHARDKV_ENDPOINTS": ",".join(cluster.endpoints)}
-        warm.begin("backup", str(tmp_path / "b"), "--rate", "2", **flags)
+        nodes = ",".join(cluster.endpoints)
+        warm.begin("backup", str(tmp_path / "b"), "--rate", "2", SHARDKV_ENDPOINTS=nodes)
         wait_for(lambda: "MiB" in warm.said(), "the backup under way")
         cluster.kill(leader)
         done = warm.end()

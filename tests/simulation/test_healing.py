@@ -18,6 +18,7 @@ from labs.history import History, Kind
 from labs.linearizability import judge_list, judge_register
 from labs.workload import Workload, WorkloadConfig
 from raft.disk.log_store import ReplicaRecord
+from raft.errors import MembershipRefused, NotLeader
 from raft.types import GroupId
 from shardctrler.client import ControllerClient
 from shardkv.assembly import CONTROLLER
@@ -286,6 +287,24 @@ def test_a_successor_that_dies_is_replaced_by_another() -> None:
     play(story, "successor dies", nodes=7, groups=1)
 
 
+def test_a_node_that_returns_too_late_lets_its_replicas_go() -> None:
+    """It was made up for; now it is a node like any empty one, and takes part again as such."""
+
+    async def story(cluster: SimCluster, clerk: Clerk, admin: ControllerClient) -> None:
+        late = cluster.nodes["n2"]
+        late.crash()
+        await until(lambda: whole_without(cluster, "n2"), GRACE + BOUND, "replicas made anew")
+
+        await late.start()
+        await until(lambda: late.host is not None and not late.host.replicas, BOUND, "let go")
+        cluster.nodes["n5"].crash()
+        await until(lambda: whole_without(cluster, "n5"), GRACE + BOUND, "whole again")
+
+        assert any("n2" in voters(cluster, gid) for gid in cluster.placement)
+
+    play(story, "too late")
+
+
 def test_a_flapping_node_is_left_alone() -> None:
     """Down for most of the grace period, up for a moment, over and over."""
 
@@ -447,6 +466,59 @@ def test_a_quiet_cluster_stays_as_it_is() -> None:
         assert calls <= 6 * 35 + 5 * 62, "one watch in two seconds, one beat a second a node"
 
     play(story, "quiet")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_it_comes_to_rest_and_nothing_is_lost(seed: int) -> None:
+    """Nodes die for short and for long, links are cut, processes stand still, an operator changes
+    members himself. Then all but one node are well: every group has three voters on living nodes,
+    and no change of members is under way (L3, L5)."""
+
+    async def story(cluster: SimCluster, clerk: Clerk, admin: ControllerClient) -> None:
+        rng = Random(f"healing/{seed}")
+        clients = Clients(cluster, seed)
+        names = list(cluster.nodes)
+        addresses = [node.address for node in cluster.nodes.values()]
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + 60.0
+        while loop.time() < ends:
+            node = cluster.nodes[rng.choice(names)]
+            match rng.choice(["die", "die", "cut off", "stand still", "operator"]):
+                case "die":
+                    node.crash()
+                    await asyncio.sleep(rng.choice([1.0, GRACE, 2 * GRACE]))
+                    if not node.alive:
+                        await node.start()
+                case "cut off":
+                    cluster.network.isolate(node.address, rng.sample(addresses, 4))
+                    await asyncio.sleep(rng.choice([1.0, GRACE, 2 * GRACE]))
+                    cluster.network.heal()
+                case "stand still":
+                    node.pause()
+                    await asyncio.sleep(rng.choice([1.0, GRACE]))
+                    node.resume()
+                case "operator":
+                    gid = rng.choice(list(cluster.placement))
+                    leader = cluster.leader(gid)
+                    if leader is not None and leader.host is not None:
+                        replica = leader.host.replicas[gid]
+                        try:
+                            replica.change_members(add=[(node.name, str(node.address))])
+                        except (MembershipRefused, NotLeader):
+                            continue
+            await asyncio.sleep(rng.uniform(0.0, 4.0))
+        gone = rng.choice(names)
+        cluster.nodes[gone].crash()
+
+        await until(
+            lambda: whole_without(cluster, gone),
+            GRACE + 60 * cluster.raft.election_seconds_max,
+            f"whole without {gone}",
+        )
+        await clients.judged()
+        assert clients.acknowledged > 200
+
+    play(story, f"random/{seed}")
 
 
 # Disks
