@@ -32,6 +32,7 @@ from raft.ports import Reader, Rows
 from raft.types import GroupId, Index, Term
 from shardctrler.types import ShardConfig, ShardId
 from shardkv.commands import (
+    Abandoned,
     Chunk,
     Configure,
     Drop,
@@ -162,8 +163,11 @@ class StoreInvariants:
                 )
             return answer
         decoded = decode(command)
-        shards = machine.facts.records if isinstance(decoded, Configure) else ()
-        record = None if isinstance(decoded, Configure) else machine.record(decoded.shard)
+        whole = isinstance(decoded, Configure | Abandoned)
+        shards = machine.facts.records if whole else ()
+        record = (
+            None if isinstance(decoded, Configure | Abandoned) else machine.record(decoded.shard)
+        )
         key = machine.row_key(decoded) if isinstance(decoded, Mutation) else b""
         row = rows.get(key) if key else None
         busy = bool(machine.unsettled) if isinstance(decoded, Configure) else False
@@ -173,6 +177,8 @@ class StoreInvariants:
         group.answers[index, at] = answer
         if isinstance(decoded, Configure):
             self._configured(machine, index, before, busy, shards, answer, rows)
+        elif isinstance(decoded, Abandoned):
+            self._given_up(machine, shards)
         elif isinstance(decoded, Mutation):
             assert record is not None
             self._mutated(machine, index, decoded, record, answer, row, rows.get(key))
@@ -241,6 +247,15 @@ class StoreInvariants:
                 self._takes(machine, shard, config.number)
             elif after.phase is Phase.LEAVING:
                 self._gives(machine, shard, record.phase, rows)
+
+    def _given_up(self, machine: "WatchedMachine", records: tuple[ShardRecord, ...]) -> None:
+        """Shards settle because the group at their other end is lost."""
+        for number, record in enumerate(records):
+            shard, after = ShardId(number), machine.record(ShardId(number))
+            if record.phase in SERVES and after.phase not in SERVES:
+                self._serving[shard] = None
+            elif after.phase in SERVES and record.phase not in SERVES:
+                self._takes(machine, shard, after.number)
 
     def _look_at_history(self, config: ShardConfig) -> None:
         before = self._configs.get(config.number - 1)

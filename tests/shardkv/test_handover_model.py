@@ -9,13 +9,16 @@ copy is put together from what both donors give at many moments, while clients w
 
 from collections.abc import Callable
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from raft.disk.overlay import Overlay
+from raft.ports import Reader, Rows
 from raft.types import GroupId, Index
 from shardctrler.types import ConfigNumber, ShardId
+from shardkv import copying, steps
+from shardkv.changes import ChangeLog, NotingRows
 from shardkv.commands import (
     Chunk,
     Command,
@@ -30,10 +33,22 @@ from shardkv.commands import (
     Restart,
     encode,
 )
+from shardkv.held import HeldShard
 from shardkv.limits import SESSION_WINDOW
+from shardkv.machine import StoreMachine
 from shardkv.migration import Advance, Ask, Pull, Step, answers, install, owners_since, todo
 from shardkv.phases import SERVES, SETTLED, Phase
-from shardkv.rows import CHANGES, ShardRecord, counter_at, prefix_of
+from shardkv.rows import (
+    CHANGES,
+    HIGHEST_DELETED,
+    SESSIONS,
+    ShardRecord,
+    changes_cursor,
+    counter_at,
+    encode_record,
+    prefix_of,
+    record_key,
+)
 from shardkv.types import ABSENT, DONE, Answer, Code, Row, SessionId, Version
 from tests.support.stores import A, B, C, Group, History, configure
 
@@ -455,6 +470,176 @@ def run(seed: str, events: int = 2000) -> World:
 def test_shards_move_under_random_schedules(seed: int) -> None:
     """S1 to S5, S7 to S9, S12, C3, C5, and mirrors equal to the rows after every crash."""
     run(f"hand-over {seed}")
+
+
+# Shortcuts that somebody might take: each is seen to be wrong, and where
+
+
+def no_change_row(patch: pytest.MonkeyPatch, skipped: Callable[[bytes, int], bool]) -> None:
+    note = ChangeLog.note
+
+    def broken(self: ChangeLog, key: bytes, rows: Rows) -> None:
+        if not skipped(key, self._skip):
+            note(self, key, rows)
+
+    patch.setattr(ChangeLog, "note", broken)
+
+
+def no_change_row_for_a_delete(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(NotingRows, "delete", lambda self, key: self._rows.delete(key))
+
+
+def no_change_row_for_a_session(patch: pytest.MonkeyPatch) -> None:
+    no_change_row(patch, lambda key, skip: key[skip : skip + 1] == SESSIONS)
+
+
+def no_change_row_for_the_highest_deleted(patch: pytest.MonkeyPatch) -> None:
+    no_change_row(patch, lambda key, skip: key[skip:] == HIGHEST_DELETED)
+
+
+def noted_once_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """Not once an entry."""
+
+    def broken(self: ChangeLog, rows: Rows, index: Index) -> NotingRows:
+        return NotingRows(rows, self)
+
+    patch.setattr(ChangeLog, "noting", broken)
+
+
+def an_install_at_any_cursor(patch: pytest.MonkeyPatch) -> None:
+    whole = steps.install
+
+    def broken(record: ShardRecord, step: Install) -> steps.Outcome:
+        return whole(record._replace(cursor=changes_cursor(step.end)), step)
+
+    patch.setattr(steps, "install", broken)
+
+
+def an_install_before_the_freeze(patch: pytest.MonkeyPatch) -> None:
+    """The end is told of a shard that is not frozen."""
+    pull = copying.pull
+
+    def broken(rows: Reader, source: copying.Source, *args: Any) -> copying.Pulled:
+        return pull(rows, source._replace(frozen=True), *args)
+
+    patch.setattr(copying, "pull", broken)
+
+
+def a_freeze_in_memory(patch: pytest.MonkeyPatch) -> None:
+    become = StoreMachine._become
+
+    def broken(self: StoreMachine, held: Any, after: ShardRecord, rows: Rows) -> Any:
+        before = held.record
+        held = become(self, held, after, rows)
+        if after.phase is Phase.LEAVING:
+            rows.put(record_key(held.id), encode_record(before))
+        return held
+
+    patch.setattr(StoreMachine, "_become", broken)
+
+
+def a_chunk_of_any_copy(patch: pytest.MonkeyPatch) -> None:
+    stage = steps.stage
+
+    def broken(record: ShardRecord, chunk: Chunk, index: Index) -> steps.Outcome:
+        adopted = record._replace(copy_id=chunk.copy_id)
+        return stage(adopted if record.cursor == chunk.cursor else record, chunk, index)
+
+    patch.setattr(steps, "stage", broken)
+
+
+def a_chunk_at_any_cursor(patch: pytest.MonkeyPatch) -> None:
+    stage = steps.stage
+
+    def broken(record: ShardRecord, chunk: Chunk, index: Index) -> steps.Outcome:
+        return stage(record, chunk._replace(cursor=record.cursor), index)
+
+    patch.setattr(steps, "stage", broken)
+
+
+def a_restart_into_the_same_generation(patch: pytest.MonkeyPatch) -> None:
+    stage = steps.stage
+
+    def broken(record: ShardRecord, chunk: Chunk, index: Index) -> steps.Outcome:
+        after = stage(record, chunk, index)
+        if isinstance(after, ShardRecord):
+            return after._replace(generation=record.generation)
+        return after
+
+    patch.setattr(steps, "stage", broken)
+
+
+def a_restart_under_the_same_copy_id(patch: pytest.MonkeyPatch) -> None:
+    restart = steps.restart
+
+    def broken(record: ShardRecord, step: Restart, index: Index) -> steps.Outcome:
+        after = restart(record, step, index)
+        return after._replace(copy_id=record.copy_id) if isinstance(after, ShardRecord) else after
+
+    patch.setattr(steps, "restart", broken)
+
+
+def change_rows_lost_by_a_restart(patch: pytest.MonkeyPatch) -> None:
+    """The old change rows are garbage at once, and the copy id stays."""
+    a_restart_under_the_same_copy_id(patch)
+    refresh = HeldShard.refresh
+
+    def broken(self: HeldShard, rows: Reader) -> None:
+        if self.changes is not None:
+            self.changes.count = 0
+        refresh(self, rows)
+
+    patch.setattr(HeldShard, "refresh", broken)
+
+
+def writes_after_the_freeze(patch: pytest.MonkeyPatch) -> None:
+    refresh = HeldShard.refresh
+
+    def broken(self: HeldShard, rows: Reader) -> None:
+        refresh(self, rows)
+        self.serves = self.serves or self.record.phase is Phase.LEAVING
+
+    patch.setattr(HeldShard, "refresh", broken)
+
+
+def a_copy_without_end(patch: pytest.MonkeyPatch) -> None:
+    """Nobody ever grants the wish to freeze."""
+    patch.setattr(steps, "freeze", lambda record, step: steps.OUT_OF_STEP)
+
+
+SHORTCUTS = [
+    (no_change_row_for_a_delete, "S3"),
+    (no_change_row_for_a_session, "S3"),
+    (no_change_row_for_the_highest_deleted, "S3"),
+    (noted_once_for_ever, "S3"),
+    (an_install_at_any_cursor, "S3"),
+    (an_install_before_the_freeze, "S3"),
+    (a_freeze_in_memory, ""),
+    (a_chunk_of_any_copy, "S3"),
+    (a_chunk_at_any_cursor, "S3"),
+    (a_restart_into_the_same_generation, ""),
+    (change_rows_lost_by_a_restart, ""),
+    (writes_after_the_freeze, "S9"),
+    (a_copy_without_end, "do not end"),
+]
+
+
+def _name(one: object) -> str:
+    return getattr(one, "__name__", "").replace("_", " ")
+
+
+@pytest.mark.parametrize(("shortcut", "invariant"), SHORTCUTS, ids=_name)
+def test_each_shortcut_is_seen(
+    shortcut: Callable[[pytest.MonkeyPatch], None],
+    invariant: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shortcut(monkeypatch)
+
+    with pytest.raises(AssertionError) as caught:
+        for seed in range(40):
+            run(f"shortcut {seed}")
+    assert invariant in str(caught.value)
 
 
 def test_the_schedules_visit_what_they_are_there_for() -> None:
