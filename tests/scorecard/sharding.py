@@ -12,28 +12,31 @@ import shardkv.machine
 from raft.disk.overlay import Overlay
 from raft.sessions import SessionTable, _Session
 from shardctrler.machine import ControllerMachine
+from shardkv import copying, steps
 from shardkv.commands import Chunk
 from shardkv.handover import Handover
 from shardkv.machine import StoreMachine
 from shardkv.pending import Pending
 from shardkv.phases import Phase
-from shardkv.rows import SESSIONS, encode_record, record_key
-from shardkv.types import NO_COPY, Answer, Code, CopyId
+from shardkv.rows import SESSIONS, counter_at
+from shardkv.types import NO_COPY, Answer, Code
 from tests.scorecard.trials import Row, cluster, model, tests
+from tests.shardkv import test_handover_model as handover
 
 Patch = pytest.MonkeyPatch
 
 
 def sessions_stay_behind(patch: Patch) -> None:
-    pull = StoreMachine.pull
+    pull = copying.pull
 
-    def broken(self: StoreMachine, *args: Any, **limits: Any) -> Chunk | Answer:
-        chunk = pull(self, *args, **limits)
-        if isinstance(chunk, Answer):
-            return chunk
-        return chunk._replace(rows=tuple(r for r in chunk.rows if not r[0].startswith(SESSIONS)))
+    def broken(*args: Any) -> copying.Pulled:
+        pulled = pull(*args)
+        if pulled.chunk is None:
+            return pulled
+        kept = tuple(row for row in pulled.chunk.rows if not row[0].startswith(SESSIONS))
+        return pulled._replace(chunk=pulled.chunk._replace(rows=kept))
 
-    patch.setattr(StoreMachine, "pull", broken)
+    patch.setattr(copying, "pull", broken)
 
 
 def _chunks(patch: Patch, changed: Callable[[Any, Any, Any], Any]) -> None:
@@ -59,39 +62,22 @@ def repeated_overwrites(held: Any, command: Chunk, rows: Any) -> Chunk:
     record = held.record
     if record.phase is Phase.SERVING and record.taken == record.number == command.number:
         for key, row in command.rows:
-            rows.put(held.prefix + key, row)
+            if row is not None:
+                rows.put(held.prefix + key, row)
     return command
 
 
-def freeze_in_memory(patch: Patch) -> None:
-    become = StoreMachine._become
-
-    def broken(self: StoreMachine, held: Any, after: Any, rows: Any) -> None:
-        before = held.record
-        become(self, held, after, rows)
-        if after.phase is Phase.LEAVING:
-            rows.put(record_key(held.id), encode_record(before))
-
-    patch.setattr(StoreMachine, "_become", broken)
-
-
 def copy_before_the_freeze(patch: Patch) -> None:
-    pull = StoreMachine.pull
+    """What changed in the end is not copied: the last change rows are left out."""
+    pull = copying.pull
 
-    def broken(
-        self: StoreMachine, rows: Any, shard: Any, number: Any, *args: Any, **limits: Any
-    ) -> Any:
-        held = self._shards[shard]
-        record = held.record
-        if record.phase is not Phase.SERVING or number <= record.number:
-            return pull(self, rows, shard, number, *args, **limits)
-        held.record = record._replace(phase=Phase.LEAVING, number=number, copy_id=CopyId(number))
-        try:
-            return pull(self, rows, shard, number, *args, **limits)
-        finally:
-            held.record = record
+    def broken(rows: Any, source: copying.Source, cursor: bytes, *args: Any) -> copying.Pulled:
+        pulled = pull(rows, source, cursor, *args)
+        if not source.frozen or pulled.chunk is None or counter_at(cursor) is None:
+            return pulled
+        return pulled._replace(chunk=pulled.chunk._replace(rows=()))
 
-    patch.setattr(StoreMachine, "pull", broken)
+    patch.setattr(copying, "pull", broken)
 
 
 def _writes_pass_in(patch: Patch, *phases: Phase) -> None:
@@ -99,13 +85,11 @@ def _writes_pass_in(patch: Patch, *phases: Phase) -> None:
 
     def broken(self: StoreMachine, command: Any, rows: Any) -> Answer:
         held = self._shards[command.shard]
-        record = held.record
-        if record.phase in phases:
-            held.record = record._replace(phase=Phase.SERVING)
+        serves, held.serves = held.serves, held.serves or held.record.phase in phases
         try:
             return mutate(self, command, rows)
         finally:
-            held.record = record
+            held.serves = serves
 
     patch.setattr(StoreMachine, "_mutate", broken)
 
@@ -153,6 +137,20 @@ def hold_requests(patch: Patch) -> None:
         return Answer(Code.OUT_OF_STEP) if busy else pull(self, *args, **limits)
 
     patch.setattr(StoreMachine, "pull", broken)
+
+
+def change_rows_for_ever(patch: Patch) -> None:
+    """No bound, so a copy of a shard that is written fast never begins again, nor ends."""
+    patch.setattr(handover, "CHANGES_MAX", 10**9)
+    patch.setattr(steps, "freeze", lambda record, step: steps.OUT_OF_STEP)
+
+
+def staging_kept_by_a_restart(patch: Patch) -> None:
+    handover.a_restart_into_the_same_generation(patch)
+
+
+def a_source_that_serves_what_is_frozen(patch: Patch) -> None:
+    handover.writes_after_the_freeze(patch)
 
 
 def a_new_number_for_a_repetition(patch: Patch) -> None:
@@ -233,13 +231,13 @@ def rows() -> list[Row]:
     return [
         Row("F01", "sessions stay behind", sessions_stay_behind, COPY, model()),
         Row("F03", "a chunk of an older configuration is taken",
-            lambda p: _chunks(p, old_numbers), (*COPY, "S7", "L4"), model()),
+            lambda p: _chunks(p, old_numbers), (*COPY, "S7", "L4"), model(200)),
         Row("F04", "a repeated chunk overwrites", lambda p: _chunks(p, repeated_overwrites),
             (*ONCE, "S7", "S3"), model()),
-        Row("F05", "the freeze lies in memory alone", freeze_in_memory, ("S1", "S3", "R13"),
-            model()),
-        Row("F06", "rows are copied before the freeze", copy_before_the_freeze, (*COPY, "C1"),
-            model()),
+        Row("F05", "the freeze lies in memory alone", handover.a_freeze_in_memory,
+            ("S1", "S3", "R13"), model()),
+        Row("F06", "the last rows are copied before the freeze", copy_before_the_freeze,
+            (*COPY, "C1"), model()),
         Row("F08", "served before the install", lambda p: _writes_pass_in(p, Phase.ARRIVING),
             ("S1", "S9"), model()),
         Row("F09", "ownership is not checked at apply",
@@ -260,10 +258,27 @@ def rows() -> list[Row]:
             lambda p: versions_by(p, id), ("R6", *COPY, "C1"), model()),
         Row("G08", "apply looks at a clock", lambda p: versions_by(p, ticking()),
             ("R6", *COPY, "C1"), model()),
-        Row("H02", "a chunk of any copy and cursor", lambda p: _chunks(p, any_copy_and_cursor),
+        Row("H01", "no change row for a delete while a shard moves",
+            handover.no_change_row_for_a_delete, (*COPY, "C1"), model()),
+        Row("H01b", "no change row for a session", handover.no_change_row_for_a_session,
+            (*COPY, "C1"), model()),
+        Row("H01c", "a row has one change row for ever", handover.noted_once_for_ever,
+            (*COPY, "C1"), model()),
+        Row("H02b", "a chunk of any copy", handover.a_chunk_of_any_copy, (*COPY, "L4"), model()),
+        Row("H13", "an end is told before the freeze", handover.an_install_before_the_freeze,
+            ("S1", *COPY), model()),
+        Row("H14", "an install does not compare the end", handover.an_install_at_any_cursor,
             COPY, model()),
+        Row("H15", "a restarted copy is staged over the first one", staging_kept_by_a_restart,
+            (*COPY, "S12", "silent"), model()),
+        Row("H16", "a frozen shard is served", a_source_that_serves_what_is_frozen, ("S9", "S1"),
+            model()),
+        Row("H17", "change rows are not bounded, and the freeze not forced", change_rows_for_ever,
+            ("L4",), model()),
+        Row("H02", "a chunk of any copy and cursor", lambda p: _chunks(p, any_copy_and_cursor),
+            (*COPY, "L4"), model()),
         Row("H03", "a generation is used twice",
-            lambda p: p.setattr(shardkv.machine, "Generation", lambda index: 1),
+            lambda p: p.setattr(steps, "Generation", lambda index: 1),
             ("S3", "S4", "S8", "S12", "R13", "silent"), model()),
         Row("H06", "the floor of a session falls", the_floor_falls, (*ONCE, "silent"), model()),
         Row("H06b", "a refusal is not recorded", forget_refusals, ONCE, model()),
