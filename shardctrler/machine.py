@@ -260,9 +260,7 @@ class ControllerMachine:
             if known is None or version >= known.version:
                 records[gid] = GroupRecord(uuid, version, members)
         view = self._with_directory(groups=records)
-        return _next_view(
-            view, balance(config.shards, [*config.groups, *gids]), [*config.groups, *gids]
-        )
+        return _next_view(view, _balanced(config, [*config.groups, *gids]), [*config.groups, *gids])
 
     def _leave(self, leave: Leave) -> Answer | View:
         config = self.view.config
@@ -274,7 +272,7 @@ class ControllerMachine:
         staying = [gid for gid in config.groups if gid not in leave.gids]
         if not staying and not self._last_may_leave:
             return Answer(Code.LAST_GROUP, (max(leave.gids),))
-        return _next_view(self.view, balance(config.shards, staying), staying)
+        return _next_view(self.view, _balanced(config, staying), staying)
 
     def _move(self, wish: Move) -> Answer | View:
         config = self.view.config
@@ -452,6 +450,12 @@ def rehome(
 
 def _reborn(gid: GroupId, info: GroupInfo, groups: Mapping[GroupId, GroupInfo]) -> GroupInfo:
     return groups.get(gid, GroupInfo(info.uuid, ()))
+
+
+def _balanced(config: ShardConfig, groups: list[GroupId]) -> tuple[GroupId, ...]:
+    """The shards of `config` over these groups; a parked one rather where its rows are."""
+    holders = [config.holder(ShardId(shard)) for shard in range(len(config.shards))]
+    return balance(config.shards, groups, holders)
 
 
 def _next_view(view: View, shards: tuple[GroupId, ...], taking_part: list[GroupId]) -> View:
