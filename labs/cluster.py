@@ -477,7 +477,10 @@ class SimCluster:
         transport = self.network.transport(Address(name))
         rng = self.chance.rng(name)
         controller = ControllerClient(transport, self.controllers, Random(rng.random()))
-        return Clerk(transport, controller, rng=Random(rng.random())), controller
+        clerk = Clerk(
+            transport, controller, rng=Random(rng.random()), nodes=lambda: controller.endpoints
+        )
+        return clerk, controller
 
     @property
     def client_addresses(self) -> list[Address]:
