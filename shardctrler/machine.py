@@ -45,6 +45,7 @@ from shardctrler.commands import (
     Code,
     Command,
     ExpireSessions,
+    ForgetNode,
     Join,
     Leave,
     Move,
@@ -236,6 +237,8 @@ class ControllerMachine:
                 if directory.nodes.get(node) == addresses:
                     return self.view
                 return self._with_directory(nodes={**directory.nodes, node: addresses})
+            case ForgetNode(node):
+                return self._forget_node(node)
 
     def _join(self, join: Join) -> Answer | View:
         config, directory = self.view
@@ -299,6 +302,15 @@ class ControllerMachine:
         if update.version <= known.version:
             return Answer(Code.OLD_MEMBERSHIP, (update.gid, known.version))
         return self._with_directory(groups={**groups, update.gid: record})
+
+    def _forget_node(self, node: NodeId) -> Answer | View:
+        groups, nodes = self.view.directory.groups, self.view.directory.nodes
+        for gid, record in groups.items():
+            if any(member.node == node for member in record.members):
+                return Answer(Code.NODE_IS_MEMBER, (gid,))
+        if node not in nodes:
+            return self.view
+        return self._with_directory(nodes={n: at for n, at in nodes.items() if n != node})
 
     # When a majority is lost. "A gid means one uuid for ever" is what keeps two groups from serving
     # the same shards; these two commands break it, on purpose and in the open. Why that is safe as
@@ -401,6 +413,9 @@ class ControllerMachine:
         for node, addresses in directory.nodes.items():
             if before.directory.nodes.get(node) != addresses:
                 rows.put(b"n" + node.encode(), encode_addresses(addresses))
+        for node in before.directory.nodes:
+            if node not in directory.nodes:
+                rows.delete(b"n" + node.encode())
         rows.put(_META, _META_ROW.pack(_FORMAT, config.number, directory.version, self.nshards))
         self.view = view
         self.on_change()

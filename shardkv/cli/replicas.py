@@ -1,4 +1,4 @@
-"""`shardkv ctl replace`, `add-replica`, `remove-replica`, `transfer`: who holds and leads what."""
+"""`shardkv ctl replace`, `add-replica`, `remove-replica`, `transfer`, `forget`: who holds what."""
 
 import asyncio
 import sys
@@ -133,6 +133,26 @@ def transfer(request: Request, gid: int, node: str) -> None:
         print_json({"group": gid, "leader": node})
     else:
         sys.stdout.write(f"{node} leads group {gid}\n")
+
+
+@click.command(epilog="Example: shardkv ctl forget n2")
+@click.argument("node")
+@talking(TIMEOUT_SECONDS)
+def forget(request: Request, node: str) -> None:
+    """Let the cluster forget NODE, which is gone for good. Nothing, if it is not known.
+
+    Refused, with no effect, while it answers or a group has a replica there.
+    """
+
+    async def work() -> None:
+        async with _relocation(request, "forget") as relocation:
+            await relocation.forgotten(node)
+
+    run(work(), write=True)
+    if request.as_json:
+        print_json({"forgotten": node})
+    else:
+        sys.stdout.write(f"{node} is forgotten\n")
 
 
 def _change(request: Request, verb: str, change: Change, dry_run: bool, done: str) -> None:
