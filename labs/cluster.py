@@ -175,7 +175,7 @@ class SimNode:
             transport,
             addresses=NodeAddresses(self.address, self.address),
             nshards=cluster.nshards,
-            endpoints=list(dict.fromkeys([*cluster.controllers, *self.remembered])),
+            endpoints=list(dict.fromkeys([*cluster.controllers, *self.remembered, self.address])),
             rng=Random(rng.random()),
             new_machine=cluster.new_machine,
         )
