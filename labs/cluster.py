@@ -153,7 +153,11 @@ class SimNode:
         courier = NodeCourier(
             cluster.watchers,
             self.name,
-            FrameCourier(lambda to, bulk: transport.channel(Address(to), bulk=bulk), codec),
+            FrameCourier(
+                lambda to, bulk: transport.channel(Address(to), bulk=bulk),
+                codec,
+                cluster.raft.heartbeat_seconds,
+            ),
             touched,
         )
         self.host = WatchedHost(
