@@ -1,6 +1,6 @@
-"""`shardkv`, whose connections to other nodes go through proxies.
+"""`shardkv`, whose connections to other nodes go through proxies: a program for tests.
 
-`python -m tests.support.dialled`. `TEST_DIAL` maps addresses to those that are dialled in their place, as JSON. Nothing else differs:
+`TEST_DIAL` maps addresses to those that are dialled in their place, as JSON. Nothing else differs:
 members, configurations and the node's own ports are what they are without it.
 """
 
