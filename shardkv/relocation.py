@@ -18,6 +18,7 @@ from shardkv.moving_replicas import (
     groups_on,
     next_step,
     next_transfer,
+    next_wait,
     outline,
     title,
 )
@@ -122,6 +123,14 @@ class Relocation:
             if isinstance(step, Refuse):
                 raise ChangeAborted(step.reason) if step.busy else MembersRefused(step.reason)
         return [line for change in changes for line in outline(change, seen)]
+
+    async def whole(self) -> None:
+        """Return once every node answers and every group has all its voters, caught up.
+
+        Raises:
+            Unavailable: not in time; the text says what is missing.
+        """
+        await self._operator.pursue(next_wait, deadline=self._deadline, progress=self._progress)
 
     async def forgotten(self, node: str) -> None:
         """Let the cluster forget a node that is gone for good. Nothing, if it is not registered.

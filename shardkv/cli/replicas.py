@@ -19,6 +19,8 @@ from shardkv.text import quoted
 MOVE_SECONDS: Final = 600.0
 """A new replica has to copy all that its group holds."""
 
+WAIT_SECONDS: Final = 60.0
+
 GID = Whole(0, GID_MAX)
 
 
@@ -133,6 +135,25 @@ def transfer(request: Request, gid: int, node: str) -> None:
         print_json({"group": gid, "leader": node})
     else:
         sys.stdout.write(f"{node} leads group {gid}\n")
+
+
+@click.command(epilog="Example: shardkv ctl wait && kill $(cat data/n1/LOCK)")
+@talking(WAIT_SECONDS)
+def wait(request: Request) -> None:
+    """Wait until every node answers and every group has all its voters, caught up.
+
+    Then any one node may be stopped, and nothing but its leaderships moves.
+    """
+
+    async def work() -> None:
+        async with _relocation(request, "wait") as relocation:
+            await relocation.whole()
+
+    run(work())
+    if request.as_json:
+        print_json({"whole": True})
+    else:
+        sys.stdout.write("every group is whole\n")
 
 
 @click.command(epilog="Example: shardkv ctl forget n2")
