@@ -191,7 +191,7 @@ def _raft(status: NodeStatus, host: Host | None) -> Iterator[Family]:
         "shardkv_raft_messages_dropped", "What came from other nodes and was not taken.",
         labels=("why",),
     )  # fmt: skip
-    for why, count in sorted(host.dropped.items())[:50]:
+    for why, count in sorted({"no such replica": 0, **host.dropped}.items())[:50]:
         dropped.add_metric((why,), count)
     yield dropped
 
