@@ -70,6 +70,7 @@ from raft.messages import (
 )
 from raft.parcel import Parcel
 from raft.ports import Reader, Rows, StateMachine
+from raft.progress import Progress
 from raft.quorum import Electorate
 from raft.replica import Replica
 from raft.snapshot_stream import ChunkReply, SnapshotChunk
@@ -155,6 +156,7 @@ class RaftInvariants:
         self.checks = 0  # how often a turn was looked at: a run that checked nothing proves nothing
         self._durable: dict[str, _Durable] = {}
         self._lives: dict[str, _Life] = {}
+        self.messages = 0  # said so far, but for snapshots
         self.healed = False
         """Whether faults are over: from then on a snapshot is sent to somebody only so often."""
         self.snapshots = SnapshotInvariants(gid, self.observer)
@@ -390,6 +392,7 @@ class RaftInvariants:
         if parcel.gid != self.gid or isinstance(message, (SnapshotChunk, ChunkReply)):
             return
         kind = type(message)
+        self.messages += 1
         life = self._lives.get(node)
         if life is None:
             return  # during the start
@@ -411,8 +414,22 @@ class RaftInvariants:
             leads_now = term == now and core.role is Role.LEADER
             if not (leads_now or self.leaders.get(term) == node):
                 self._broke("R17", f"{node} does not lead term {term} and says {message!r:.200}")
+            if kind is AppendEntries and leads_now:
+                progress = core.progress.get(message.target)
+                if progress is not None and not self._in_window(life, progress):
+                    told = f"{len(progress.flights)} messages of {progress.flight_bytes} bytes"
+                    self._broke("B3", f"{node} has {told} under way to {progress.id}")
         else:
             self._check_promise(node, durable, message)
+
+    def _in_window(self, life: _Life, progress: Progress) -> bool:
+        config = life.replica.core.config
+        bytes_max = config.inflight_bytes_max + config.append_bytes_max
+        return len(
+            progress.flights
+        ) <= config.inflight_messages_max and progress.flight_bytes <= max(
+            bytes_max, progress.flights[-1].size if progress.flights else 0
+        )
 
     def _stream_begins(self, node: str, chunk: SnapshotChunk) -> None:
         """L11: a follower does not get one snapshot again and again."""

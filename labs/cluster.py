@@ -153,7 +153,11 @@ class SimNode:
         courier = NodeCourier(
             cluster.watchers,
             self.name,
-            FrameCourier(lambda to, bulk: transport.channel(Address(to), bulk=bulk), codec),
+            FrameCourier(
+                lambda to, bulk: transport.channel(Address(to), bulk=bulk),
+                codec,
+                cluster.raft.heartbeat_seconds,
+            ),
             touched,
         )
         self.host = WatchedHost(
@@ -175,7 +179,7 @@ class SimNode:
             transport,
             addresses=NodeAddresses(self.address, self.address),
             nshards=cluster.nshards,
-            endpoints=list(dict.fromkeys([*cluster.controllers, *self.remembered])),
+            endpoints=list(dict.fromkeys([*cluster.controllers, *self.remembered, self.address])),
             rng=Random(rng.random()),
             new_machine=cluster.new_machine,
         )
@@ -477,7 +481,10 @@ class SimCluster:
         transport = self.network.transport(Address(name))
         rng = self.chance.rng(name)
         controller = ControllerClient(transport, self.controllers, Random(rng.random()))
-        return Clerk(transport, controller, rng=Random(rng.random())), controller
+        clerk = Clerk(
+            transport, controller, rng=Random(rng.random()), nodes=lambda: controller.endpoints
+        )
+        return clerk, controller
 
     @property
     def client_addresses(self) -> list[Address]:

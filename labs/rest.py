@@ -9,6 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
+from labrpc.sim.loop import VirtualLoop
 from labs.canonical import state_hash
 from labs.cluster import SimCluster, SimNode
 from labs.history import Kind
@@ -34,6 +35,8 @@ QUIET_E: Final = 5
 FLAP_E: Final = 20
 FLAP_SETTLES_E: Final = 5
 """A leader among those who flap is lost once; then it counts."""
+SPARE_MESSAGES: Final = 60
+"""For the few writes that nobody asked for: sessions that expire, nodes that register."""
 AVAILABLE: Final = 0.99
 LATE_SECONDS: Final = 5.0
 """The longest delay of a message that left before the healing; added to each bound."""
@@ -178,13 +181,23 @@ class Rest:
     def _elections(self) -> dict[GroupId, int]:
         return {gid: len(self._cluster.watchers[gid].leaders) for gid in self._gids}
 
-    async def stay_quiet(self) -> None:
-        """L7: nobody is elected while nothing goes wrong."""
+    async def stay_quiet(self, raft: RaftConfig) -> None:
+        """L7: nobody is elected while nothing goes wrong. B6: and there is little to say."""
         late = self._healed + LATE_SECONDS + self._longest - self._loop.time()
         await asyncio.sleep(max(late, 0.0))  # what was on its way, and what follows from it
         before = self._elections()
+        watchers = self._cluster.watchers
+        said = {gid: watchers[gid].messages for gid in self._gids}
         await asyncio.sleep(QUIET_E * self._longest)
         self._compare_elections("L7", before, 0, "nothing went wrong")
+        beats = QUIET_E * self._longest / raft.heartbeat_seconds + 2
+        for gid in self._gids:
+            peers = len(self._cluster.voters(gid)) + len(self._cluster.learners.get(gid, ())) - 1
+            now, most = watchers[gid].messages - said[gid], 3 * peers * beats + SPARE_MESSAGES
+            if now > most:
+                raise InvariantBroken(
+                    "B6", f"group {gid} says {now} messages in {beats:.0f} beats to {peers} peers"
+                )
 
     def _compare_elections(
         self, invariant: str, before: dict[GroupId, int], most: int, why: str
@@ -258,6 +271,19 @@ class Rest:
         self._compare_elections("L9", before, len(outsiders), f"only {names} came back")
         await self._within("L6", CLEAN_E, "no garbage", self._clean)
         self._compare_states()
+
+
+async def everything_ends(cluster: SimCluster, election_seconds: float) -> None:
+    """B8: when all processes have ended, nothing of them goes on."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    for node in cluster.nodes.values():
+        node.kill()
+    await asyncio.sleep(election_seconds + LATE_SECONDS)
+    left = [task for task in loop.tasks() if task is not asyncio.current_task()]
+    if left:
+        names = ", ".join(task.get_name() for task in left[:5])
+        raise InvariantBroken("B8", f"{len(left)} tasks outlive their processes: {names}")
 
 
 def picture(cluster: SimCluster) -> str:

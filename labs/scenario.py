@@ -35,7 +35,7 @@ from labs.nemesis import FAULTS, RARE, RARE_FAULTS, Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
 from labs.points import Points
-from labs.rest import Rest
+from labs.rest import Rest, everything_ends
 from labs.topology import Topology, custom, drawn, topology
 from labs.weaker_reads import WeakerReads
 from labs.workload import Workload, WorkloadConfig
@@ -208,7 +208,7 @@ class Scenario:
             election_seconds=self._longest, clients=config.workload.clients,
         )  # fmt: skip
         rest_seconds = await rest.come(self.knobs.compaction, self.knobs.raft)
-        await rest.stay_quiet()
+        await rest.stay_quiet(self.knobs.raft)
         if core is not None:
             outside = [n for n in cluster.nodes.values() if n.name not in core and not n.condemned]
             rng = chance.rng("outsiders")
@@ -222,7 +222,10 @@ class Scenario:
         for clerk, controller in pairs + readers:
             await clerk.close()
             await controller.close()
-        return self._outcome(rest_seconds, configs, nemesis.crashes)
+        outcome = self._outcome(rest_seconds, configs, nemesis.crashes)
+        await everything_ends(cluster, self._longest)
+        self.observer.finish()
+        return outcome
 
     async def _end_ruined(self, workload: Workload, crashes: int) -> Outcome:
         """More was lost than the others hold. Nobody need answer any more; who does is right."""

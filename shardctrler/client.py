@@ -22,6 +22,7 @@ from shardctrler.commands import (
     Change,
     CloseSession,
     Code,
+    ForgetNode,
     Join,
     JoiningGroup,
     Leave,
@@ -228,6 +229,10 @@ class ControllerClient:
     ) -> None:
         """Tell where a node listens now."""
         await self.change(RegisterNode(node, addresses), timeout=timeout)
+
+    async def forget_node(self, node: NodeId, *, timeout: float | None = None) -> None:
+        """A node is gone for good; refused while a group that is known has a member there."""
+        await self.change(ForgetNode(node), timeout=timeout)
 
     async def change(
         self,

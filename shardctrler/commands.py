@@ -103,7 +103,14 @@ class RegisterNode(NamedTuple):
     addresses: NodeAddresses
 
 
-Change = Join | Leave | Move | UpdateMembers | RegisterNode | Recover | Abandon
+class ForgetNode(NamedTuple):
+    """A node is gone for good, and holds no member of any group that is known. If it lives after
+    all it registers again."""
+
+    node: NodeId
+
+
+Change = Join | Leave | Move | UpdateMembers | RegisterNode | ForgetNode | Recover | Abandon
 
 
 class Request(NamedTuple):
@@ -162,6 +169,7 @@ class Code(IntEnum):
     OLD_MEMBERSHIP = 11  # (gid, version known)
     BAD_COMMAND = 12  # (): not a command that a leader should have let in
     UUID_CHANGED = 13  # (gid): it means another group by now
+    NODE_IS_MEMBER = 14  # (gid): of that group, by what is known
     # The session knows better. Never recorded.
     SESSION_EXPIRED = 20  # ()
     SEQUENCE_STALE = 21  # ()
@@ -206,6 +214,7 @@ class _Kind(IntEnum):
     REGISTER_NODE = 14
     RECOVER = 15
     ABANDON = 16
+    FORGET_NODE = 17
 
 
 def encode_command(command: Command) -> bytes:
@@ -270,6 +279,8 @@ def _change_fields(change: Change) -> list[Any]:
         case Abandon(gid, expected, kept, lost):
             pairs = [list(pair) for pair in kept]
             return [_Kind.ABANDON, [gid, expected, pairs, list(lost)]]
+        case ForgetNode(node):
+            return [_Kind.FORGET_NODE, [node]]
         case RegisterNode(node, addresses):
             return [_Kind.REGISTER_NODE, [node, *addresses]]
 
@@ -307,6 +318,8 @@ def _change(kind_and_body: list[Any]) -> Change:
         case _Kind.REGISTER_NODE:
             node, client, peer, http = sequence(body, 4)
             return RegisterNode(node_id(node), NodeAddresses(text(client), text(peer), text(http)))
+        case _Kind.FORGET_NODE:
+            return ForgetNode(node_id(sequence(body, 1)[0]))
         case _:
             raise BadConfig(f"no change of kind {kind!r:.32}")
 

@@ -45,6 +45,7 @@ from shardctrler.commands import (
     Code,
     Command,
     ExpireSessions,
+    ForgetNode,
     Join,
     Leave,
     Move,
@@ -236,6 +237,8 @@ class ControllerMachine:
                 if directory.nodes.get(node) == addresses:
                     return self.view
                 return self._with_directory(nodes={**directory.nodes, node: addresses})
+            case ForgetNode(node):
+                return self._forget_node(node)
 
     def _join(self, join: Join) -> Answer | View:
         config, directory = self.view
@@ -260,9 +263,7 @@ class ControllerMachine:
             if known is None or version >= known.version:
                 records[gid] = GroupRecord(uuid, version, members)
         view = self._with_directory(groups=records)
-        return _next_view(
-            view, balance(config.shards, [*config.groups, *gids]), [*config.groups, *gids]
-        )
+        return _next_view(view, _balanced(config, [*config.groups, *gids]), [*config.groups, *gids])
 
     def _leave(self, leave: Leave) -> Answer | View:
         config = self.view.config
@@ -274,7 +275,7 @@ class ControllerMachine:
         staying = [gid for gid in config.groups if gid not in leave.gids]
         if not staying and not self._last_may_leave:
             return Answer(Code.LAST_GROUP, (max(leave.gids),))
-        return _next_view(self.view, balance(config.shards, staying), staying)
+        return _next_view(self.view, _balanced(config, staying), staying)
 
     def _move(self, wish: Move) -> Answer | View:
         config = self.view.config
@@ -301,6 +302,15 @@ class ControllerMachine:
         if update.version <= known.version:
             return Answer(Code.OLD_MEMBERSHIP, (update.gid, known.version))
         return self._with_directory(groups={**groups, update.gid: record})
+
+    def _forget_node(self, node: NodeId) -> Answer | View:
+        groups, nodes = self.view.directory.groups, self.view.directory.nodes
+        for gid, record in groups.items():
+            if any(member.node == node for member in record.members):
+                return Answer(Code.NODE_IS_MEMBER, (gid,))
+        if node not in nodes:
+            return self.view
+        return self._with_directory(nodes={n: at for n, at in nodes.items() if n != node})
 
     # When a majority is lost. "A gid means one uuid for ever" is what keeps two groups from serving
     # the same shards; these two commands break it, on purpose and in the open. Why that is safe as
@@ -403,6 +413,9 @@ class ControllerMachine:
         for node, addresses in directory.nodes.items():
             if before.directory.nodes.get(node) != addresses:
                 rows.put(b"n" + node.encode(), encode_addresses(addresses))
+        for node in before.directory.nodes:
+            if node not in directory.nodes:
+                rows.delete(b"n" + node.encode())
         rows.put(_META, _META_ROW.pack(_FORMAT, config.number, directory.version, self.nshards))
         self.view = view
         self.on_change()
@@ -452,6 +465,12 @@ def rehome(
 
 def _reborn(gid: GroupId, info: GroupInfo, groups: Mapping[GroupId, GroupInfo]) -> GroupInfo:
     return groups.get(gid, GroupInfo(info.uuid, ()))
+
+
+def _balanced(config: ShardConfig, groups: list[GroupId]) -> tuple[GroupId, ...]:
+    """The shards of `config` over these groups; a parked one rather where its rows are."""
+    holders = [config.holder(ShardId(shard)) for shard in range(len(config.shards))]
+    return balance(config.shards, groups, holders)
 
 
 def _next_view(view: View, shards: tuple[GroupId, ...], taking_part: list[GroupId]) -> View:

@@ -11,15 +11,22 @@ from raft.types import GroupId
 from shardctrler.types import NO_GROUP, ShardId
 
 
-def balance(shards: Sequence[GroupId], groups: Iterable[GroupId]) -> tuple[GroupId, ...]:
+def balance(
+    shards: Sequence[GroupId],
+    groups: Iterable[GroupId],
+    holders: Sequence[GroupId] = (),
+) -> tuple[GroupId, ...]:
     """Spread `shards` over `groups`, and over nobody else.
 
-    Shards without an owner among `groups`, in order, each go to the group that owns fewest. Then,
+    A parked shard goes back to its holder where that has less than its share: nothing is copied.
+    Other shards without an owner among `groups`, in order, each go to the group that owns fewest, a
+    parked one's holder among them first. Then,
     while one group owns two more than another, the one that owns most gives its first shard to the
     one that owns fewest. Ties go to the smallest gid.
 
     These are the fewest moves. Let b = len(shards) // len(groups). Shards without an owner must
-    move in any case, and filling from below leaves the smallest shortage below b. A move from most
+    move in any case, and filling from below leaves the smallest shortage below b; so does giving
+    one to a group that has less than b. A move from most
     to fewest then lowers the surplus above b + 1 by one while there is any, and the shortage below
     b by one while there is any; so max(surplus, shortage) moves are made, and no move can lower
     either by more than one.
@@ -27,6 +34,7 @@ def balance(shards: Sequence[GroupId], groups: Iterable[GroupId]) -> tuple[Group
     Args:
         shards: Each shard's owner so far; one that is not in `groups` counts as none.
         groups: In any order; none parks all shards at `NO_GROUP`.
+        holders: Each shard's last owner, where its rows are; only that of parked ones counts.
     """
     owned: dict[GroupId, list[int]] = {gid: [] for gid in sorted(set(groups))}
     if not owned:
@@ -39,11 +47,22 @@ def balance(shards: Sequence[GroupId], groups: Iterable[GroupId]) -> tuple[Group
     def load(gid: GroupId) -> int:
         return len(owned[gid])
 
+    parked = {
+        shard: holder
+        for shard, (gid, holder) in enumerate(zip(placed, holders, strict=False))
+        if gid == NO_GROUP and holder in owned
+    }
+    for shard, holder in parked.items():
+        if load(holder) < len(placed) // len(owned):
+            owned[holder].append(shard)
+            placed[shard] = holder
     for shard, gid in enumerate(placed):
         if gid not in owned:
             fewest = min(owned, key=load)  # `owned` is in order of gid, and `min` takes the first
-            owned[fewest].append(shard)
-            placed[shard] = fewest
+            holder = parked.get(shard, fewest)
+            chosen = holder if load(holder) == load(fewest) else fewest
+            owned[chosen].append(shard)
+            placed[shard] = chosen
     while True:
         most, fewest = max(owned, key=load), min(owned, key=load)
         if load(most) < load(fewest) + 2:

@@ -125,7 +125,10 @@ class AdminService:
                 if record.gid == gid:
                     return GroupCreated(record.uuid)
             uuid = GroupUuid(self._rng.randbytes(16))
-            await self._host.found_group(gid, uuid, self._rng.getrandbits(63))
+            try:
+                await self._host.found_group(gid, uuid, self._rng.getrandbits(63))
+            except ReplicaRefused as error:  # one was dropped here: the group lives elsewhere
+                raise Refused("ALREADY_EXISTS", str(error)) from None
             await self._groups.start(gid)
         log.info("group born", extra={"gid": gid, "uuid": uuid.hex()})
         return GroupCreated(uuid)

@@ -56,7 +56,14 @@ async def connect(
     transport = GrpcTransport(cluster, NAME)
     rng = Random(secrets.randbits(128))
     controller = ControllerClient(transport, [Address(address) for address in addresses], rng)
-    clerk = Clerk(transport, controller, rng=rng, timeout=timeout, cluster=cluster)
+    clerk = Clerk(
+        transport,
+        controller,
+        rng=rng,
+        timeout=timeout,
+        cluster=cluster,
+        nodes=lambda: controller.endpoints,
+    )
     try:
         yield clerk
     finally:

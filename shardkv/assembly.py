@@ -80,7 +80,7 @@ class Assembly:
         self.client = ControllerClient(transport, endpoints, rng)
         self.feed = ConfigFeed(self.client, rng)
         self.service = StoreService(transport)
-        self.reads = ReadService(transport, self.service)
+        self.reads = ReadService(transport, self.service, lambda: self.feed.view)
         self.controller: ControllerServer | None = None
         self.backups = BackupService(host, self, rng)
         self.recovery = RecoveryService(host, self, self.client, self.feed, host.boot)

@@ -22,7 +22,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -47,6 +47,7 @@ from shardkv.errors import (
     error_of,
 )
 from shardkv.group_link import GroupLink
+from shardkv.last_view import GRACE_SECONDS, ask_around
 from shardkv.limits import INTEGER_MAX, PAGE_ROWS_MAX
 from shardkv.listing import Listed
 from shardkv.lists import ListPage, Lists
@@ -100,6 +101,8 @@ class Clerk:
         routing: Key to shard; None: the store's own, for as many shards as the configuration has.
         timeout: Seconds that an operation may take where its caller names none.
         cluster: The cluster's id; it goes into the tokens of sessions.
+        nodes: Who may be asked for the configuration that it knows, when the controller does not
+            answer and a stale read waits; None: nobody.
     """
 
     def __init__(
@@ -111,9 +114,12 @@ class Clerk:
         routing: Routing | None = None,
         timeout: float = TIMEOUT_SECONDS,
         cluster: bytes = b"",
+        nodes: Callable[[], Sequence[Address]] | None = None,
     ) -> None:
         self._transport = transport
         self._cluster = cluster
+        self._nodes = nodes
+        self._looking_around: asyncio.Task[None] | None = None
         self._controller = controller
         self._rng = rng
         self._routing = routing
@@ -301,6 +307,9 @@ class Clerk:
         if self._refreshing is not None:
             self._refreshing.cancel()
             tasks.append(self._refreshing)
+        if self._looking_around is not None:
+            self._looking_around.cancel()
+            tasks.append(self._looking_around)
         for parked in self._parked.values():
             if parked.timer is not None:
                 parked.timer.cancel()
@@ -398,6 +407,8 @@ class Clerk:
         if config is None:
             self._park(pending, at_once=False)
             self._refresh()
+            if isinstance(pending, ReadPending) and pending.reading.is_stale:
+                self._look_around()
             return
         if pending.shard == NO_SHARD:
             assert self._routing is not None and pending.key is not None, "known with the config"
@@ -682,6 +693,19 @@ class Clerk:
         if self._refreshing is None and not self._closed:
             self._refreshing = self._loop.create_task(self._learn())
             self._refreshing.add_done_callback(self._learnt)
+
+    def _look_around(self) -> None:
+        """A stale read waits for any configuration, and the controller may have no majority."""
+        if self._looking_around is None and self._nodes is not None and not self._closed:
+            self._looking_around = self._loop.create_task(self._ask_around(self._nodes))
+
+    async def _ask_around(self, nodes: Callable[[], Sequence[Address]]) -> None:
+        while self._view is None and self._pending:
+            await asyncio.sleep(GRACE_SECONDS)
+            view = await ask_around(self._transport, nodes())
+            if view is not None and self._view is None:
+                self._adopt(view)
+        self._looking_around = None
 
     async def _learn(self) -> None:
         backoff = Backoff(self._rng)

@@ -3,6 +3,7 @@ are born and grown first, and everything ends in one numbered change of the cont
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from labrpc.transport import Address, Transport
@@ -10,7 +11,7 @@ from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.client import ControllerClient
 from shardctrler.commands import Code, JoiningGroup
 from shardctrler.errors import ChangeRefused, ConfigChanged
-from shardctrler.types import ConfigNumber, GroupMember, ShardConfig, View
+from shardctrler.types import ConfigNumber, GroupInfo, GroupMember, ShardConfig, View
 from shardkv.admin import NodeStatus, ReplicaStatus
 from shardkv.config import ConfigError
 from shardkv.errors import ShardKVError, Unavailable
@@ -115,6 +116,15 @@ def joining(wish: Wish, seen: Seen, nodes: Mapping[str, str]) -> JoiningGroup:
     )
     version = found[1].membership_at
     return JoiningGroup(GroupId(wish.gid), GroupUuid(found[1].uuid), members, version)
+
+
+def as_of_now(view: View) -> ShardConfig:
+    """The newest configuration, its groups on the nodes that hold them now."""
+    groups = {
+        gid: GroupInfo(group.uuid, view.directory.members(gid) or group.members)
+        for gid, group in view.config.groups.items()
+    }
+    return replace(view.config, groups=groups)
 
 
 async def groups_complete(client: ControllerClient, operator: Operator, *, deadline: float) -> None:

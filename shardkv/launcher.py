@@ -7,8 +7,10 @@ directory; so running it again finishes what a crash left:
    nodes' directories, then rename it to `cluster.yaml`: from then on the directories must be there;
 2. start a process a node;
 3. give birth to the controller and the groups, and let them grow (`shardkv.growth`);
-4. let the founding groups join, all in one configuration. From then on the controller's
-   configuration is the truth about groups, and the file only says how the cluster was founded.
+4. let the founding groups join, all in one configuration, and note that in `founded`. From then
+   on the controller's configuration and the groups' own logs are the truth about who holds what,
+   and the file only says how the cluster was founded: a node that was replaced since is not made a
+   member again by step 3.
 
 Nodes get the reading end of a pipe whose writing end only this process holds: when it ends,
 by kill -9 too, they see the end of the pipe and stop.
@@ -49,6 +51,7 @@ from shardkv.text import quoted
 log = logging.getLogger(__name__)
 
 FOUNDING: Final = "founding.yaml"
+FOUNDED: Final = "founded"
 LOCK: Final = "up.lock"
 NODES_DEFAULT, GROUPS_DEFAULT, REPLICAS_DEFAULT, SHARDS_DEFAULT = 3, 2, 3, 64
 BASE_PORT_DEFAULT: Final = 7400
@@ -173,8 +176,9 @@ def prepare(plan: Plan) -> ClusterFile:
         for name in found.nodes:
             if not nodedir.exists(plan.data / name):
                 raise DataUnusable(
-                    f"{plan.data / name}: the data of node {name} is gone; put it back, or give "
-                    "the cluster a new node (`shardkv init --join`): a node never comes back empty"
+                    f"{plan.data / name}: the data of node {name} is gone: a node never comes back "
+                    f"empty. Put it back; or take {name} out of the `nodes:` in {existing}, start "
+                    f"again, and replace it (`shardkv init --join`, `shardkv ctl replace {name}`)"
                 )
             check_owner(plan.data / name, name, found.cluster)
         check_ports(found)
@@ -364,13 +368,18 @@ class Launcher:
         operator = Operator(transport, nodes)
         await self._introduce(operator, deadline)
         controller, *founders = wishes_of(self._file)
-        await operator.grow([controller], deadline=deadline)
+        directory = Path(next(iter(self._file.nodes.values())).data).parent
+        founded = directory / FOUNDED
+        if not founded.exists():
+            await operator.grow([controller], deadline=deadline)
         client = ControllerClient(
             transport, endpoints_of(self._file.endpoints), Random(secrets.randbits(64))
         )
         try:
-            await self._grow_restored(operator, founders)
-            await join_founders(client, operator, founders, deadline=deadline)
+            if not founded.exists():
+                await self._grow_restored(operator, founders)
+                await join_founders(client, operator, founders, deadline=deadline)
+                clusterfile.replace_file(founded, "Step 4 of `shardkv up` is done.\n")
             await groups_complete(client, operator, deadline=deadline)
         finally:
             await client.close()

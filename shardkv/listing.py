@@ -194,6 +194,8 @@ async def answer_list(server: GroupServer, frame: ListFrame) -> ListReply:
     known = [start for start in frame.starts if start.shard < machine.nshards]
     if len(known) < len(frame.starts):
         raise BadFrame(f"this cluster has shards 0 to {machine.nshards - 1}")
+    if server.holds:
+        await server.holds.wait([start.shard for start in known])
     reads = ReplicaReads(server)
     marks = [(start.shard, start.mark) for start in known if start.mark.epoch]
     refusal = await reads.confirm(frame.stale, frame.age_ms_max, marks)

@@ -237,9 +237,8 @@ class StoreMachine:
         """The shard's keys that begin with `prefix` and follow `after`, in order, with their rows;
         or why this group cannot say. To be used up before the next await, as `get`'s row is."""
         held = self._shards[shard]
-        refusal = self.get(rows, shard, b"\0")  # what decides for a key decides for a range
-        if isinstance(refusal, Answer):
-            return refusal
+        if not held.serves:
+            return self._elsewhere(held)
         lo = prefix if after is None else max(prefix, after + b"\0")
         hi = held.prefix + after_prefix(DATA + prefix)
         return self._decoded(rows, held.data_prefix + lo, hi, len(held.data_prefix))

@@ -21,6 +21,9 @@ from shardkv.admin import MemberStatus, NodeStatus, ReplicaStatus
 from shardkv.growth import CONTROLLER_GID, Complete, Seen, Strike, Wait, leader_of
 
 VOTERS_MAX: Final = 9
+LAG_ENTRIES_MAX: Final = 1_000
+"""A replica that is so far behind what is committed counts as caught up: it gets there in moments,
+and under load what nodes say of themselves is never of one instant."""
 
 
 class Change(NamedTuple):
@@ -118,6 +121,27 @@ def next_transfer(gid: int, node: str, seen: Seen) -> Step:
     if group.outgoing or group.promote or group.leaving:
         return Wait(f"group {gid} is changing its members")
     return HandOver(gid, leader, node, target.replica)
+
+
+def next_wait(seen: Seen) -> Step:
+    """What keeps the cluster from being whole: then any one node may be stopped."""
+    silent = [node for node, status in seen.items() if status is None or status.state != "running"]
+    if silent:
+        return Wait(f"{', '.join(silent)} does not answer")
+    for gid in groups_of(seen):
+        found = leader_of(gid, seen)
+        if found is None:
+            return Wait(f"group {gid} has no leader")
+        group = found[1]
+        if group.outgoing or group.promote or group.leaving:
+            return Wait(f"group {gid} is changing its members")
+        for member in group.voters:
+            held = _held(member.node, gid, seen)
+            if held is None or not _lives(member, group, seen):
+                return Wait(f"the replica of group {gid} on {member.node} does not run")
+            if held.applied + LAG_ENTRIES_MAX < group.commit:
+                return Wait(_progress(member, group, seen))
+    return Complete()
 
 
 def groups_on(node: str, seen: Seen) -> tuple[int, ...]:

@@ -51,6 +51,7 @@ from shardkv.departing import Departing
 from shardkv.disk_space import DiskSpace, give_up_ballast, make_ballast, space_of
 from shardkv.healing import Healer
 from shardkv.healing_beats import BEAT, HEALTH, Own
+from shardkv.last_view import VIEW
 from shardkv.listing import LIST
 from shardkv.load import LOAD, Meter, NodeLoad, node_load
 from shardkv.planner import HealPolicy
@@ -247,7 +248,7 @@ class Node:
         self._clients.serve(LOAD, load)
 
         methods = (
-            KV, READ, LIST, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH,
+            KV, READ, LIST, VIEW, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH,
             backups.OPEN, backups.NEXT, backups.CLOSE,
         )  # fmt: skip
         commands = (

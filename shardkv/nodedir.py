@@ -2,7 +2,7 @@
 
     node.yaml             settings (`shardkv init` wrote them; yours to edit)
     node.log              what the node has to say, rotated
-    LOCK                  held while the node runs
+    LOCK                  held while the node runs; the number of its process
     log/                  the log database: every group's Raft log, every write synced
     data/                 the data database: state machines; raft logs replay what it lacks
     promise-a, promise-b  what the node must never forget, written in turn
@@ -153,6 +153,8 @@ class NodeLock:
             if error.errno != errno.EWOULDBLOCK:
                 raise
             raise DataInUse(f"{directory}: in use by another process") from error
+        os.ftruncate(self._handle, 0)
+        os.write(self._handle, b"%d\n" % os.getpid())
 
     def release(self) -> None:
         os.close(self._handle)

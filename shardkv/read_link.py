@@ -261,7 +261,7 @@ class ReadLink:
                 pending.age_ms = min(pending.age_ms, result.age_ms)
                 pending.too_old = pending.too_old or result.trouble is Trouble.TOO_OLD
                 in_vain.append(pending)
-            elif self._is_behind(result):
+            elif self._is_behind(pending, result):
                 in_vain.append(pending)
             else:
                 self._answered(self.gid, pending, result)
@@ -272,9 +272,15 @@ class ReadLink:
             self._passed_over.pop(to, None)
             self._backoff.reset()
 
-    def _is_behind(self, answer: Answer) -> bool:
-        """Whether this replica merely has not heard yet that its group owns the shard."""
-        return answer.code is Code.WRONG_GROUP and answer.facts[0] < self.config_number
+    def _is_behind(self, pending: ReadPending, answer: Answer) -> bool:
+        """Whether this replica alone may not have heard yet that its group owns the shard: it did
+        not ask how far it has to be. Once all members say so, it is the group."""
+        return (
+            answer.code is Code.WRONG_GROUP
+            and answer.facts[0] < self.config_number
+            and pending.reading.is_stale
+            and pending.tried < len(self._members)
+        )
 
     def _in_vain(self, to: Address, batch: Sequence[ReadPending], trouble: str) -> None:
         """This member could not answer: ask the others."""

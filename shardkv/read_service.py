@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from labrpc.errors import Refused
 from labrpc.transport import Transport
+from shardctrler.types import View
+from shardkv.last_view import VIEW, encode_last
 from shardkv.listing import LIST, ListReply, answer_list, decode_list, encode_list_reply
 from shardkv.protocol import BadFrame, Status
 from shardkv.reading import READ, ReadReply, ReplicaReads, decode_read, encode_read_reply
@@ -15,12 +17,21 @@ class ReadService:
 
     Args:
         service: Whose groups they are; reads count as its operations in flight.
+        view: The newest configuration that this node knows.
     """
 
-    def __init__(self, transport: Transport, service: StoreService) -> None:
+    def __init__(
+        self, transport: Transport, service: StoreService, view: Callable[[], View | None]
+    ) -> None:
         self._service = service
+        self._view = view
+        transport.serve(VIEW, self.view)
         transport.serve(READ, self.read)
         transport.serve(LIST, self.list_)
+
+    async def view(self, _: bytes) -> bytes:
+        """A clerk's question for the configuration that this node knows, confirmed by nobody."""
+        return encode_last(self._view())
 
     async def read(self, body: bytes) -> bytes:
         """A clerk's questions to this replica, leader or not."""

@@ -261,6 +261,8 @@ class ReplicaReads:
         server.look_for(frame.config_number)
         routing = server.routing
         shards = [routing(question.key) for question in frame.questions]
+        if server.holds:
+            await server.holds.wait(shards)
         marks = [
             (shard, question.mark)
             for shard, question in zip(shards, frame.questions, strict=True)

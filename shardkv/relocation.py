@@ -8,10 +8,20 @@ nothing. `moving_replicas` decides, `operating` acts.
 from collections.abc import Callable, Sequence
 
 from labrpc.transport import Transport
+from raft.types import NodeId
 from shardctrler.client import ControllerClient
 from shardkv.config import ConfigError
 from shardkv.control import UnknownNode
-from shardkv.moving_replicas import Change, Refuse, groups_on, next_step, next_transfer, outline
+from shardkv.moving_replicas import (
+    Change,
+    Refuse,
+    groups_on,
+    next_step,
+    next_transfer,
+    next_wait,
+    outline,
+    title,
+)
 from shardkv.operating import ChangeAborted, MembersRefused, Operator
 
 Say = Callable[[str], None]
@@ -25,7 +35,10 @@ class Relocation:
         progress: Told each step, and what is waited for.
     """
 
-    def __init__(self, operator: Operator, *, deadline: float, progress: Say) -> None:
+    def __init__(
+        self, client: ControllerClient, operator: Operator, *, deadline: float, progress: Say
+    ) -> None:
+        self._client = client
         self._operator = operator
         self._deadline = deadline
         self._progress = progress
@@ -50,7 +63,7 @@ class Relocation:
         """
         nodes = (await client.newest(timeout=reaching)).directory.nodes
         places = {str(node): found.client for node, found in nodes.items()}
-        return cls(Operator(transport, places), deadline=deadline, progress=progress)
+        return cls(client, Operator(transport, places), deadline=deadline, progress=progress)
 
     async def replacements(self, old: str, new: str, gid: int | None = None) -> list[Change]:
         """What it takes to move every replica of `old`, or that of one group, to `new`: one change
@@ -110,6 +123,34 @@ class Relocation:
             if isinstance(step, Refuse):
                 raise ChangeAborted(step.reason) if step.busy else MembersRefused(step.reason)
         return [line for change in changes for line in outline(change, seen)]
+
+    async def whole(self) -> None:
+        """Return once every node answers and every group has all its voters, caught up.
+
+        Raises:
+            Unavailable: not in time; the text says what is missing.
+        """
+        await self._operator.pursue(next_wait, deadline=self._deadline, progress=self._progress)
+
+    async def forgotten(self, node: str) -> None:
+        """Let the cluster forget a node that is gone for good. Nothing, if it is not registered.
+
+        Raises:
+            MembersRefused: it answers, or a group has a member there: nothing was changed.
+            shardctrler.errors.ShardCtrlerError: of the controller.
+        """
+        if node not in self._operator.nodes:
+            return
+        seen = await self._operator.observe()
+        if seen[node] is not None:
+            raise MembersRefused(f"node {node} answers: stop it first, or it registers again")
+        gids = groups_on(node, seen)
+        if gids:
+            names = ", ".join(map(title, gids))
+            raise MembersRefused(
+                f"node {node} holds a replica of {names}: replace it, or remove that first"
+            )
+        await self._client.forget_node(NodeId(node))
 
     def _check_known(self, *nodes: str) -> None:
         for node in nodes:

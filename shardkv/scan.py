@@ -27,6 +27,7 @@ from raft.types import GroupId
 from shardctrler.types import NO_GROUP, ShardId, View
 from shardkv.backoff import Backoff
 from shardkv.consistency import Consistency, Reading
+from shardkv.detours import Detours, Next
 from shardkv.errors import InvalidArgument, ShardKVError, TooStale, Unavailable
 from shardkv.limits import FRAME_OPERATIONS_MAX, KIB, MIB, PAGE_BYTES_MAX, PAGE_ROWS_MAX
 from shardkv.listing import (
@@ -94,6 +95,8 @@ class Pages:
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff(network.rng)
         self._turns: dict[GroupId, int] = {}  # whose turn it is in a group
+        self._detours = Detours()
+        self._number = 0  # of the configuration that they are detours of
         self._trouble = ""
         self._age_ms: int | None = None  # of the youngest replica that was too old
 
@@ -128,20 +131,22 @@ class Pages:
             if view is None:
                 await self._pause(until)
                 continue
+            if view.config.number != self._number:
+                self._number = view.config.number
+                self._detours.clear()
             groups: dict[GroupId, list[ShardId]] = {}
             for shard in missing:
-                groups.setdefault(view.config.shards[shard], []).append(shard)
+                groups.setdefault(self._detours.group(view.config, shard), []).append(shard)
             asked = [
                 self._ask(view, gid, {s: missing[s] for s in shards}, rows_max, len(groups))
                 for gid, shards in groups.items()
             ]
-            got = 0
-            refresh = False
-            for pages, stale_view in await asyncio.gather(*asked):
+            steps: list[Next] = []
+            for pages, step in await asyncio.gather(*asked):
                 found.update(pages)
-                got += len(pages)
-                refresh = refresh or stale_view
-            if not got:
+                steps.append(Next.GO if pages else step)
+            refresh = Next.REFRESH in steps
+            if Next.GO not in steps:
                 await self._pause(until)
 
     async def _view(self, *, refresh: bool, until: float) -> View | None:
@@ -172,12 +177,12 @@ class Pages:
         cursors: dict[ShardId, bytes | None],
         rows_max: int,
         groups: int,
-    ) -> tuple[dict[ShardId, Rows], bool]:
-        """One question to one replica; the pages it gave, and whether the view may be old."""
+    ) -> tuple[dict[ShardId, Rows], Next]:
+        """One question to one replica: the pages it gave; and, if it gave none, what then."""
         members = self._network.members(view, gid) if gid != NO_GROUP else ()
         if not members:
             self._trouble = f"no group serves shard {next(iter(cursors))}"
-            return {}, True
+            return {}, Next.REFRESH
         to = self._member(gid, members)
         shards = list(cursors)[:FRAME_OPERATIONS_MAX]
         session = self._way.session
@@ -203,31 +208,37 @@ class Pages:
         if reply.status is not Status.ANSWERED or len(reply.pages) != len(shards):
             return self._in_vain(gid, to, f"cannot answer for group {gid} now", members)
         found: dict[ShardId, Rows] = {}
-        stale_view = in_vain = False
+        steps: list[Next] = []
+        in_vain = False
         for shard, page in zip(shards, reply.pages, strict=True):
             if isinstance(page, Rows):
                 found[shard] = page
+                self._detours.answered(shard)
                 if session is not None:
                     session.note(shard, page.epoch, reply.applied)
+            elif isinstance(page, Refusal):
+                in_vain = in_vain or page.trouble is not Trouble.REPLY_FULL
+                if page.trouble is Trouble.TOO_OLD:
+                    known = UNKNOWN_AGE_MS if self._age_ms is None else self._age_ms
+                    self._age_ms = min(known, page.age_ms)
             else:
-                news, vain = self._judge(page, view)
-                stale_view, in_vain = stale_view or news, in_vain or vain
-        if in_vain:
+                steps.append(self._elsewhere(view, gid, shard, page))
+        spreads = self._way.reading.consistency is not Consistency.LINEARIZABLE
+        if in_vain or spreads:  # on to the next replica
             self._turns[gid] = self._turns.get(gid, 0) + 1
-        elif self._way.reading.consistency is not Consistency.LINEARIZABLE:
-            self._turns[gid] = self._turns.get(gid, 0) + 1  # spread over the replicas
-        return found, stale_view
+        step = next((one for one in (Next.REFRESH, Next.GO) if one in steps), Next.PAUSE)
+        return found, step
 
-    def _judge(self, page: Answer | Refusal, view: View) -> tuple[bool, bool]:
-        """Whether a refusal speaks of a newer configuration, and whether to ask another member."""
-        if isinstance(page, Refusal):
-            if page.trouble is Trouble.TOO_OLD:
-                known = UNKNOWN_AGE_MS if self._age_ms is None else self._age_ms
-                self._age_ms = min(known, page.age_ms)
-            return False, page.trouble is not Trouble.REPLY_FULL
-        newer = page.code is Code.WRONG_GROUP and page.facts[0] >= view.config.number
-        self._trouble = f"the group answers {page.code.name}"
-        return newer, page.code is Code.WRONG_GROUP and not newer
+    def _elsewhere(self, view: View, gid: GroupId, shard: ShardId, answer: Answer) -> Next:
+        """The group that was asked does not serve the shard now (`shardkv/detours.py`)."""
+        self._trouble = f"group {gid} answers {answer.code.name} for shard {shard}"
+        config = view.config
+        if answer.code is Code.NOT_READY:
+            number, source = answer.facts
+            return self._detours.not_ready(config, shard, gid, number, GroupId(source))
+        if answer.code is Code.WRONG_GROUP:
+            return self._detours.wrong_group(config, shard, gid, answer.facts[0])
+        return Next.PAUSE
 
     def _member(self, gid: GroupId, members: Sequence[Address]) -> Address:
         turn = self._turns.get(gid)
@@ -241,12 +252,13 @@ class Pages:
 
     def _in_vain(
         self, gid: GroupId, to: Address, trouble: str, members: Sequence[Address]
-    ) -> tuple[dict[ShardId, Rows], bool]:
+    ) -> tuple[dict[ShardId, Rows], Next]:
+        """This member could not answer: the next question goes to another."""
         self._trouble = f"{to}: {trouble}"
         turn = self._turns.get(gid)
         at = members.index(to) if turn is None and to in members else (turn or 0)
         self._turns[gid] = at + 1
-        return {}, (at + 1) % len(members) == 0
+        return {}, Next.REFRESH if (at + 1) % len(members) == 0 else Next.PAUSE
 
 
 class Scan:

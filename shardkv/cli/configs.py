@@ -110,7 +110,7 @@ def query(request: Request, number: int | None) -> None:
         async with controller(request, "ctl") as (client, _):
             if number is not None:
                 return await client.config(ConfigNumber(number), timeout=request.timeout)
-            return (await client.newest(timeout=request.timeout)).config
+            return control.as_of_now(await client.newest(timeout=request.timeout))
 
     config = run(work())
     if request.as_json:

@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "plan": ("shardkv.cli.plan:plan", "Show what the cluster does next to mend itself, and why."),
     "explain": ("shardkv.cli.plan:explain", "Say where a shard, group or node is, and why so."),
     "transfer": ("shardkv.cli.replicas:transfer", "Let a node lead a group."),
+    "wait": ("shardkv.cli.replicas:wait", "Wait until every group has all its voters."),
+    "forget": ("shardkv.cli.replicas:forget", "Forget a node that is gone for good."),
     "recover": ("shardkv.cli.recover:recover", "Go on where a majority is lost: plan, apply."),
     "abandon": ("shardkv.cli.recover:abandon", "Give up a group of which nothing is left."),
 }

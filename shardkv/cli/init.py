@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,7 +37,7 @@ Examples:
 @click.option("--data", type=Place(), required=True, help="To be made.")
 @click.option("--node", required=True, help="Its name, such as n4; unique in the cluster.")
 @click.option("--join", required=True, metavar="HOST:PORT,...", help="Nodes of the cluster.")
-@click.option("--client", help="Where clients connect. [default: by the number in the name]")
+@click.option("--client", help="Where clients connect. [default: by the number in its name]")
 @click.option("--peer", help="Where nodes connect. [default: client's port + 1]")
 @click.option("--http", help="Reserved for HTTP. [default: client's port + 2]")
 @click.option("--timeout", type=Seconds(), default=10.0, show_default=True, metavar="SECONDS")
@@ -59,7 +60,13 @@ def init(
     if nodedir.exists(data):
         nodedir.create(data, cluster=b"", settings={})  # says what is there
     endpoints = parse_endpoints(join, "--join")
-    found = run(_ask(Request(",".join(endpoints), timeout, as_json=False), node, addresses))
+    request = Request(",".join(endpoints), timeout, as_json=False)
+
+    def placed(known: Mapping[str, str]) -> dict[str, str]:
+        """Where the others are says where this one goes by default."""
+        return _addresses(node, client or _beside(node, known), peer, http)
+
+    found, addresses = run(_ask(request, node, placed))
     nodedir.create(
         data.absolute(),
         cluster=found.cluster,
@@ -86,7 +93,26 @@ def _addresses(node: str, client: str | None, peer: str | None, http: str | None
     }
 
 
-async def _ask(request: Request, node: str, addresses: dict[str, str]) -> Found:
+def _beside(node: str, known: Mapping[str, str]) -> str | None:
+    """The address that belongs to a node's number, if all numbered nodes that are known keep to one
+    rule: base port + 10 (number - 1), on one host."""
+    bases: dict[tuple[str, int], None] = {}
+    for name, client in known.items():
+        number = NUMBERED.fullmatch(name)
+        if number is not None and name != node:
+            host, _, port = client.rpartition(":")
+            bases[host, int(port) - PORT_STEP * (int(number[1]) - 1)] = None
+    own = NUMBERED.fullmatch(node)
+    if own is None or len(bases) != 1:
+        return None
+    host, base = next(iter(bases))
+    port = base + PORT_STEP * (int(own[1]) - 1)
+    return f"{host}:{port}" if 0 < port < 65534 else None
+
+
+async def _ask(
+    request: Request, node: str, placed: Callable[[Mapping[str, str]], dict[str, str]]
+) -> tuple[Found, dict[str, str]]:
     from shardkv.cli.failures import refused
     from shardkv.cli.reaching import reach, statuses
 
@@ -102,6 +128,7 @@ async def _ask(request: Request, node: str, addresses: dict[str, str]) -> Found:
             living = await statuses(reached.transport, [known[node]])
             if not isinstance(living[known[node]], RpcError):
                 raise refused(f"node {node} runs already, at {known[node]}: choose another name")
+    addresses = placed(known)
     for name, client in known.items():
         if name != node and client == addresses["client"]:
             raise refused(f"{client} is the address of node {name}: choose another --client")
@@ -109,4 +136,4 @@ async def _ask(request: Request, node: str, addresses: dict[str, str]) -> Found:
     if answered is None:
         raise refused("no node said how it is; try again")
     seeds = tuple(dict.fromkeys((*known.values(), *reached.addresses)))
-    return Found(answered.cluster, answered.nshards, seeds)
+    return Found(answered.cluster, answered.nshards, seeds), addresses

@@ -1,4 +1,4 @@
-"""`shardkv ctl replace`, `add-replica`, `remove-replica`, `transfer`: who holds and leads what."""
+"""`shardkv ctl replace`, `add-replica`, `remove-replica`, `transfer`, `forget`: who holds what."""
 
 import asyncio
 import sys
@@ -18,6 +18,8 @@ from shardkv.text import quoted
 
 MOVE_SECONDS: Final = 600.0
 """A new replica has to copy all that its group holds."""
+
+WAIT_SECONDS: Final = 60.0
 
 GID = Whole(0, GID_MAX)
 
@@ -133,6 +135,45 @@ def transfer(request: Request, gid: int, node: str) -> None:
         print_json({"group": gid, "leader": node})
     else:
         sys.stdout.write(f"{node} leads group {gid}\n")
+
+
+@click.command(epilog="Example: shardkv ctl wait && kill $(cat data/n1/LOCK)")
+@talking(WAIT_SECONDS)
+def wait(request: Request) -> None:
+    """Wait until every node answers and every group has all its voters, caught up.
+
+    Then any one node may be stopped, and nothing but its leaderships moves.
+    """
+
+    async def work() -> None:
+        async with _relocation(request, "wait") as relocation:
+            await relocation.whole()
+
+    run(work())
+    if request.as_json:
+        print_json({"whole": True})
+    else:
+        sys.stdout.write("every group is whole\n")
+
+
+@click.command(epilog="Example: shardkv ctl forget n2")
+@click.argument("node")
+@talking(TIMEOUT_SECONDS)
+def forget(request: Request, node: str) -> None:
+    """Let the cluster forget NODE, which is gone for good. Nothing, if it is not known.
+
+    Refused, with no effect, while it answers or a group has a replica there.
+    """
+
+    async def work() -> None:
+        async with _relocation(request, "forget") as relocation:
+            await relocation.forgotten(node)
+
+    run(work(), write=True)
+    if request.as_json:
+        print_json({"forgotten": node})
+    else:
+        sys.stdout.write(f"{node} is forgotten\n")
 
 
 def _change(request: Request, verb: str, change: Change, dry_run: bool, done: str) -> None:

@@ -74,7 +74,7 @@ class FrontDoor:
         self._server: HttpServer | None = None
         self.measures = HttpMeasures(clock)
         keys = Keys(inside.clerk, get_writes=config.get_writes)
-        figures = inside.figures(self.measures, self._connections, self._watchers)
+        figures = inside.figures(self.measures, self._connections, self._refused, self._watchers)
         views = Views(inside.status, lambda: self._watching, NodeMetrics(figures))
         listing = Listing(inside.clerk)
         actions = Actions(inside.means, config.actions)
@@ -120,6 +120,9 @@ class FrontDoor:
 
     def _connections(self) -> int:
         return self._server.connections if self._server is not None else 0
+
+    def _refused(self) -> dict[str, int]:
+        return self._server.refused if self._server is not None else {}
 
     def _watchers(self) -> int:
         return self._watching.watchers if self._watching is not None else 0

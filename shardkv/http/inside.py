@@ -1,6 +1,6 @@
 """What the front door sees of a production node. Parts that are not open yet are None."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,13 +46,18 @@ class Parts(NamedTuple):
         )
 
     def figures(
-        self, http: HttpMeasures, connections: Callable[[], int], watchers: Callable[[], int]
+        self,
+        http: HttpMeasures,
+        connections: Callable[[], int],
+        refused: Callable[[], Mapping[str, int]],
+        watchers: Callable[[], int],
     ) -> Figures:
         """Where the numbers of `/metrics` are."""
         return Figures(
             status=self.status,
             http=http,
             connections=connections,
+            refused=refused,
             watchers=watchers,
             meter=self._meter,
             in_flight=self._in_flight,

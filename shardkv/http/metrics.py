@@ -36,6 +36,7 @@ class Figures(NamedTuple):
     status: Callable[[], NodeStatus]
     http: HttpMeasures
     connections: Callable[[], int]
+    refused: Callable[[], Mapping[str, int]]
     watchers: Callable[[], int]
     meter: Callable[[], Meter | None]
     in_flight: Callable[[], int]
@@ -103,6 +104,14 @@ def _http(figures: Figures) -> Iterator[Family]:
         "shardkv_http_requests_under_way", "HTTP requests being answered.", measures.under_way
     )
     yield _gauge("shardkv_http_connections", "Open HTTP connections.", figures.connections())
+    refused = CounterMetricFamily(
+        "shardkv_http_refused_connections",
+        "Connections closed for what came by them, before any request.",
+        labels=("why",),
+    )
+    for why, count in sorted({"bad-request": 0, **figures.refused()}.items()):
+        refused.add_metric((why,), count)
+    yield refused
     yield _gauge("shardkv_http_watchers", "Readers of /events.", figures.watchers())
 
 
@@ -182,7 +191,7 @@ def _raft(status: NodeStatus, host: Host | None) -> Iterator[Family]:
         "shardkv_raft_messages_dropped", "What came from other nodes and was not taken.",
         labels=("why",),
     )  # fmt: skip
-    for why, count in sorted(host.dropped.items())[:50]:
+    for why, count in sorted({"no such replica": 0, **host.dropped}.items())[:50]:
         dropped.add_metric((why,), count)
     yield dropped
 

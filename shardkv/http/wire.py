@@ -28,6 +28,8 @@ from shardkv.http.limits import (
 from shardkv.http.problems import MEDIA_TYPE, Problem
 
 log = logging.getLogger(__name__)
+logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+"""It would write a line for each bad request; those are counted here."""
 
 BACKLOG: Final = 256
 
@@ -38,6 +40,8 @@ class _Refused(Exception):
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection."""
+
+    server_state: "_State"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -152,6 +156,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._headers_came()
         if self.transport.is_closing():
             return
+        refused = self.server_state.refused
+        refused[problem.name] = refused.get(problem.name, 0) + 1
         if self._is_idle():
             body = problem.body()
             self.transport.write(
@@ -175,6 +181,7 @@ class _State(ServerState):
         self._loop, self._wall_clock = loop, wall_clock
         self._date_at = float("-inf")
         self._date: list[tuple[bytes, bytes]] = []
+        self.refused: dict[str, int] = {}
         super().__init__()
 
     @property
@@ -219,6 +226,11 @@ class HttpServer:
     @property
     def connections(self) -> int:
         return len(self._state.connections)
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Connections that were closed for what came by them, by the problem's name."""
+        return self._state.refused
 
     async def start(self, host: str, port: int) -> None:
         """Listen.

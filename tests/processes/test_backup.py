@@ -40,6 +40,7 @@ pytestmark = pytest.mark.xdist_group("processes")
 
 SHARDS = 8
 KEYS = {b"key %d" % number: b"value %d" % number * (1 + number % 50) for number in range(400)}
+BULK = b"x" * 100_000
 ROUTING = SlotRouting(SHARDS)
 
 
@@ -54,6 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 async def fill(cluster: Cluster) -> None:
     async with aio.connect(cluster.endpoints) as kv:
         await asyncio.gather(*(kv.put(key, value) for key, value in KEYS.items()))
+        await asyncio.gather(*(kv.put(b"big %d" % n, BULK) for n in range(40)))
 
 
 def refused(done: Ended, status: int, *words: str) -> None:
@@ -211,15 +213,12 @@ def test_a_node_that_is_killed_during_a_backup(tmp_path: Path, led: int) -> None
     """BAD-INPUTS 119: another replica is read, or it fails for certain; never half of it."""
     with running(tmp_path / "c", groups=2, shards=SHARDS) as cluster:
         run(fill(cluster))
-        value = b"x" * 100_000
 
-        async def more() -> str:
-            async with aio.connect(cluster.endpoints) as kv:
-                await asyncio.gather(*(kv.put(b"big %d" % n, value) for n in range(80)))
+        async def leads() -> str:
             async with cluster.eyes() as eyes:
                 return await eyes.leader(led)
 
-        leader = run(more())
+        leader = run(leads())
         assert cluster.cli("status").status == 0  # the process that forks is warm
         warm = cluster._warm
         assert warm is not None
@@ -244,11 +243,12 @@ def test_a_backup_that_is_cut_off_leaves_nothing_to_mistake(
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
     )
-    wait_for(lambda: list(tmp_path.glob("b.partial/*.rows")), "its first file")
-    busy = cluster.cli("backup", str(tmp_path / "b"))
-    refused(busy, 5, "another process")
-    process.kill()
-    process.wait()
+    try:
+        wait_for(lambda: list(tmp_path.glob("b.partial/*.rows")), "its first file")
+        refused(cluster.cli("backup", str(tmp_path / "b")), 5, "another process")
+    finally:
+        process.kill()
+        process.wait()
 
     refused(cluster.cli("backup", "verify", str(tmp_path / "b")), 1, "no directory")
     refused(cluster.cli("backup", "verify", str(tmp_path / "b.partial")), 1, "no manifest")

@@ -16,6 +16,7 @@ from shardctrler.commands import (
     Code,
     Command,
     ExpireSessions,
+    ForgetNode,
     Join,
     Leave,
     Move,
@@ -393,6 +394,23 @@ def test_the_directory_follows_members_and_nodes_without_a_new_configuration(
     assert now == directory.members(GroupId(1)), "the next page knows"
 
 
+def test_a_node_is_forgotten_once_no_group_has_a_member_there(controller: Controller) -> None:
+    controller.join(1)
+    here, gone = group(1).members[0].node, NodeId("gone")
+    for node in (here, gone):
+        controller.ask(RegisterNode(node, NodeAddresses("a:1", "a:2")))
+
+    assert controller.ask(ForgetNode(here)) == Answer(Code.NODE_IS_MEMBER, (1,))
+    assert controller.ask(ForgetNode(gone)) == ok(1)
+    assert list(controller.machine.view.directory.nodes) == [here]
+    version = controller.machine.view.directory.version
+    assert controller.ask(ForgetNode(gone)) == ok(1), "said again"
+    assert controller.machine.view.directory.version == version
+    view = controller.machine.view
+    controller.machine.reload(controller.rows)
+    assert controller.machine.view == view, "its row is gone too"
+
+
 def test_saying_again_what_is_known_is_done_and_no_news(controller: Controller) -> None:
     controller.join(1)
     addresses = NodeAddresses("a:1", "a:2")
@@ -484,6 +502,7 @@ COMMANDS: list[Command] = [
     Request(1, 2, 1, Move(ShardId(-1), GroupId(0))),
     Request(1, 2, 1, UpdateMembers(GroupId(1), 2, group(1).members)),
     Request(1, 2, 1, RegisterNode(NodeId("ü"), NodeAddresses("a", "", "b"))),
+    Request(1, 2, 1, ForgetNode(NodeId("ü"))),
 ]
 
 

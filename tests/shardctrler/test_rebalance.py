@@ -190,3 +190,37 @@ def test_many_shards_and_groups_take_less_than_a_second() -> None:
     assert set(held.values()) == {16}
     moved = sum(old != new for old, new in zip(shards, after, strict=True))
     assert moved == 1024 - 3 * 16
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_parked_shard_goes_back_to_its_holder_where_that_costs_no_balance(seed: int) -> None:
+    """Balanced and with the fewest moves as ever; and of parked shards each group with rows of
+    them gets as many back as its share leaves room for."""
+    rng = Random(seed)
+    groups = gids(*rng.sample(range(1, 6), rng.randint(1, 5)))
+    everybody = gids(*range(1, 6))
+    holders = [rng.choice(everybody) for _ in range(rng.randint(1, 24))]
+    shards = [rng.choice([NO_GROUP, holder]) for holder in holders]
+
+    after = balance(shards, groups, holders)
+
+    held = Counter(after)
+    sizes = [held[gid] for gid in groups]
+    assert max(sizes) - min(sizes) <= 1
+    moved = sum(old != new for old, new in zip(shards, after, strict=True))
+    assert moved == fewest_moves(shards, groups)
+    for gid in groups:
+        own = sum(owner == gid for owner in shards)
+        parked = sum(o == NO_GROUP and h == gid for o, h in zip(shards, holders, strict=True))
+        back = sum(
+            o == NO_GROUP and h == n == gid for o, h, n in zip(shards, holders, after, strict=True)
+        )
+        share = len(shards) // len(groups)
+        assert back >= min(parked, max(0, share - own))
+
+
+def test_all_that_was_parked_goes_home_when_its_groups_come_back() -> None:
+    """The last group left and every shard was parked; the groups join again: nothing moves."""
+    before = balance((NO_GROUP,) * 12, gids(1, 2, 3))
+
+    assert balance((NO_GROUP,) * 12, gids(1, 2, 3), before) == before

@@ -17,6 +17,7 @@ from shardkv.moving_replicas import (
     groups_on,
     next_step,
     next_transfer,
+    next_wait,
     outline,
 )
 
@@ -224,6 +225,35 @@ def test_a_learner_that_nobody_promotes_comes_in_anew() -> None:
 )
 def test_the_next_step_of_a_transfer(to: str, looks: Seen, step: Step) -> None:
     assert next_transfer(1, to, looks) == step
+
+
+CHANGING = {"promote": (4,), "learners": members("4:n7")}
+
+
+@pytest.mark.parametrize(
+    ("looks", "step"),
+    [
+        pytest.param(seen(), Complete(), id="all of it runs"),
+        pytest.param(seen(dead="n7"), Wait("n7 does not answer"), id="a node that holds nothing"),
+        pytest.param(seen(leader=""), Wait("group 1 has no leader"), id="nobody leads"),
+        pytest.param(
+            seen(**CHANGING), Wait("group 1 is changing its members"), id="on its way"
+        ),
+        pytest.param(
+            seen() | {"n3": node("n3", replica(3, stopped="broken"))},
+            Wait("the replica of group 1 on n3 does not run"),
+            id="a stopped replica",
+        ),
+        pytest.param(
+            seen(commit=2000, applied=2000)
+            | {"n2": node("n2", replica(2, applied=1999)), "n3": node("n3", replica(3, applied=9))},
+            Wait("n3 catches up in group 1: 9 of 2000"),
+            id="far behind",
+        ),
+    ],
+)  # fmt: skip
+def test_whether_any_one_node_may_be_stopped(looks: Seen, step: Step) -> None:
+    assert next_wait(looks) == step
 
 
 def test_groups_of_a_node_are_found_by_their_leaders() -> None:

@@ -167,6 +167,20 @@ def test_without_a_leader_a_stale_read_is_served_within_its_bound_and_refused_be
     told(story)
 
 
+def test_a_client_that_begins_without_a_controller_is_told_where_by_whoever_is_left() -> None:
+    """Nobody can say which configuration is the newest; for a stale read any will do."""
+
+    async def story(world: World) -> None:
+        await leaderless(world)
+        fresh, _ = world.cluster.client()
+
+        assert await fresh.get(KEY, consistency="stale", max_age=30.0) == b"value"
+        with pytest.raises(Unavailable):
+            await fresh.get(KEY, timeout=2.0)
+
+    told(story)
+
+
 def test_a_replica_that_was_restarted_does_not_know_its_age() -> None:
     async def story(world: World) -> None:
         last = await leaderless(world)

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import run
 from labs.cluster import CLUSTER, SimCluster, SimNode
+from shardctrler.types import View
 from shardkv import admin
 from shardkv.admin import NodeStatus
 from shardkv.admin_service import AdminService
@@ -22,6 +23,7 @@ from shardkv.load import LOAD, node_load
 
 T = TypeVar("T")
 
+NODES = 3
 OCTETS = {"content-type": "application/octet-stream"}
 JSON = {"content-type": "application/json"}
 
@@ -208,6 +210,11 @@ class SimFront:
             await self.clerk.close()
 
 
+def _knows(view: View | None, number: int) -> bool:
+    """Whether a node has heard of the configuration, and where all three nodes are."""
+    return view is not None and view.config.number >= number and len(view.directory.nodes) == NODES
+
+
 class World:
     """A simulated cluster of three nodes and two groups, and HTTP on the first node."""
 
@@ -228,7 +235,7 @@ def with_world(
     """Play a story on a cluster that has settled, in virtual time."""
 
     async def main() -> T:
-        cluster = SimCluster(Chance("http"), nodes=3, groups=2, replicas=3, nshards=4)
+        cluster = SimCluster(Chance("http"), nodes=NODES, groups=2, replicas=3, nshards=4)
         await cluster.start()
         clerk, client = cluster.client()
         number = await client.join([cluster.joining(gid) for gid in cluster.gids[:joined]])
@@ -240,7 +247,7 @@ def with_world(
         for node in nodes:
             assert node.assembly is not None
             async with asyncio.timeout(20):
-                while node.assembly.feed.number < number:  # noqa: ASYNC110
+                while not _knows(node.assembly.feed.view, number):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         try:
             return await story(World(cluster, doors))

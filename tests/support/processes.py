@@ -405,6 +405,10 @@ class Cluster:
         self._started.append(process)
         return process
 
+    def adopt(self, process: subprocess.Popen[bytes]) -> None:
+        """A node that a test has started by itself; `close` waits for it too."""
+        self._started.append(process)
+
     def cli(self, *words: str | bytes, stdin: bytes = b"") -> Ended:
         """A command line against this cluster, one at a time."""
         if self._warm is None:

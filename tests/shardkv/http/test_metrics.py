@@ -1,0 +1,152 @@
+"""`/metrics`, and that the dashboard and the alerts speak of what is really there."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from raft.histogram import BOUNDS_US, Histogram
+from shardkv.http.metrics import _buckets
+from shardkv.load import Meter, percentile_ms
+from tests.support.http import World, with_world
+
+ROOT = Path(__file__).parents[3]
+NAME = re.compile(r"\b((?:shardkv|process)_[a-z0-9_]+)\b(?:\{([^}]*)\})?")
+LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+GROUPED = re.compile(r"(?:by|on)\s*\(([^)]*)\)")
+SERIES = re.compile(r"^([a-z_]+)(?:\{(.*)\})? (\S+)$")
+ADDED = {"job", "instance", "le"}
+"""Labels that Prometheus adds, or that histograms have."""
+
+
+def series(text: bytes) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Every sample, by its name."""
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for line in text.decode().splitlines():
+        if not line.startswith("#"):
+            match = SERIES.match(line)
+            assert match is not None, line
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+            found.setdefault(match[1], []).append((labels, float(match[3])))
+    return found
+
+
+def used(directory: Path) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """The metrics of a node that has been used a little."""
+
+    async def story(world: World) -> dict[str, list[tuple[dict[str, str], float]]]:
+        http = world.http
+        for number in range(8):
+            await http.put(f"/kv/k{number}", "v")
+            await http.get(f"/kv/k{number}")
+        await http.get("/kv/none")
+        await http.act("move", shard=0, gid=1)
+        await http.act("move", shard=0, gid=2)
+        await asyncio.sleep(3)
+        answer = await http.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        return series(answer.body)
+
+    return with_world(directory, story, fronts=3)
+
+
+def test_what_was_done_is_counted(tmp_path: Path) -> None:
+    found = used(tmp_path)
+
+    requests = {(s["kind"], s["status"]): n for s, n in found["shardkv_http_requests_total"]}
+    assert (requests["put", "200"], requests["get", "200"], requests["get", "404"]) == (8, 8, 1)
+    counts = {s["kind"]: n for s, n in found["shardkv_http_request_seconds_count"]}
+    assert counts["get"] == 9
+    assert found["shardkv_ready"] == [({}, 1.0)]
+    assert [s["group"] for s, _ in found["shardkv_raft_term"]] == ["0", "1", "2"]
+    assert all(n >= 1 for _, n in found["shardkv_raft_commit_index"])
+    assert found["shardkv_config_number"][0][1] >= 2
+    assert found["process_resident_memory_bytes"][0][1] > 1e6
+    operations = {s["kind"]: n for s, n in found["shardkv_operations_total"]}
+    frames = {s["kind"]: n for s, n in found["shardkv_operation_seconds_count"]}
+    assert sum(operations.values()) == sum(frames.values())
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """(where, PromQL) of the dashboard and the alert rules."""
+    dashboard = json.loads((ROOT / "deploy/grafana/shardkv.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+    rules: Any = YAML(typ="safe").load((ROOT / "deploy/prometheus/alerts.yaml").read_text())
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+
+
+def test_dashboard_and_alerts_name_only_what_is_exported(tmp_path: Path) -> None:
+    """Every metric, and every label that is selected or grouped by."""
+    found = used(tmp_path)
+    # Only a production node's databases are synced: their figures have no samples here.
+    found |= {
+        f"shardkv_fsync_seconds_{part}": [({"database": "log"}, 0.0)]
+        for part in ("bucket", "count", "sum")
+    }
+    wrong = []
+    named: dict[str, None] = {}
+    for where, expression in expressions():
+        metrics = NAME.findall(re.sub(r'"[^"]*"', '""', expression))
+        assert metrics or expression.startswith("up{"), (where, expression)
+        labels = ADDED.copy()
+        for name, selected in metrics:
+            named[name] = None
+            if name not in found:
+                wrong.append(f"{where}: no metric {name}")
+                continue
+            own = {label for sample, _ in found[name] for label in sample}
+            labels |= own
+            unknown = [s for s in LABEL.findall(selected) if s not in own | ADDED]
+            wrong += [f"{where}: {name} has no label {label}" for label in unknown]
+        for grouped in GROUPED.findall(expression):
+            for label in re.split(r",\s*", grouped):
+                if label not in labels:
+                    wrong.append(f"{where}: nothing has the label {label}")
+
+    assert wrong == []
+    assert len(named) > 20
+
+
+def test_a_wrong_name_would_be_found() -> None:
+    """The check above reads names and labels out of an expression."""
+    expression = 'sum by (kind) (rate(shardkv_nonsense_total{why="x", a!~"y"}[5m]))'
+
+    name, selected = NAME.findall(re.sub(r'"[^"]*"', '""', expression))[0]
+
+    assert (name, LABEL.findall(selected)) == ("shardkv_nonsense_total", ["why", "a"])
+
+
+def test_a_histogram_counts_each_observation_in_its_bucket() -> None:
+    histogram = Histogram()
+    histogram.observe(0.00005)
+    histogram.observe(0.000051, 3)
+    histogram.observe(3600.0)
+
+    buckets = dict(_buckets(histogram))
+
+    assert (buckets["5e-05"], buckets["0.0001"], buckets["10"], buckets["+Inf"]) == (1, 4, 4, 5)
+    assert (histogram.count, histogram.total_us) == (5, 50 + 153 + 3_600_000_000)
+
+
+def test_a_meter_tells_reads_from_writes_by_the_frame() -> None:
+    now = [1.0]
+    meter = Meter(lambda: now[0])
+    now[0] = 1.002
+    meter.answered(3, 0, 1.0)
+    meter.answered(1, 1, 1.001)
+    meter.reject("node_full", 7)
+
+    assert meter.operations == [4, 1]
+    assert (meter.reads.count, meter.writes.count) == (3, 2)
+    assert meter.rejected == {"node_full": 7}
+    before, after = (0,) * (len(BOUNDS_US) + 1), tuple(meter.reads.buckets)
+    assert percentile_ms(before, after, 0.5) in (2.0, 3.0)
+    assert percentile_ms(after, after, 0.5) is None

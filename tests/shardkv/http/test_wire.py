@@ -1,0 +1,218 @@
+"""The connection's guards, on real sockets of this machine: what httptools and uvicorn let through.
+
+Limits of time are shortened by patching, so that nothing here waits for long.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import pytest
+
+from shardkv.http import wire
+from shardkv.http.wire import HttpServer
+
+SECONDS = 5.0
+
+
+async def app(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+    """Answers with the length of what it was sent; `/slow` never answers, `/flood` is long."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size, more = size + len(message["body"]), message["more_body"]
+    path = scope["path"]
+    if path == "/slow":
+        await asyncio.sleep(60)
+    body = b"%d" % size
+    headers = [] if path == "/flood" else [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for _ in range(500 if path == "/flood" else 0):
+        await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+        await asyncio.sleep(0)
+    await send({"type": "http.response.body", "body": body})
+
+
+def with_server(story: Callable[[HttpServer, int], Awaitable[None]]) -> None:
+    async def main() -> None:
+        server = HttpServer(app, time.time)
+        await server.start("127.0.0.1", 0)
+        assert server._server is not None
+        port = server._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        try:
+            async with asyncio.timeout(SECONDS):
+                await story(server, port)
+        finally:
+            await server.close()
+        assert server.connections == 0
+
+    asyncio.run(main())
+
+
+async def exchange(port: int, data: bytes) -> bytes:
+    """Send, and read until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - nothing announces it
+        await asyncio.sleep(0.01)
+
+
+def status(answer: bytes) -> int:
+    assert answer.startswith(b"HTTP/1.1 "), answer[:200]
+    return int(answer.split()[1])
+
+
+REFUSED = {
+    "random bytes": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello\r\n\r\n", 400),
+    "another protocol": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "no target": (b"GET\r\n\r\n", 400),
+    "no path": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "CONNECT": (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "a negative length": (b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+    "no length": (b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
+    "two lengths": (
+        b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        400,
+    ),
+    "a length and chunks": (
+        b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+        400,
+    ),
+    "a header without name": (b"GET / HTTP/1.1\r\n: x\r\n\r\n", 400),
+    "a header with a space": (b"GET / HTTP/1.1\r\nA B: x\r\n\r\n", 400),
+    "bytes that are no ASCII": (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "a long URL": (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    "a URL without end": (b"GET /" + b"a" * 30_000, 414),
+    "a long header": (b"GET / HTTP/1.1\r\nX: " + b"a" * 17_000 + b"\r\n\r\n", 431),
+    "a header without end": (b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000, 431),
+    "many headers": (b"GET / HTTP/1.1\r\n" + b"X: 1\r\n" * 101 + b"\r\n", 431),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_no_request_is_answered_once_and_closed(data: bytes, expected: int) -> None:
+    async def story(_: HttpServer, port: int) -> None:
+        answer = await exchange(port, data)
+        assert status(answer) == expected
+        assert b"application/problem+json" in answer
+        assert answer.count(b"HTTP/1.1 4") == 1
+        assert b"Traceback" not in answer
+
+    with_server(story)
+
+
+def test_chunks_that_are_none_end_the_connection() -> None:
+    async def story(_: HttpServer, port: int) -> None:
+        begun = b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = await exchange(port, begun + b"zz\r\n\r\n")
+        assert answer == b"" or status(answer) == 400
+
+    with_server(story)
+
+
+def test_keep_alive_pipelining_and_what_a_request_may_have() -> None:
+    async def story(_: HttpServer, port: int) -> None:
+        largest = b"GET /" + b"a" * 16_000 + b" HTTP/1.1\r\n" + b"X: " + b"b" * 15_000 + b"\r\n"
+        one = b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+        last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        answer = await exchange(port, largest + b"\r\n" + one * 3 + last)
+        assert answer.count(b"HTTP/1.1 200 OK") == 5
+        assert answer.count(b"date: ") == 5
+
+    with_server(story)
+
+
+def test_headers_that_come_too_slowly_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte at a time, for ever; and nothing at all."""
+    monkeypatch.setattr(wire, "HEADERS_SECONDS", 0.3)
+
+    async def drip(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reading = asyncio.ensure_future(reader.read())
+        for byte in b"GET /" + b"a" * 1000:
+            if reading.done():
+                break
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+        writer.close()
+        return await reading
+
+    async def story(_: HttpServer, port: int) -> None:
+        dripped, silent = await asyncio.gather(drip(port), exchange(port, b""))
+        assert (status(dripped), status(silent)) == (408, 408)
+
+    with_server(story)
+
+
+def test_a_second_request_is_not_waited_for_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "HEADERS_SECONDS", 0.3)
+
+    async def story(_: HttpServer, port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n0")
+        await asyncio.sleep(0.5)  # idle longer than that: kept alive
+        writer.write(b"GET / HT")
+        assert status(await reader.read()) == 408
+        writer.close()
+
+    with_server(story)
+
+
+def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "SEND_SECONDS", 0.3)
+
+    async def story(server: HttpServer, port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /flood HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(0.1)
+        assert server.connections == 1
+        await until(lambda: server.connections == 0)
+        writer.close()
+
+    with_server(story)
+
+
+def test_too_many_connections_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "CONNECTIONS_MAX", 2)
+
+    async def story(server: HttpServer, port: int) -> None:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await until(lambda: server.connections == 2)
+        assert status(await exchange(port, b"")) == 503
+        for _, writer in held:
+            writer.close()
+        await until(lambda: server.connections == 0)
+        assert status(await exchange(port, b"GET / HTTP/1.0\r\n\r\n")) == 200
+
+    with_server(story)
+
+
+def test_a_stop_does_not_wait_for_a_request_that_never_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wire, "STOP_SECONDS", 0.2)
+
+    async def story(server: HttpServer, port: int) -> None:
+        slow = asyncio.ensure_future(exchange(port, b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"))
+        idle = asyncio.ensure_future(exchange(port, b""))
+        await until(lambda: server.connections == 2)
+        await asyncio.sleep(0.05)
+        begun = asyncio.get_running_loop().time()
+        await server.close()
+        assert asyncio.get_running_loop().time() - begun < 2
+        await asyncio.gather(slow, idle)
+
+    with_server(story)
