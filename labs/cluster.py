@@ -535,9 +535,21 @@ class SimCluster:
         membership = node.host.replicas[gid].core.membership
         return [*membership.voters, *membership.outgoing]
 
+    def settled(self, gid: GroupId) -> bool:
+        """Whether no change of a group's members is under way, or due (L5)."""
+        node = self.leader(gid)
+        if node is None or node.host is None:
+            return False
+        membership = node.host.replicas[gid].core.membership
+        return (
+            not membership.outgoing
+            and all(m.node in self.learners.get(gid, ()) for m in membership.learners)
+            and not any(self.nodes[m.node].condemned for m in membership.voters)
+        )
+
     def converged(self, gid: GroupId) -> bool:
         """Whether everybody up and in the group has applied all that its leader's log holds (L3),
-        and no change of members is under way (L5)."""
+        and no change of members is under way."""
         node = self.leader(gid)
         if node is None or node.host is None:
             return False
@@ -546,9 +558,7 @@ class SimCluster:
         ids = {member.id for member in core.membership.voters}
         held = [replica for replica in here if replica is not None and replica.id in ids]
         return (
-            not core.membership.outgoing
-            and all(m.node in self.learners.get(gid, ()) for m in core.membership.learners)
-            and not any(self.nodes[m.node].condemned for m in core.membership.voters)
+            self.settled(gid)
             and 2 * len(held) > len(ids)
             and all(replica.applied == core.log.last.index for replica in held)
         )

@@ -106,8 +106,8 @@ def _beside(node: str, known: Mapping[str, str]) -> str | None:
     if own is None or len(bases) != 1:
         return None
     host, base = next(iter(bases))
-    port = base + PORT_STEP * (int(own[1]) - 1)
-    return f"{host}:{port}" if 0 < port < 65534 else None
+    place = base + PORT_STEP * (int(own[1]) - 1)
+    return f"{host}:{place}" if 0 < place < 65534 else None
 
 
 async def _ask(
