@@ -1,0 +1,85 @@
+"""The typed service's reads, sessions and lists, on an embedded store."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labrpc.errors import Refused
+from labrpc.grpc import kv_pb2 as kv
+from shardkv import aio
+from shardkv.typed import TypedService
+
+SECONDS = 5.0
+
+
+def told(tmp_path: Path, story: Callable[[TypedService], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with aio.open(tmp_path / "store") as clerk:
+            await story(TypedService(lambda: clerk, lambda: None))  # type: ignore[arg-type, return-value]
+
+    asyncio.run(main())
+
+
+def test_every_consistency_answers_and_a_session_goes_on(tmp_path: Path) -> None:
+    async def story(service: TypedService) -> None:
+        put = await service.put(kv.PutRequest(key=b"k", value=b"v", session=""), SECONDS)
+        assert put.version == 1
+        assert put.session
+        for consistency in (kv.LINEARIZABLE, kv.SPREAD, kv.STALE):
+            request = kv.GetRequest(key=b"k", consistency=consistency, session=put.session)
+            got = await service.get(request, SECONDS)
+            assert (got.found, got.value, got.version) == (True, b"v", 1)
+            assert got.session
+        plain = await service.get(kv.GetRequest(key=b"k"), SECONDS)
+        assert plain.session == "", "who has no session is given none"
+
+    told(tmp_path, story)
+
+
+def test_lists_come_in_pages(tmp_path: Path) -> None:
+    async def story(service: TypedService) -> None:
+        keys = [b"key %d" % number for number in range(5)]
+        for key in keys:
+            await service.put(kv.PutRequest(key=key, value=key), SECONDS)
+
+        first = await service.list(kv.ListRequest(prefix=b"key ", limit=3, values=True), SECONDS)
+        assert [(row.key, row.value) for row in first.rows] == [(key, key) for key in keys[:3]]
+        rest = await service.list(
+            kv.ListRequest(prefix=b"key ", values=True, page_token=first.next_page_token), SECONDS
+        )
+        assert [row.key for row in rest.rows] == keys[3:]
+        assert rest.next_page_token == ""
+        after = await service.list(kv.ListRequest(after=b"key 3", limit=10**9), SECONDS)
+        assert [row.key for row in after.rows] == keys[4:]
+        assert not after.rows[0].HasField("value"), "keys alone were asked for"
+
+    told(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (kv.GetRequest(key=b"k", consistency=7), "consistency 7"),  # type: ignore[arg-type]
+        (kv.GetRequest(key=b"k", max_age_seconds=1.0), "not stale"),
+        (kv.GetRequest(key=b"k", consistency=kv.STALE, max_age_seconds=-1.0), "max_age must be"),
+        (kv.GetRequest(key=b"k", consistency=kv.STALE, max_age_seconds=float("nan")), "max_age"),
+        (kv.GetRequest(key=b"k", session="edited"), "cut or edited"),
+        (kv.PutRequest(key=b"k", value=b"v", session="edited"), "cut or edited"),
+        (kv.ListRequest(limit=0), "from 1 on"),
+        (kv.ListRequest(page_token="edited"), "cut or edited"),
+        (kv.ListRequest(prefix=b"p" * 4097), "prefix must be at most"),
+        (kv.ListRequest(after=b"p" * 4097), "after must be at most"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_breaks_a_rule_is_an_invalid_argument(tmp_path: Path, request_: Any, why: str) -> None:
+    async def story(service: TypedService) -> None:
+        name = type(request_).__name__.removesuffix("Request").lower()
+        with pytest.raises(Refused, match=why) as caught:
+            await getattr(service, name)(request_, SECONDS)
+        assert caught.value.code == "INVALID_ARGUMENT"
+
+    told(tmp_path, story)
