@@ -23,7 +23,7 @@ from raft.types import Index
 
 REFRESH_SECONDS: Final = 1.0
 RATE_DRIFT: Final = 0.1
-"""A clock that runs slower than this share is broken (RELIABILITY: drift of 10 %)."""
+"""A clock that runs slower than this share is broken."""
 
 
 class Freshness:
