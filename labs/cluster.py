@@ -274,12 +274,24 @@ class SimNode:
             watcher.stopped(self.name)
         if self.assembly is not None:  # only ends tasks: its calls fail at once
             self.remembered = list(self.assembly.client.endpoints)
+            self.tell_waits()
             loop, self._besides, besides = self._loop, [], self._besides
             closing = [loop.create_task(self.assembly.close())]
             closing += [loop.create_task(close()) for close in besides]
             self._ending = [task for task in self._ending if not task.done()] + closing
         self.host = self.assembly = self.transport = self._log_store = self._starting = None
         self.healer = None
+
+    def tell_waits(self) -> None:
+        """What clients waited for at this process's doors, since it was asked last."""
+        if self.assembly is None:
+            return
+        probes = self._cluster.observer.probes
+        for group in self.assembly.groups.values():
+            server = group.server
+            probes["freeze held a request"] += server.holds.requests
+            probes["writers slowed by a copy"] += server.slowed
+            server.holds.requests = server.slowed = 0
 
     # Replicas that come and go
 

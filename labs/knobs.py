@@ -10,11 +10,12 @@ from random import Random
 from typing import Final
 
 import raft.host
+import shardkv.giving
 import shardkv.handover
 from raft.config import KIB, MIB, RaftConfig
 from raft.host import CompactionConfig
 from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS
-from shardkv.limits import CHUNK_BYTES_MAX, COPIES_MAX
+from shardkv.limits import CHANGE_ROWS_MAX, CHUNK_BYTES_MAX, COPIES_MAX, FREEZE_BYTES
 
 TIMES: Final = (
     (0.1, 0.5, 1.0), (0.05, 0.2, 0.5), (0.1, 0.4, 2.0), (0.5, 1.6, 2.0), (0.01, 0.04, 0.1)
@@ -36,6 +37,10 @@ class Knobs:
     housekeeping_seconds: float = 0.5
     copies: int = COPIES_MAX
     """Shards that a group copies at once."""
+    freeze_bytes: int = FREEZE_BYTES
+    """With less left to copy a shard is frozen."""
+    change_rows_max: int = CHANGE_ROWS_MAX
+    """With more change rows a copy begins again."""
     session_idle_seconds: float = SESSION_IDLE_SECONDS
     """A session that is not used for so long is forgotten."""
 
@@ -65,6 +70,8 @@ class Knobs:
             housekeeping_seconds=rng.choice([0.1, 0.5]),
             copies=rng.choice([1, COPIES_MAX, 8]),
             session_idle_seconds=rng.choice([SHORT_IDLE_SECONDS, SESSION_IDLE_SECONDS]),
+            freeze_bytes=rng.choice([1, 500, FREEZE_BYTES]),
+            change_rows_max=rng.choice([2, 20, CHANGE_ROWS_MAX]),
         )
 
 
@@ -75,6 +82,9 @@ def turned(knobs: Knobs) -> Iterator[None]:
         (vars(raft.host), "HOUSEKEEPING_SECONDS", knobs.housekeeping_seconds),
         (vars(shardkv.handover), "CHUNK_BYTES_MAX", knobs.chunk_bytes),
         (vars(shardkv.handover), "COPIES_MAX", knobs.copies),
+        (vars(shardkv.handover), "CHANGE_ROWS_MAX", knobs.change_rows_max),
+        (vars(shardkv.giving), "CHANGE_ROWS_MAX", knobs.change_rows_max),
+        (vars(shardkv.giving), "FREEZE_BYTES", knobs.freeze_bytes),
         (vars(shardkv.handover), "SESSION_IDLE_SECONDS", knobs.session_idle_seconds),
         (vars(shardkv.handover), "SURVEY_SECONDS", min(SURVEY_SECONDS, knobs.session_idle_seconds)),
     )

@@ -442,6 +442,8 @@ class StoreInvariants:
             self.observer.broke(
                 "C4", f"group {gid}: {write} is answered {answer}, and changed the row"
             )
+        if changed and record.phase is Phase.MOVING:
+            self.observer.probe("shard written while it moved")
         if answer.code is Code.OK and changed:
             self._effect(gid, index, write, machine.row_key(write), after)
 

@@ -21,6 +21,7 @@ from shardctrler.types import ShardId
 from shardkv.commands import Freeze, encode
 from shardkv.copies import PullReply, PullRequest
 from shardkv.limits import (
+    CHANGE_ROWS_MAX,
     FREEZE_BYTES,
     HOLD_SECONDS,
     ROUNDS_MAX,
@@ -80,7 +81,8 @@ class Giver:
     """Gives out the shards that leave one group, from this replica.
 
     Args:
-        frozen: Called when a shard was frozen: there is something to do for who leads.
+        due: Called when there is something to do for who leads: a shard was frozen, or has too many
+            change rows.
     """
 
     def __init__(
@@ -88,12 +90,12 @@ class Giver:
         replica: Replica,
         rsm: ReplicatedStateMachine,
         machine: StoreMachine,
-        frozen: Callable[[], None],
+        due: Callable[[], None],
     ) -> None:
         self._replica = replica
         self._rsm = rsm
         self._machine = machine
-        self._frozen = frozen
+        self._due = due
         self._paces: dict[tuple[ShardId, CopyId], Pace] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -109,6 +111,8 @@ class Giver:
             request.bytes_max,
             request.copy_id,
         )
+        if self._machine.changes(request.shard) > CHANGE_ROWS_MAX:
+            self._due()
         if isinstance(pulled, Answer):
             return PullReply(code=pulled.code, leader=leader)
         chunk, end, left = pulled
@@ -132,7 +136,7 @@ class Giver:
             await self._rsm.submit(encode(Freeze(shard, request.number, copy_id)))
         except RaftError as error:  # whoever leads is asked again
             log.debug("group %d: shard %d is not frozen: %s", machine.gid, shard, error)
-        self._frozen()
+        self._due()
 
     def _pace(self, shard: ShardId, copy_id: CopyId) -> Pace:
         pace = self._paces.get((shard, copy_id))
