@@ -22,7 +22,7 @@ What must hold, and why it does:
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -56,6 +56,7 @@ from shardkv.planner import (
     Plan,
     Replace,
     Transfer,
+    Undo,
     describe,
 )
 
@@ -69,6 +70,10 @@ LATE_SECONDS: Final = 3.0
 """A look that comes so late was held up here: what it finds says nothing of the others."""
 HEARD_SECONDS: Final = 2.0
 """A group's leader hears a replica that answered it within this time."""
+SHUN_SECONDS: Final = 60.0
+"""For so long a node where a replica could not be made is not chosen again."""
+REST_SECONDS: Final = 5.0
+"""For so long a group is left alone of which a step failed; others are not kept waiting by it."""
 DONE_MAX: Final = 20
 
 
@@ -96,6 +101,8 @@ class _Watch:
         self.orphans_since: dict[int, float] = {}
         self.ours: dict[int, _Ours] = {}
         self.uneven_since: float | None = None
+        self.shunned_at: dict[str, float] = {}  # nodes where a replica was to be, in vain
+        self.failed_at: dict[int, float] = {}  # groups of which a step failed
         self.transferred_at = float("-inf")
         self.looked_at = now
 
@@ -153,10 +160,7 @@ class Healer:
         while True:
             view = self._directory()
             if self.leads and view is not None:
-                try:
-                    await self._look(view.directory)
-                except ShardKVError as error:  # the next look finds what became of it
-                    log.info("healing: %s", error)
+                await self._look(view.directory)
             else:
                 self._watch = None
             await asyncio.sleep(LOOK_SECONDS)
@@ -180,8 +184,8 @@ class Healer:
         for led in [led for found in answers if found is not None for led in found.led]:
             for member in (*led.voters, *led.outgoing, *led.learners):
                 beats.setdefault(member.node, None)  # it died before it could register
-        gids = [int(gid) for gid in directory.groups]
-        self._seen = _view(watch, beats, gids, self._policy, now)
+        known = {int(gid): bytes(record.uuid) for gid, record in directory.groups.items()}
+        self._seen = _view(watch, beats, known, self._policy, now)
         plan = self._plan = planner.plan(self._seen, self._policy)
         if plan.step is None:
             return
@@ -194,8 +198,14 @@ class Healer:
             watch.ours[step.gid] = _Ours(step.to, step.replica, group.next_id)
         if isinstance(step, Transfer):
             watch.transferred_at = now
+        if isinstance(step, Undo) and step.blamed:
+            watch.shunned_at[step.blamed] = now
         clients = {str(node): addresses.client for node, addresses in nodes.items()}
-        await carry_out(step, self._transport, clients)
+        try:
+            await carry_out(step, self._transport, clients)
+        except ShardKVError as error:  # what became of it the next look shows
+            log.info("healing: %s: %s", describe(step), error)
+            watch.failed_at[step.gid] = loop.time()
         watch.looked_at = loop.time()
 
     async def _ask(self, node: str, client: str) -> Beat | None:
@@ -260,7 +270,7 @@ class Healer:
 def _view(
     watch: _Watch,
     beats: Mapping[str, Beat | None],
-    gids: Iterable[int],
+    known: Mapping[int, bytes],
     policy: HealPolicy,
     now: float,
 ) -> ClusterView:
@@ -273,13 +283,14 @@ def _view(
     leaders: dict[int, tuple[str, LedGroup]] = {}
     for name, found in beats.items():
         for led in found.led if found is not None else ():
+            if known.get(led.gid, led.uuid) != led.uuid:
+                continue  # of a group that was given up, and born again under another uuid
             best = leaders.get(led.gid)
             if best is None or led.term > best[1].term:  # of several that think so the latest
                 leaders[led.gid] = (name, led)
-    known = sorted({CONTROLLER, *gids, *leaders})
     groups = tuple(
         _group(watch, *leaders[gid], beats, now) if gid in leaders else GroupView(gid)
-        for gid in known
+        for gid in sorted({CONTROLLER, *known, *leaders})
     )
     view = ClusterView(
         nodes=tuple(_node(name, found, watch, now) for name, found in beats.items()),
@@ -305,6 +316,7 @@ def _node(node: str, found: Beat | None, watch: _Watch, now: float) -> NodeView:
         roomy=bool(found.roomy),
         quick=bool(found.quick),
         running=bool(found.running),
+        shunned=now - watch.shunned_at.get(node, float("-inf")) < SHUN_SECONDS,
     )
 
 
@@ -358,6 +370,7 @@ def _group(
             if follower.silent_ms <= HEARD_SECONDS * 1000
         ),
         ours=tuple(began),
+        resting=now - watch.failed_at.get(led.gid, float("-inf")) < REST_SECONDS,
         orphan_seconds=now - orphan_since,
     )
 

@@ -41,7 +41,7 @@ def _decide(step: planner.Step) -> Callable[[Seen], moving_replicas.Step]:
             return lambda seen: moving_replicas.next_step(change, seen)
         case Transfer(gid, _, to, _, _):
             return lambda seen: moving_replicas.next_transfer(gid, to, seen)
-        case Undo(gid, _, replicas, _):
+        case Undo(gid, _, replicas, _, _):
             return lambda seen: _undo(gid, replicas, seen)
 
 

@@ -74,6 +74,7 @@ class NodeView(NamedTuple):
     roomy: bool = True  # its disk is above the watermark
     quick: bool = True  # its disk did not hold up a group lately
     running: bool = True  # False: it starts or stops
+    shunned: bool = False  # a replica was to be made there lately, and it came to nothing
 
 
 class GroupView(NamedTuple):
@@ -94,6 +95,7 @@ class GroupView(NamedTuple):
     lags: tuple[tuple[str, int], ...] = ()  # node -> entries that it lacks, of each follower
     heard: tuple[str, ...] = ()  # nodes whose replica answered the leader lately
     ours: tuple[int, ...] = ()  # learners that healing added, not the operator
+    resting: bool = False  # a step that was decided for it failed a moment ago
     orphan_seconds: float = 0.0  # how long a learner has been seen without its replica
 
     @property
@@ -139,6 +141,7 @@ class Undo(NamedTuple):
     leader: str
     replicas: tuple[int, ...]
     reason: str
+    blamed: str = ""  # the node where it came to nothing; "" if none is to blame
 
 
 class Transfer(NamedTuple):
@@ -199,7 +202,7 @@ def describe(step: Step) -> str:
     match step:
         case Replace(gid, _, dead, _, to):
             return f"re-create {name_of(gid)}'s replica of {dead} on {to}"
-        case Undo(gid, _, replicas, reason):
+        case Undo(gid, _, replicas, reason, _):
             numbers = ", ".join(map(str, replicas))
             return f"take back replica {numbers} of {name_of(gid)}: {reason}"
         case Transfer(gid, leader, to, _, reason):
@@ -243,9 +246,10 @@ class _Planner:
         return Plan(step, tuple(self._why))
 
     def _groups(self) -> Iterator[GroupView]:
-        """Those that somebody leads; the others cannot be helped from here."""
+        """Those that somebody leads; the others cannot be helped from here. One that rests does not
+        keep the others waiting."""
         for group in self._view.groups:
-            if group.leader:
+            if group.leader and not group.resting:
                 yield group
 
     def _alive(self, node: str) -> bool:
@@ -288,17 +292,17 @@ class _Planner:
         newcomers = [member for member in group.learners if member.replica in group.promote]
         ours = all(member.replica in group.ours for member in newcomers)
         leaving = [member.node for member in group.voters if member.replica in group.leaving]
-        reason = ""
+        reason = blamed = ""
         for member in newcomers:
             if self._dead(member.node) if ours else self._is_gone(member.node):
-                reason = f"{member.node} is dead"
+                reason, blamed = f"{member.node} is dead", member.node
             elif self._is_orphan(group, member):
-                reason = f"{member.node} was never given that replica"
+                reason, blamed = f"{member.node} was never given that replica", member.node
         if not reason and ours and leaving and all(map(self._is_back, leaving)):
             reason = f"{', '.join(leaving)} is back"
         if not reason:
             return None
-        return Undo(group.gid, group.leader, group.promote, reason)
+        return Undo(group.gid, group.leader, group.promote, reason, blamed)
 
     def _is_orphan(self, group: GroupView, member: MemberStatus) -> bool:
         node = self._nodes.get(member.node)
@@ -355,6 +359,7 @@ class _Planner:
             and self._alive(node)
             and seen.running
             and seen.roomy
+            and not seen.shunned
             and group.gid not in dict(seen.replicas)
         ]
         return min(free, key=lambda node: (held[node], self._led[node]), default=None)

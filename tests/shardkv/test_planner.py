@@ -135,6 +135,17 @@ def holding(view: ClusterView, name: str, *replicas: tuple[int, int]) -> Cluster
             id="nor is one whose disk is full",
         ),
         pytest.param(
+            cluster(node("n1"), node("n2"), node("n3", GONE), node("n4", shunned=True), node("n5"),
+                    WITHOUT_N3),
+            Replace(1, "n1", "n3", 3, "n5"),
+            id="nor one where it came to nothing lately",
+        ),
+        pytest.param(
+            four(GONE, WITHOUT_N3._replace(resting=True), WITHOUT_N3._replace(gid=2)),
+            Replace(2, "n1", "n3", 3, "n4"),
+            id="a group of which a step failed keeps no other waiting",
+        ),
+        pytest.param(
             cluster(node("n1"), node("n2"), node("n3", GONE), node("n4", 0.0, (1, 2)), node("n5"),
                     WITHOUT_N3._replace(learners=())),
             Replace(1, "n1", "n3", 3, "n5"),
@@ -172,7 +183,7 @@ def holding(view: ClusterView, name: str, *replicas: tuple[int, int]) -> Cluster
         ),
         pytest.param(
             cluster(node("n1"), node("n2"), node("n3", GONE), node("n4", 30.0), node("n5"), LEARNS),
-            Undo(1, "n1", (4,), "n4 is dead"),
+            Undo(1, "n1", (4,), "n4 is dead", "n4"),
             id="the newcomer died: another one is looked for",
         ),
         pytest.param(
@@ -182,7 +193,7 @@ def holding(view: ClusterView, name: str, *replicas: tuple[int, int]) -> Cluster
         ),
         pytest.param(
             cluster(node("n1"), node("n2"), node("n3"), node("n4", GONE), LEARNS._replace(ours=())),
-            Undo(1, "n1", (4,), "n4 is dead"),
+            Undo(1, "n1", (4,), "n4 is dead", "n4"),
             id="and not more than that",
         ),
         pytest.param(
@@ -192,7 +203,7 @@ def holding(view: ClusterView, name: str, *replicas: tuple[int, int]) -> Cluster
         ),
         pytest.param(
             four(GONE, LEARNS._replace(orphan_seconds=5.0, ours=())),
-            Undo(1, "n1", (4,), "n4 was never given that replica"),
+            Undo(1, "n1", (4,), "n4 was never given that replica", "n4"),
             id="a learner that was never filled is struck, whoever added it",
         ),
         pytest.param(
