@@ -111,6 +111,17 @@ class SimNode:
     def running(self) -> bool:
         return self._starting is None and self.host is not None
 
+    def tell_waits(self) -> None:
+        """What clients waited for at this process's doors, since it was asked last."""
+        if self.assembly is None:
+            return
+        probes = self._cluster.observer.probes
+        for group in self.assembly.groups.values():
+            server = group.server
+            probes["freeze held a request"] += server.holds.requests
+            probes["writers slowed by a copy"] += server.slowed
+            server.holds.requests = server.slowed = 0
+
     async def start(self) -> bool:
         """A new process on what the drive holds; the first one makes the node.
 
@@ -258,6 +269,7 @@ class SimNode:
         if not self.alive:
             return
         self._cluster.observer.tell(f"{self.name} {how}")
+        self.tell_waits()
         self.resume()
         if self.transport is not None:
             self.transport.crash()  # nothing leaves any more, and nothing comes in
@@ -274,24 +286,12 @@ class SimNode:
             watcher.stopped(self.name)
         if self.assembly is not None:  # only ends tasks: its calls fail at once
             self.remembered = list(self.assembly.client.endpoints)
-            self.tell_waits()
             loop, self._besides, besides = self._loop, [], self._besides
             closing = [loop.create_task(self.assembly.close())]
             closing += [loop.create_task(close()) for close in besides]
             self._ending = [task for task in self._ending if not task.done()] + closing
         self.host = self.assembly = self.transport = self._log_store = self._starting = None
         self.healer = None
-
-    def tell_waits(self) -> None:
-        """What clients waited for at this process's doors, since it was asked last."""
-        if self.assembly is None:
-            return
-        probes = self._cluster.observer.probes
-        for group in self.assembly.groups.values():
-            server = group.server
-            probes["freeze held a request"] += server.holds.requests
-            probes["writers slowed by a copy"] += server.slowed
-            server.holds.requests = server.slowed = 0
 
     # Replicas that come and go
 
