@@ -180,9 +180,7 @@ class AdminService:
         if not replica.leads:
             raise Refused("ABORTED", str(NotLeader(replica.leader)))
         remove = [ReplicaId(id) for id in command.remove]
-        reason = self._cost(replica, len(command.add), remove)
-        if reason:
-            raise Refused("FAILED_PRECONDITION", f"{reason} in group {command.gid}")
+        self._check_cost(replica, len(command.add), remove)
         first = replica.core.membership.next_id
         add = [(NodeId(node), address) for node, address in command.add]
         try:
@@ -198,28 +196,25 @@ class AdminService:
             raise Refused("ABORTED", "another change of members came first; look again")
         return MembersChanging(ids)
 
-    def _cost(self, replica: Replica, adding: int, remove: Sequence[ReplicaId]) -> str:
-        """Why the group must not be left with the voters that stay; "" if it may be. Alive is who
-        answered this leader within an election timeout: what its own heartbeats tell it."""
+    def _check_cost(self, replica: Replica, adding: int, remove: Sequence[ReplicaId]) -> None:
+        """Refuse what would leave the group with too few voters alive: by what this leader's own
+        heartbeats tell it, that is who answered within an election timeout."""
         core = replica.core
-        lived_since = asyncio.get_running_loop().time() - core.config.election_seconds_max
-
-        def lives(id: ReplicaId) -> bool:
-            if id == replica.id:
-                return True
-            progress = core.progress.get(id)
-            return (
-                progress is not None
-                and progress.token > 0  # it did answer, in this term
-                and progress.heard >= lived_since
-                and not progress.lost
-            )
-
         voters = core.membership.voters
         staying = [member.id for member in voters if member.id not in remove]
         if not staying or (len(staying) == len(voters) and not adding):
-            return ""  # no change of voters, or one that is refused for another reason
-        return cost_of(len(staying) + adding, sum(map(lives, staying)) + adding)
+            return  # no change of voters, or one that is refused for another reason
+        lived_since = asyncio.get_running_loop().time() - core.config.election_seconds_max
+        heard = {replica.id: True}  # who may be alive -> whether it has answered in this term
+        for id, progress in core.progress.items():
+            if progress.heard >= lived_since and not progress.lost:
+                heard[id] = progress.token > 0
+        count = len(staying) + adding
+        reason = cost_of(count, sum(heard.get(id, False) for id in staying) + adding)
+        if reason and not cost_of(count, sum(id in heard for id in staying) + adding):
+            raise Refused("ABORTED", "this leader is new, and has yet to hear who is alive")
+        if reason:
+            raise Refused("FAILED_PRECONDITION", f"{reason} in group {replica.gid}")
 
     async def _committed(self, replica: Replica, placed: EntryId) -> None:
         try:

@@ -128,16 +128,20 @@ def as_of_now(view: View) -> ShardConfig:
 
 
 async def groups_complete(client: ControllerClient, operator: Operator, *, deadline: float) -> None:
-    """Return once the controller and every group that takes part lead and are whole.
+    """Return once the controller and every group that takes part lead and are whole, and all the
+    operator's nodes are registered.
 
     Raises:
         Unavailable: not in time; the text says what is missing.
     """
     loop = asyncio.get_running_loop()
-    view = await client.newest(timeout=deadline - loop.time())
     while True:
+        view = await client.newest(timeout=max(deadline - loop.time(), 0.1))
         seen = await operator.observe()
         missing = incomplete(view.config, seen)
+        missing += [
+            f"{node} is not registered" for node in seen if node not in view.directory.nodes
+        ]
         if not missing:
             return
         if loop.time() > deadline:

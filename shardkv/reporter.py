@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 REPORT_SECONDS: Final = 1.0
 """How often what the controller says is compared with what is so."""
+FIRST_SECONDS: Final = 0.05
+"""How often a node that has just started looks whether it has heard of the controller yet."""
 
 
 class Reporter:
@@ -47,6 +49,8 @@ class Reporter:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        while self._feed.view is None:  # noqa: ASYNC110 - the first view, and no other news
+            await asyncio.sleep(FIRST_SECONDS)
         while True:
             view = self._feed.view
             if view is not None:

@@ -108,8 +108,8 @@ class Picture:
         self.silent = {
             names.get(address, address): str(error)
             for address, error in seen.items()
-            if isinstance(error, RpcError)
-        }
+            if isinstance(error, RpcError) and (address in names or not names)
+        }  # an address that was given, and is no registered node's, is not missed
         self.gids = sorted({replica.gid for node in self.nodes for replica in node.replicas})
 
     def replicas(self, gid: int) -> list[tuple[NodeStatus, ReplicaStatus]]:

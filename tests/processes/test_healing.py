@@ -3,8 +3,11 @@
 import asyncio
 import json
 import os
+import shutil
+import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -243,4 +246,52 @@ def test_a_node_with_a_full_disk_leads_nothing(tmp_path: Path) -> None:
         small_disk(tmp_path, 2048 * MIB) as disk,
         running(tmp_path, data=disk.path / "data") as cluster,
     ):
+        run(scenario(cluster))
+
+
+@contextmanager
+def slow_disk(pid: int, seconds: float) -> Iterator[None]:
+    """Every sync of a process takes so long; where nobody may trace it the test is skipped."""
+    program = shutil.which("strace")
+    if program is None:
+        pytest.skip("strace is not here")
+    inject = f"inject=fdatasync:delay_enter={int(seconds * 1_000_000)}"
+    words = [program, "-f", "-qq", "-o", os.devnull, "-e", "trace=fdatasync", "-e", inject]
+    tracer = subprocess.Popen([*words, "-p", str(pid)], stderr=subprocess.PIPE)
+    try:
+        time.sleep(0.3)
+        if tracer.poll() is not None:
+            assert tracer.stderr is not None
+            pytest.skip(f"strace may not trace: {tracer.stderr.read().decode()}")
+        yield
+    finally:
+        tracer.terminate()
+        tracer.communicate()
+
+
+def test_a_slow_disk_gives_up_its_leaderships(tmp_path: Path) -> None:
+    """Each sync of a leader takes 3 s, thrice the longest election time-out; E is 1 s."""
+
+    async def scenario(cluster: Cluster) -> None:
+        async with cluster.eyes() as eyes, Load(cluster.endpoints) as load:
+            await load.some(100)
+            slow = await eyes.leader(1)
+            with slow_disk(cluster.nodes[slow].pid, 3.0):
+                began = time.monotonic()
+                await eyes.until(
+                    lambda seen: leader_in(seen, 1) not in ("", slow), "led from elsewhere"
+                )
+                print(f"group 1 is led from elsewhere after {time.monotonic() - began:.1f} s")
+                await load.some(200)
+                assert await eyes.leader(1) != slow, "it is not given back"
+                report = await told(cluster)
+                assert (
+                    not report
+                    or not report["nodes"][slow]["quick"]
+                    or report["nodes"][slow]["health"] != "alive"
+                )
+            await load.finish()
+            await eyes.whole(60)
+
+    with running(tmp_path) as cluster:
         run(scenario(cluster))
