@@ -38,6 +38,7 @@ from typing import Final
 from labrpc.sim.disk import SimDrive, Write
 from labs.canonical import SnapshotInvariants
 from labs.observer import InvariantBroken, Observer
+from labs.raft_probes import RaftProbes
 from raft.courier import Courier
 from raft.disk.data_store import PROGRESS, decode_progress
 from raft.disk.promise import decode_promise
@@ -139,6 +140,8 @@ class _Life:
     start: Index = NO_INDEX  # where its log began when last looked at
     members_at: Index = NO_INDEX  # where the membership in force stood when last looked at
     transfer: tuple[ReplicaId, float] | None = None  # to whom, and since when
+    born_in: Term = NO_TERM  # the term it started in
+    members_last: Index = NO_INDEX  # where the last membership of its log stood
 
 
 class RaftInvariants:
@@ -156,6 +159,7 @@ class RaftInvariants:
         self.checks = 0  # how often a turn was looked at: a run that checked nothing proves nothing
         self._durable: dict[str, _Durable] = {}
         self._lives: dict[str, _Life] = {}
+        self.probes = RaftProbes(self.observer)
         self.messages = 0  # said so far, but for snapshots
         self.healed = False
         """Whether faults are over: from then on a snapshot is sent to somebody only so often."""
@@ -227,6 +231,8 @@ class RaftInvariants:
         log = core.log
         self._lives[name].start = log.start.last.index
         self._lives[name].members_at = log.membership_index
+        self._lives[name].members_last = log.membership_index
+        self._lives[name].born_in = core.term
         if not (durable.exists):
             self._broke("R18", f"{name} starts a replica that it never stored")
         if (core.term, core.vote) != durable.hard_state:
@@ -249,6 +255,7 @@ class RaftInvariants:
         life = self._lives.pop(name, None)
         if life is not None:
             self._left[name] = life.replica.core.membership
+            self.probes.ended(name)
 
     def went_on(self, name: str) -> None:
         """A node stood still: what was to end meanwhile ends in its next turns."""
@@ -302,6 +309,9 @@ class RaftInvariants:
                         f"{node}: its log is cut at {start.meta.last}, durably applied is "
                         f"{durable.applied}",
                     )
+                held = durable.term_at(start.meta.last.index)
+                if held not in (None, start.meta.last.term):
+                    self.observer.probe("snapshot installed over a conflicting log")
                 durable.start = start
             elif key == self._keys[TAIL]:
                 before, durable.tail = durable.tail, decode_tail(self.gid, value)
@@ -377,18 +387,22 @@ class RaftInvariants:
             and index < len(self._canonical)
             and self._canonical[index][0] == before[0]
         )
-        if before is not None and was_committed and before[0] != term and not was_cut:
-            self._broke(
-                "R8", f"{node}: loses entry {index} of term {before[0]}, which was committed"
-            )
+        if before is not None and before[0] != term and not was_cut:
+            if was_committed:
+                self._broke(
+                    "R8", f"{node}: loses entry {index} of term {before[0]}, which was committed"
+                )
+            self.observer.probe("uncommitted tail overwritten")
 
     # What is said
 
     def said(self, node: str, parcel: Parcel) -> None:
         """A message leaves a replica: what it promises must be durable (R9), its term its own."""
         message = parcel.content
-        if self.healed and type(message) is SnapshotChunk and message.number == 0:
-            self._stream_begins(node, message)
+        if type(message) is SnapshotChunk:
+            self.probes.chunk(node, message)
+            if self.healed and message.number == 0:
+                self._stream_begins(node, message)
         if parcel.gid != self.gid or isinstance(message, (SnapshotChunk, ChunkReply)):
             return
         kind = type(message)
@@ -442,6 +456,7 @@ class RaftInvariants:
     def _check_promise(self, node: str, durable: _Durable, message: AnyMessage) -> None:
         match message:
             case RequestVote(pre=False):
+                self.probes.campaigns(message)
                 voted = HardState(message.term, message.source)
                 # A newer term may have come since; its own vote was durable before it (R2).
                 if not (
@@ -453,6 +468,9 @@ class RaftInvariants:
                     )
             case VoteReply(pre=True, granted=False):
                 self.observer.probe("pre-vote refused")
+            case VoteReply(granted=False):
+                life = self._lives[node]
+                self.probes.refuses(message, life.born_in, durable.hard_state)
             case VoteReply(pre=False, granted=True):
                 voted = HardState(message.term, message.target)
                 # A newer term may have come since; the vote in this one was durable then (R2).
@@ -515,6 +533,10 @@ class RaftInvariants:
             self._look_at_leader(node, life)
         elif life.led:
             self._deposed(node, life)
+        if core.log.membership_index != life.members_last:
+            if core.log.membership_index < life.members_last:
+                self.observer.probe("change of members truncated")
+            life.members_last = core.log.membership_index
         if core.log.start.last.index != life.start:
             life.start = core.log.start.last.index
             if any(p.match < life.start for p in core.progress.values()):
@@ -547,6 +569,7 @@ class RaftInvariants:
             self.observer.probe("leader deposed with uncommitted tail")
         if core.term == life.led:
             self.observer.probe("leader stepped down without a quorum")
+        self.probes.deposed(node, life.replica.id, core.membership)
         life.led, life.transfer = NO_TERM, None
 
     def _look_at_leader(self, node: str, life: _Life) -> None:
@@ -577,6 +600,7 @@ class RaftInvariants:
         core = life.replica.core
         log = core.log
         at, life.members_at = log.membership_index, log.membership_index
+        self.probes.members_changed(log.membership)
         proposed_here = at > log.start.last.index and log.term(at) == core.term
         if proposed_here and log.term(core.commit) != core.term:
             self._broke(
@@ -627,6 +651,8 @@ class RaftInvariants:
         log = core.log
         lo = Index(max(life.commit + 1, log.first))
         if leads:
+            if log.term(lo) != core.term:
+                self.observer.probe("entry of an old term committed with a new one")
             if log.term(core.commit) != core.term:
                 self._broke(
                     "R10", f"{node} leads term {core.term} and commits {log.id_at(core.commit)}"
@@ -663,7 +689,7 @@ class RaftInvariants:
     # What is applied
 
     def _installed(self, node: str) -> None:
-        self.observer.probe("snapshot installed")
+        self.probes.installed()
         life = self._lives.get(node)
         if life is not None:
             self.snapshots.seen(node, life.replica, "has installed")

@@ -273,11 +273,15 @@ class SimNode:
         self.resume()
         if self.transport is not None:
             self.transport.crash()  # nothing leaves any more, and nothing comes in
+        self._count_hand_overs()
         if self._starting is not None:
             self._starting.cancel()
         for chore in self._chores:
             chore.cancel()
+        lost = self.drive.lost_writes
         end_drive()
+        if self.drive.lost_writes > lost:
+            self._cluster.observer.probe("writes under way lost by a power cut")
         if self._log_store is not None:
             self._log_store.abandon()
         if self.host is not None:
@@ -292,6 +296,15 @@ class SimNode:
             self._ending = [task for task in self._ending if not task.done()] + closing
         self.host = self.assembly = self.transport = self._log_store = self._starting = None
         self.healer = None
+
+    def _count_hand_overs(self) -> None:
+        groups = self.assembly.groups.values() if self.assembly is not None else ()
+        for group in groups:
+            phases = {record.phase for _, record in group.server.machine.unsettled}
+            if Phase.ARRIVING in phases:
+                self._cluster.observer.probe("destination down during a hand-over")
+            if phases - {Phase.ARRIVING}:
+                self._cluster.observer.probe("source down during a hand-over")
 
     # Replicas that come and go
 
@@ -388,12 +401,15 @@ class SimCluster:
             lambda gid, index: self.watchers[gid].term_of(index),
             grace=self.raft.election_seconds_max,
         )
+        self.changing = 0  # administrators who change the configuration now
         self.may_be_ruined = False
         """Whether disks are damaged beyond what the others can make up for."""
         self.placement = placement or {
             gid: [names[(gid * replicas + at) % nodes] for at in range(replicas)] for gid in gids
         }
         self.learners = learners or {}
+        for watcher in self.watchers.values():
+            watcher.probes.leaving = self.oracle.leaving
         self.nodes = {name: SimNode(self, name) for name in names}
         self.controllers = [Address(name) for name in self.placement[CONTROLLER]]
         self.uuids: dict[GroupId, GroupUuid] = {}

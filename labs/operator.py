@@ -58,6 +58,19 @@ class Operator:
                     self._replace([self._cluster.controller])
 
     async def _change_config(self) -> None:
+        cluster = self._cluster
+        before = cluster.leader(cluster.controller)
+        cluster.changing += 1
+        if cluster.changing > 1:
+            cluster.observer.probe("two administrators at once")
+        try:
+            await self._change_once()
+        finally:
+            cluster.changing -= 1
+        if cluster.leader(cluster.controller) is not before:
+            cluster.observer.probe("controller's leader changed during a change")
+
+    async def _change_once(self) -> None:
         rng, cluster, admin = self._rng, self._cluster, self._admin
         try:
             config = (await admin.newest(timeout=ASK_SECONDS)).config
@@ -68,6 +81,8 @@ class Operator:
                 cluster.observer.tell(f"admin moves shard={shard} to=g{to}")
                 await admin.move(shard, to, timeout=ASK_SECONDS)
             elif gid in config.groups:
+                if any(machine.unsettled for machine in cluster.machines(gid)):
+                    cluster.observer.probe("group left while its hand-over ran")
                 cluster.observer.tell(f"admin lets g{gid} leave")
                 await admin.leave([gid], timeout=ASK_SECONDS)
             else:

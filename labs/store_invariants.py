@@ -341,8 +341,8 @@ class StoreInvariants:
         gid, shard = machine.gid, step.shard
         after = machine.record(shard)
         if after == before:
-            if isinstance(step, Chunk):
-                self.observer.probe("chunk repeated or late")
+            if isinstance(step, Chunk | Install | Drop):
+                self.observer.probe(f"{type(step).__name__.lower()} repeated or late")
             return
         if not (answer.code is Code.OK and step.number == before.number == after.number):
             self.observer.broke(

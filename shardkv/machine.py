@@ -154,17 +154,22 @@ class StoreMachine:
         self._clear()
 
     def be(self, uuid: GroupUuid) -> None:
-        """Be the machine of the group with this uuid: it serves only while its configuration names
-        it so.
+        """Be the machine of the group with this uuid: it lets clients in only while its
+        configuration names it so.
 
         A group that was recovered under another uuid (`shardctrler.commands.Recover`) may have
         forgotten the newest moves; it serves again only once it has come to the configuration that
-        names it, and so has taken every move before it. Where this is not said, any uuid does.
+        names it, and so has taken every move before it. Asked at the door and for reads, and not
+        when a write is applied: what the survivor's log holds was let in by the group it was, and
+        must be applied; nothing else is in the log before the door opens. Where no uuid is said,
+        any will do.
         """
         self._uuid = uuid
+        self._note_name()
 
     def _clear(self) -> None:
         self.config: ShardConfig | None = None
+        self.is_named = True  # whether the configuration knows this group by its uuid
         self._shards = [self._shard(ShardId(s), ABSENT_RECORD) for s in range(self.nshards)]
         self._unsettled: dict[ShardId, None] = {}
         # What the keys of garbage begin with, and from where on there is some left: a reader that
@@ -179,11 +184,9 @@ class StoreMachine:
         """Of the configuration in force; 0 before the first."""
         return ConfigNumber(0) if self.config is None else self.config.number
 
-    @property
-    def is_named(self) -> bool:
-        """Whether the configuration in force knows this group by its uuid."""
+    def _note_name(self) -> None:
         info = None if self.config is None else self.config.groups.get(self.gid)
-        return self._uuid is None or info is None or info.uuid == self._uuid
+        self.is_named = self._uuid is None or info is None or info.uuid == self._uuid
 
     @property
     def facts(self) -> Facts:
@@ -202,7 +205,7 @@ class StoreMachine:
     def refusal(self, shard: ShardId) -> Answer | None:
         """Why this group does not answer clients about a shard now; None: it does."""
         held = self._shards[shard]
-        return None if held.serves else self._elsewhere(held)
+        return None if held.serves and self.is_named else self._elsewhere(held)
 
     def record(self, shard: ShardId) -> ShardRecord:
         return self._shards[shard].record
@@ -225,7 +228,7 @@ class StoreMachine:
         served after it must not see a state that another group may have overtaken (S1).
         """
         held = self._shards[shard]
-        if not held.serves:
+        if not (held.serves and self.is_named):
             return self._elsewhere(held)
         row_key = held.data_prefix + key
         row = rows.get(row_key)
@@ -412,8 +415,7 @@ class StoreMachine:
 
         if not self._fits(config):
             return _BAD_COMMAND
-        renamed = self._is_renamed_by(config)
-        if renamed:
+        if self._is_renamed_by(config):
             self._skip_sessions(rows)
         for shard, owner in enumerate(config.shards):
             held, previous = self._shards[shard], config.previous[shard]
@@ -424,10 +426,8 @@ class StoreMachine:
                 if previous == NO_GROUP and shard in config.lost:
                     self._begin_after(held, config.number, rows)
         self.config = config
+        self._note_name()
         rows.put(CONFIG_KEY, encode_config_row(command.config))
-        if renamed:
-            for held in self._shards:
-                self._mirror(held, rows)
         return DONE
 
     def _abandon(self, index: Index, command: Abandoned, rows: Rows) -> Answer:
@@ -595,6 +595,7 @@ class StoreMachine:
         if data is not None:
             self.config = decode_config(decode_config_row(data))
             assert len(self.config.shards) == self.nshards, (self.config, self.nshards)
+            self._note_name()
         for key, data in rows.range(*RECORDS):
             shard = record_shard(key)
             assert shard < self.nshards, (shard, self.nshards)
@@ -607,7 +608,6 @@ class StoreMachine:
     def _mirror(self, held: HeldShard, rows: Reader) -> None:
         """Bring what is derived from a record in line with it. Checked again after a load."""
         held.refresh(rows)
-        held.serves = held.serves and self.is_named
         if held.record.phase in SETTLED:
             self._unsettled.pop(held.id, None)
         else:

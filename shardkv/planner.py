@@ -239,10 +239,11 @@ class _Planner:
             *[self._to_room(group) for group in groups],
             self._patiently(self.fairer(ready=True)),
         ]
-        if not self._policy.heal:
-            self._why.append("healing is switched off (heal: false): nothing is done by itself")
-            return Plan(None, tuple(self._why))
         step = next((wish for wish in wishes if wish is not None), None)
+        if not self._policy.heal:
+            would = f"it would {describe(step)}" if step is not None else "nothing is to be done"
+            self._why.append(f"healing is switched off (heal: false); {would}")
+            step = None
         return Plan(step, tuple(self._why))
 
     def _groups(self) -> Iterator[GroupView]:

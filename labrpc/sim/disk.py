@@ -99,6 +99,7 @@ class SimDrive:
         """Nothing can be written any more: the next write fails."""
         self.syncs = 0  # synced batches and slots so far
         self.bytes_written = 0
+        self.lost_writes = 0  # batches that crashes took
         self.on_failure = on_failure
         self._rng = rng
         self._volumes: dict[str, _Volume] = {}
@@ -308,6 +309,7 @@ class SimDrive:
         loose = [item for item in volume.journal if not item.durable]
         # Half of all crashes are the unkind ones that keep nothing.
         kept = self._rng.randint(0, len(loose)) if loose and self._rng.random() < 0.5 else 0
+        self.lost_writes += len(loose) - kept
         for item in loose[:kept]:
             item.durable = True
             self.became_durable(name, item.batch)

@@ -56,7 +56,7 @@ KEY: Final = parameter(
     "path",
     "key",
     f"the rest of the raw path, percent-decoded once: 1 to {KEY_BYTES_MAX} bytes, `/` and all",
-    {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX // 4},
+    {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX},
     required=True,
 )
 TIMEOUT: Final = parameter(

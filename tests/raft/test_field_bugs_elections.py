@@ -210,8 +210,8 @@ def test_rethinkdb_a_wiped_node_does_not_vote_and_returns_as_another_replica() -
         n1.power_cut()
         for _ in range(100):
             await asyncio.sleep(0.03)
-            assert world.leading() is None, "n2 and a blank n3 are no majority"
-            assert not n3.has_replica, "messages for the old replica make no new one"
+            assert world.leading() is None, "R8: n2 and a blank n3 are no majority"
+            assert not n3.has_replica, "R1: messages for the old replica make no new one"
 
         n1.power_up()
         await world.until(lambda: n1.up and world.leading() is n1)

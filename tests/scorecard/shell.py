@@ -147,33 +147,20 @@ def forget_tombstones(patch: Patch) -> None:
 
 
 def rows() -> list[Row]:
-    case, disk, host = ("test",), "tests/raft/disk/", "tests/raft/test_host"
+    case, disk = ("test",), "tests/raft/disk/"
     reads = Safeguard("D11", "", read_on_a_follower, ("R14",), knobs={"reads": 0.7})
     return [
-        Row("A14", "any message restarts the election timer", any_message_restarts_the_timer, case,
-            tests("tests/raft/test_paper.py")),
-        Row("A19", "no empty entry at the start of a term", no_empty_entry, case,
-            tests("tests/raft/test_paper.py")),
         Row("A26", "no hard state means term 0", begin_without_a_promise, case,
             tests(disk + "test_log_store.py::test_a_damaged_record_is_refused_by_name")),
         Row("B28", "a failed write is not the end", retry_a_failed_write, case,
             tests(disk + "test_leveldb.py::test_a_failed_sync_is_the_end_of_the_handle")),
-        Row("C18", "a failed restore is not the end", go_on, case,
-            tests(host + "_edges.py::test_a_broken_reload_stops_the_replica_alone")),
         Row("D11", "followers read from local state", read_on_a_follower, ("R14",), chaos(reads)),
         Row("D13", "a transfer outlives its term", a_transfer_outlives_its_term,
             ("R16", "L2"), chaos(Safeguard("D13", "", go_on, ()))),
-        Row("E14", "who lost what it promised is counted again", count_who_lost_what_it_promised,
-            case, tests("tests/raft/test_paper_elections.py::"
-                        "test_a_replica_that_lost_what_it_acknowledged_is_not_counted_again")),
         Row("G01", "a start may create a database", create_at_a_start, case,
             tests(disk + "test_leveldb.py::test_opening_creates_nothing")),
-        Row("G02", "paranoid_checks=False", lambda p: leveldb_with(p, paranoid_checks=False), case,
-            tests(disk + "test_damage.py::test_a_damaged_log_database_is_refused")),
         Row("G03", "verify_checksums=False", values_unverified, case,
             tests(disk + "test_leveldb.py::test_a_damaged_table_is_found_when_it_is_read")),
-        Row("G05", "an error in apply is not the end", go_on, case,
-            tests(host + ".py::test_one_broken_machine_stops_one_replica_and_says_why")),
         Row("H04", "the data database's own log is trusted",
             lambda p: p.setattr(leveldb, "_set_logs_aside", lambda path: None), case,
             tests(disk + "test_leveldb.py::test_logs_of_unsynced_rows_are_set_aside")),

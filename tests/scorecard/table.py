@@ -1,7 +1,7 @@
 """The rows of the scorecard, those of consensus from `tests/raft/test_safeguards.py`."""
 
 from tests.raft import test_safeguards as consensus
-from tests.scorecard import reading, sharding, shell
+from tests.scorecard import reading, scripts, sharding, shell
 from tests.scorecard.trials import Row, chaos, scripted
 
 NOT_THERE: dict[str, str] = {}
@@ -14,7 +14,7 @@ _IDS = (
     "F01 F03 F04 F05 F06 F08 F09 F10 F13 F18 F21 F24 F27 F31 "
     "G01 G02 G03 G05 G07 G08 G14 H01 H01b H01c H02 H02b H03 H04 H05 H06 H07 H08 H09 H10 H11 H12 "
     "H13 H14 H15 H16 H17 "
-    "J01 J02 J03 J04 J05 J06 J07 J08 J09"
+    "J01 J02 J03 J04 J05 J06 J07 J08 J09 K01 K02 K03 K04"
 )
 LISTED = _IDS.split()
 """Every safeguard that the table must speak of; one without a row is `not tried`."""
@@ -35,6 +35,11 @@ def _consensus() -> list[Row]:
 
 def rows() -> list[Row]:
     """All rows, in order of their ids."""
-    return sorted(
-        [*_consensus(), *sharding.rows(), *shell.rows(), *reading.rows()], key=lambda row: row.id
+    every = (
+        *_consensus(),
+        *sharding.rows(),
+        *shell.rows(),
+        *reading.rows(),
+        *scripts.rows(),
     )
+    return sorted(every, key=lambda row: row.id)

@@ -312,7 +312,7 @@ def test_switched_off_it_says_what_is_wrong_and_does_nothing() -> None:
     assert found.step is None
     assert found.why == (
         "n3 is dead: silent for 60 s",
-        "healing is switched off (heal: false): nothing is done by itself",
+        "healing is switched off (heal: false); it would re-create group 1's replica of n3 on n4",
     )
 
 

@@ -276,12 +276,13 @@ def test_a_group_goes_on_from_a_follower_with_a_prefix_of_what_was_done(seed: in
     play(main(), name)
 
 
-def test_two_operators_at_once() -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_operators_at_once(seed: int) -> None:
     """The controller's log puts them in an order: the gid means one new group; and a node is never
     born again on a word that the controller does not confirm."""
 
     async def main() -> None:
-        world = World("two operators")
+        world = World(f"two operators/{seed}")
         await world.start(G1, G2)
         await asyncio.sleep(0.5)
         a, b, c = world.replicas(G1)
@@ -312,7 +313,7 @@ def test_two_operators_at_once() -> None:
         await world.settled(view.config.number, (G1, G2))
         world.judge(await world.finish())
 
-    play(main(), "two operators")
+    play(main(), f"two operators/{seed}")
 
 
 @pytest.mark.parametrize("at", ["the controller's word", "the birth"])
