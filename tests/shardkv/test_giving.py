@@ -239,7 +239,8 @@ def test_they_do_not_wait_for_ever() -> None:
 def test_a_leader_that_is_none_any_more_lets_them_go() -> None:
     async def story(source: Source) -> float:
         holds = Holds()
-        holds.begin(S0), holds.begin(S1)
+        for shard in (S0, S1):
+            holds.begin(shard)
         asyncio.get_running_loop().call_later(0.01, holds.end_all)
 
         await holds.wait([S0, S1])

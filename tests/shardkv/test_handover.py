@@ -454,7 +454,8 @@ def test_groups_that_swap_shards_give_while_they_take() -> None:
     a.apply(put(1, 1, b"k", b"a's"))
     b.apply(put(1, 1, b"k", b"b's", shard=S1))
     cluster.configure(2)
-    cluster.freeze(S0, A), cluster.freeze(S1, B)
+    cluster.freeze(S0, A)
+    cluster.freeze(S1, B)
 
     to_b, to_a = a.pull(S0, 2), b.pull(S1, 2)
     assert a.entry(to_a, Install(S1, N2, to_a.copy_id, 0)) == [DONE, DONE]

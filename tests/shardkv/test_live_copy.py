@@ -5,7 +5,6 @@ The steps one by one; random schedules of them are in `test_handover_model.py`.
 
 import pytest
 
-from raft.types import Index
 from shardctrler.types import ConfigNumber
 from shardkv import copying, limits
 from shardkv.commands import (
@@ -21,7 +20,7 @@ from shardkv.commands import (
 from shardkv.limits import RESTARTS_MAX
 from shardkv.phases import Phase
 from shardkv.rows import CHANGES, ROWS_DONE, changes_cursor
-from shardkv.types import DONE, Answer, Code, CopyId, SessionId
+from shardkv.types import DONE, Answer, Code, CopyId, Generation, SessionId
 from tests.support.stores import S0, A, B, Group, append, configures, delete, ok, put, row
 
 N1, N2 = ConfigNumber(1), ConfigNumber(2)
@@ -374,7 +373,7 @@ def test_no_copy_id_and_no_generation_is_used_twice_in_one_entry(pair: Pair) -> 
     newer, newest = (chunk._replace(copy_id=CopyId(chunk.copy_id + more)) for more in (1, 2))
     pair.b.apply(chunk)
     assert pair.b.entry(newer, newest) == [DONE, OUT_OF_STEP]
-    assert pair.b.machine.record(S0).generation == Index(pair.b.index)
+    assert pair.b.machine.record(S0).generation == Generation(pair.b.index)
 
 
 def test_a_session_row_that_changes_late_is_the_source_s_at_the_destination(pair: Pair) -> None:
