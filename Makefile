@@ -10,7 +10,7 @@ TEST_SECONDS_MAX ?= 900
 DEMO_SECONDS_MAX ?= 240
 PYTEST_ARGS ?=
 
-.PHONY: all demo test simulate ci-sim fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench clean help
+.PHONY: all demo test simulate ci-sim ci-real fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench clean help
 .DEFAULT_GOAL := all
 
 all: $(STAMP)  ## install into .venv, and say what to do next
@@ -59,6 +59,11 @@ simulate: $(STAMP)  ## a campaign of simulated clusters under faults; SEEDS=1..2
 ci-sim: $(STAMP)  ## the simulator's known seeds, CI_SIM_SEEDS
 	timeout --kill-after=10 400 \
 		$(BIN)/python -m labs simulate --seeds $(CI_SIM_SEEDS) --jobs $(JOBS)
+
+# What is marked `real`, one after another; `make test` runs none of it, but its short forms.
+ci-real: $(STAMP)  ## real processes under faults for long: kills, power cuts, links, disks, moves
+	timeout --kill-after=10 600 \
+		$(BIN)/python -m pytest -q -m real --timeout 300 --durations=0 tests/processes
 
 fresh-sim: $(STAMP)  ## fresh seeds, drawn from the commit, for SIM_SECONDS
 	timeout --kill-after=10 $$(( $(SIM_SECONDS) + 180 )) \
