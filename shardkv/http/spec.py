@@ -77,7 +77,7 @@ MAX_AGE: Final = parameter(
     "query",
     "max_age",
     "seconds; how old a stale answer may be, 10 where not given",
-    {"type": "number", "minimum": 0, "maximum": min(9999, STALE_SECONDS_MAX)},
+    {"type": "number", "minimum": 0, "maximum": STALE_SECONDS_MAX},
 )
 SESSION: Final = parameter(
     "header",
