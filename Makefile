@@ -10,7 +10,7 @@ TEST_SECONDS_MAX ?= 900
 DEMO_SECONDS_MAX ?= 240
 PYTEST_ARGS ?=
 
-.PHONY: all demo test simulate ci-sim fresh-sim lint fix verify traces labs-table scorecard proto config bench clean help
+.PHONY: all demo test simulate ci-sim ci-real fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench clean help
 .DEFAULT_GOAL := all
 
 all: $(STAMP)  ## install into .venv, and say what to do next
@@ -60,6 +60,11 @@ ci-sim: $(STAMP)  ## the simulator's known seeds, CI_SIM_SEEDS
 	timeout --kill-after=10 400 \
 		$(BIN)/python -m labs simulate --seeds $(CI_SIM_SEEDS) --jobs $(JOBS)
 
+# What is marked `real`, one after another; `make test` runs none of it, but its short forms.
+ci-real: $(STAMP)  ## real processes under faults for long: kills, power cuts, links, disks, moves
+	timeout --kill-after=10 600 \
+		$(BIN)/python -m pytest -q -m real --timeout 300 --durations=0 tests/processes
+
 fresh-sim: $(STAMP)  ## fresh seeds, drawn from the commit, for SIM_SECONDS
 	timeout --kill-after=10 $$(( $(SIM_SECONDS) + 180 )) \
 		$(BIN)/python -m labs simulate --fresh --budget $(SIM_SECONDS) --jobs $(JOBS)
@@ -82,6 +87,10 @@ scorecard: $(STAMP)  ## break each safeguard in turn, and write docs/scorecard.m
 config: $(STAMP)  ## write config.example.yaml anew from the table of keys
 	$(BIN)/python -m shardkv.config > config.example.yaml.new
 	mv config.example.yaml.new config.example.yaml
+
+http-docs: $(STAMP)  ## write docs/http.md anew from the OpenAPI document
+	$(BIN)/python -m shardkv.http.reference > docs/http.md.new
+	mv docs/http.md.new docs/http.md
 
 # The generator is the oldest that we support, and pins an old protobuf: so it has a venv of its own.
 proto: $(STAMP)  ## generate the Python of labrpc/grpc/*.proto anew

@@ -137,11 +137,11 @@ async def groups_complete(client: ControllerClient, operator: Operator, *, deadl
     loop = asyncio.get_running_loop()
     while True:
         view = await client.newest(timeout=max(deadline - loop.time(), 0.1))
-        seen = await operator.observe()
-        missing = incomplete(view.config, seen)
-        missing += [
-            f"{node} is not registered" for node in seen if node not in view.directory.nodes
-        ]
+        ours = tuple(operator.nodes)
+        others = {str(node): found.client for node, found in view.directory.nodes.items()}
+        seen = await operator.with_nodes(others).observe()
+        missing = incomplete(view.config, seen, ours)
+        missing += [f"{node} is not registered" for node in ours if node not in others]
         if not missing:
             return
         if loop.time() > deadline:
@@ -149,9 +149,9 @@ async def groups_complete(client: ControllerClient, operator: Operator, *, deadl
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def incomplete(config: ShardConfig, seen: Seen) -> list[str]:
+def incomplete(config: ShardConfig, seen: Seen, ours: Sequence[str]) -> list[str]:
     """What keeps groups from being whole: no leader, a change of voters under way, or a voter on
-    one of these nodes whose replica does not run."""
+    one of our nodes whose replica does not run. What other nodes do is not ours to wait for."""
     missing = []
     for gid in (CONTROLLER_GID, *config.groups):
         found = leader_of(gid, seen)
@@ -161,7 +161,7 @@ def incomplete(config: ShardConfig, seen: Seen) -> list[str]:
         if found[1].outgoing or found[1].learners:
             missing.append(f"group {gid} is changing its members")
         for member in found[1].voters:
-            if member.node in seen and not _runs(seen[member.node], found[1]):
+            if member.node in ours and not _runs(seen[member.node], found[1]):
                 missing.append(f"group {gid}'s replica on {member.node} does not run")
     return missing
 

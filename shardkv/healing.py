@@ -70,6 +70,8 @@ LATE_SECONDS: Final = 3.0
 """A look that comes so late was held up here: what it finds says nothing of the others."""
 HEARD_SECONDS: Final = 2.0
 """A group's leader hears a replica that answered it within this time."""
+STEP_SECONDS_MAX: Final = 15.0
+"""Longer than any step takes; one that took longer was held up here."""
 SHUN_SECONDS: Final = 60.0
 """For so long a node where a replica could not be made is not chosen again."""
 REST_SECONDS: Final = 5.0
@@ -177,8 +179,10 @@ class Healer:
         answers = await asyncio.gather(
             *(self._ask(str(node), addresses.client) for node, addresses in nodes.items())
         )
-        now = watch.looked_at = loop.time()
-        if not self.leads:
+        began, now = now, loop.time()
+        watch.looked_at = now
+        if not self.leads or now - began > LATE_SECONDS:
+            self._watch = None  # nobody listened here: whoever did not answer was not silent
             return
         beats = dict(zip(names, answers, strict=True))
         for led in [led for found in answers if found is not None for led in found.led]:
@@ -207,6 +211,8 @@ class Healer:
             log.info("healing: %s: %s", describe(step), error)
             watch.failed_at[step.gid] = loop.time()
         watch.looked_at = loop.time()
+        if watch.looked_at - now > STEP_SECONDS_MAX:
+            self._watch = None
 
     async def _ask(self, node: str, client: str) -> Beat | None:
         """A node's beat; None: it is silent."""

@@ -89,6 +89,10 @@ class Operator:
         self.nodes = dict(nodes)
         self._seen: dict[str, NodeStatus | None] = dict.fromkeys(nodes)
 
+    def with_nodes(self, more: Mapping[str, str]) -> "Operator":
+        """One that asks these nodes too."""
+        return Operator(self._transport, {**more, **self.nodes})
+
     async def observe(self) -> Seen:
         """Ask every node how it is."""
         answers = await asyncio.gather(*(self._status(to) for to in self.nodes.values()))

@@ -5,16 +5,18 @@ missing, so running it again finishes what was cut off, and asking for what is s
 nothing. `moving_replicas` decides, `operating` acts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from labrpc.transport import Transport
 from raft.types import NodeId
 from shardctrler.client import ControllerClient
 from shardkv.config import ConfigError
 from shardkv.control import UnknownNode
+from shardkv.growth import CONTROLLER_GID, Seen
 from shardkv.moving_replicas import (
     Change,
     Refuse,
+    groups_of,
     groups_on,
     next_step,
     next_transfer,
@@ -31,14 +33,22 @@ class Relocation:
     """What may be moved in one cluster, by what its controller knows of its nodes.
 
     Args:
+        gids: The groups that the controller knows of. One that never joined is known by its nodes.
         deadline: Of each call, in loop seconds.
         progress: Told each step, and what is waited for.
     """
 
     def __init__(
-        self, client: ControllerClient, operator: Operator, *, deadline: float, progress: Say
+        self,
+        client: ControllerClient,
+        operator: Operator,
+        gids: Collection[int],
+        *,
+        deadline: float,
+        progress: Say,
     ) -> None:
         self._client = client
+        self._gids = gids
         self._operator = operator
         self._deadline = deadline
         self._progress = progress
@@ -61,9 +71,11 @@ class Relocation:
         Raises:
             shardctrler.errors.Unavailable: the controller does not answer.
         """
-        nodes = (await client.newest(timeout=reaching)).directory.nodes
-        places = {str(node): found.client for node, found in nodes.items()}
-        return cls(client, Operator(transport, places), deadline=deadline, progress=progress)
+        directory = (await client.newest(timeout=reaching)).directory
+        places = {str(node): found.client for node, found in directory.nodes.items()}
+        operator = Operator(transport, places)
+        gids = (CONTROLLER_GID, *directory.groups)
+        return cls(client, operator, gids, deadline=deadline, progress=progress)
 
     async def replacements(self, old: str, new: str, gid: int | None = None) -> list[Change]:
         """What it takes to move every replica of `old`, or that of one group, to `new`: one change
@@ -103,6 +115,7 @@ class Relocation:
             UnknownNode, MembersRefused, Unavailable.
         """
         self._check_known(node)
+        self._check_group(gid, await self._operator.observe())
         await self._operator.pursue(
             lambda seen: next_transfer(gid, node, seen),
             deadline=self._deadline,
@@ -119,6 +132,7 @@ class Relocation:
             self._check_known(*change.arriving, *change.departing)
         seen = await self._operator.observe()
         for change in changes:
+            self._check_group(change.gid, seen)
             step = next_step(change, seen)
             if isinstance(step, Refuse):
                 raise ChangeAborted(step.reason) if step.busy else MembersRefused(step.reason)
@@ -151,6 +165,10 @@ class Relocation:
                 f"node {node} holds a replica of {names}: replace it, or remove that first"
             )
         await self._client.forget_node(NodeId(node))
+
+    def _check_group(self, gid: int, seen: Seen) -> None:
+        if gid not in self._gids and gid not in groups_of(seen):
+            raise MembersRefused(f"there is no group {gid}")
 
     def _check_known(self, *nodes: str) -> None:
         for node in nodes:

@@ -75,15 +75,10 @@ class FrontDoor:
         self.measures = HttpMeasures(clock)
         keys = Keys(inside.clerk, get_writes=config.get_writes)
         figures = inside.figures(self.measures, self._connections, self._refused, self._watchers)
-        views = Views(inside.status, lambda: self._watching, NodeMetrics(figures))
+        views = Views(inside.status, lambda: self._watching, NodeMetrics(figures).text)
         listing = Listing(inside.clerk)
         actions = Actions(inside.means, config.actions)
-        cold = (
-            Cold("GET", "/kv", "list", "keys", "List keys by prefix.", listing.list_, spec.LIST),
-            *old_routes(keys),
-            *views.routes(),
-            *actions.routes(),
-        )
+        cold = cold_routes(keys, listing, views, actions)
         self.door = make_door(
             keys, cold, self.measures, host=None if config.any_host else config.host
         )
@@ -126,3 +121,13 @@ class FrontDoor:
 
     def _watchers(self) -> int:
         return self._watching.watchers if self._watching is not None else 0
+
+
+def cold_routes(keys: Keys, listing: Listing, views: Views, actions: Actions) -> tuple[Cold, ...]:
+    """All that the door leaves to FastAPI."""
+    return (
+        Cold("GET", "/kv", "list", "keys", "List keys by prefix.", listing.list_, spec.LIST),
+        *old_routes(keys),
+        *views.routes(),
+        *actions.routes(),
+    )

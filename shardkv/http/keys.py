@@ -173,6 +173,9 @@ def _write_of(asked: Asked) -> tuple[bytes, float, Condition]:
     key = key_of(asked.rest)
     timeout = timeout_of(query_of(asked.query, "timeout")) if asked.query else timeout_of({})
     condition = condition_of(asked.headers)
+    if header(asked.headers, b"idempotency-key") is not None:
+        # Who sends it relies on it, so it must not be taken and then ignored.
+        raise Problem(501, "not-implemented", "Idempotency-Key is not built yet; use If-Match")
     if condition.never:
         raise Problem(412, "version-mismatch", "If-Match names no version that this key can have")
     return key, timeout, condition

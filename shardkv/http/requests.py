@@ -28,7 +28,7 @@ OCTETS: Final = "application/octet-stream"
 
 _HEX: Final = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _ETAG: Final = re.compile(rb'"(0|[1-9][0-9]{0,18})"')
-_TIMEOUT: Final = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?", re.ASCII)
+_TIMEOUT: Final = re.compile(r"[0-9]{1,5}(\.[0-9]{1,6})?", re.ASCII)
 _WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 Headers = Iterable[tuple[bytes, bytes]]

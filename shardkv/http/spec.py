@@ -31,6 +31,7 @@ WHY: Final[Mapping[int, str]] = {
     421: "The request was addressed to a name that is not this node's.",
     428: "An action needs its confirmation.",
     429: "Too much is under way; nothing was done. Again after `Retry-After`.",
+    501: "`Idempotency-Key` is not built yet.",
     503: "Nobody could do it in time; nothing was done. Again after `Retry-After`.",
     507: "The disk that leads the key's group is full; nothing was written.",
     504: "No answer came in time: **it may have been done**, or may yet be.",
@@ -76,7 +77,7 @@ MAX_AGE: Final = parameter(
     "query",
     "max_age",
     "seconds; how old a stale answer may be, 10 where not given",
-    {"type": "number", "minimum": 0, "maximum": min(9999, STALE_SECONDS_MAX)},
+    {"type": "number", "minimum": 0, "maximum": STALE_SECONDS_MAX},
 )
 SESSION: Final = parameter(
     "header",
@@ -146,7 +147,7 @@ def document(name: str, description: str, status: int = 200) -> Spec:
 
 
 _READ: Final = (400, 404, 406, 414, 421, 429, 503)
-_WRITE: Final = (400, 403, 406, 408, 412, 413, 414, 415, 421, 429, 503, 504, 507)
+_WRITE: Final = (400, 403, 406, 408, 412, 413, 414, 415, 421, 429, 501, 503, 504, 507)
 
 GET_KEY: Final[Spec] = {
     "parameters": [KEY, CONSISTENCY, MAX_AGE, TIMEOUT, SESSION, KNOWN],
@@ -170,7 +171,7 @@ DELETE_KEY: Final[Spec] = {
     "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH],
     "responses": {
         **done("KeyAnswer", "The key is absent now."),
-        **problems(400, 403, 406, 412, 414, 421, 429, 503, 504),
+        **problems(400, 403, 406, 412, 414, 421, 429, 501, 503, 504),
     },
 }
 _QUERY_KEY: Final = {**KEY, "in": "query", "description": "the key"}

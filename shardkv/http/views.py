@@ -9,7 +9,7 @@ from shardkv.http import spec
 from shardkv.http.app import Cold
 from shardkv.http.keys import Asked
 from shardkv.http.limits import STREAMS_MAX
-from shardkv.http.metrics import MEDIA_TYPE, NodeMetrics
+from shardkv.http.metrics import MEDIA_TYPE
 from shardkv.http.problems import Bad, Problem, not_ready, retry_after
 from shardkv.http.replies import Reply, Streamed, json_reply, text_reply
 from shardkv.http.requests import header, query_of
@@ -31,7 +31,7 @@ class Views:
         self,
         status: Callable[[], NodeStatus],
         watching: Callable[[], Watching | None],
-        metrics: NodeMetrics,
+        metrics: Callable[[], bytes],
     ) -> None:
         self._status = status
         self._watching_now = watching
@@ -52,7 +52,7 @@ class Views:
 
     async def metrics(self, asked: Asked) -> Reply:
         query_of(asked.query)
-        return Reply(200, self._metrics.text(), ((b"content-type", MEDIA_TYPE.encode()),))
+        return Reply(200, self._metrics(), ((b"content-type", MEDIA_TYPE.encode()),))
 
     async def cluster(self, asked: Asked) -> Reply:
         query_of(asked.query)

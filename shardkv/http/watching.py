@@ -27,6 +27,8 @@ ASK_SECONDS: Final = 0.8
 """A node that has not answered by then is silent in this look."""
 LINGER_SECONDS: Final = 3.0
 """So long after the last watcher has left the cluster is still looked at: a page reloads."""
+LATE_SECONDS: Final = 10.0
+"""A stream without any news for so long is ended: the browser comes back."""
 FRESH_SECONDS: Final = 1.5
 RETRY_MS: Final = 1000
 """When a browser that lost its connection shall come back."""
@@ -111,7 +113,7 @@ class Watching:
                     pieces.append(_message("cluster", self._text))
                 yield b"".join(pieces) or b": still here\n\n"
                 news = self._news
-                async with asyncio.timeout(2 * LOOK_SECONDS):
+                async with asyncio.timeout(LATE_SECONDS):
                     await asyncio.shield(news)
         except TimeoutError:
             log.warning("the cluster was not looked at in time")

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.xdist_group("processes")
 
 Scenario = Callable[[Cluster, Eyes, Links, Load, int, int], Coroutine[Any, Any, None]]
 SHORT = (1, 120)
-LONG = (3, 2000)
+LONG = (2, 1200)
 """Cycles, and acknowledged operations in each state of the network."""
-OPERATIONS_MIN = 10_000
+OPERATIONS_MIN = 6_000
 """Judged by a long one: C1, C3 and C8 on fewer say little."""
 LENGTHS = [
     pytest.param(*SHORT, id="short"),

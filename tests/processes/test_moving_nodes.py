@@ -2,11 +2,13 @@
 the clients hardly notice."""
 
 import asyncio
+import json
 import signal
 import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from shardkv import aio
 from shardkv.admin import NodeStatus
@@ -102,6 +104,27 @@ def test_a_dead_node_with_a_lost_disk_is_replaced_under_load(tmp_path: Path) -> 
 
     with running(tmp_path, groups=2) as cluster:
         run(scenario(cluster), seconds=150)
+        without(cluster, "n2")
+
+
+def without(cluster: Cluster, name: str) -> None:
+    """`up` is not to be told of a node that is gone, and makes nobody a member that is none."""
+    assert cluster.interrupt() == 0
+    cluster.kill("n3")  # the test started it again itself
+    refused = cluster.cli("up", "--data", str(cluster.data))
+    assert refused.status == 4 and f"take {name} out of the `nodes:`" in refused.err, refused
+    file = cluster.data / "cluster.yaml"
+    listed = YAML(typ="safe").load(file.read_text())
+    gone = listed["nodes"].pop(name)
+    listed["endpoints"].remove(gone["client"])
+    with file.open("w") as stream:
+        YAML(typ="safe").dump(listed, stream)
+    cluster.start("--shards", "8")
+    shown = json.loads(cluster.cli("status", "--json").out)
+    voters = {group["gid"]: sorted(group["voters"]) for group in shown["groups"]}
+    assert voters == {gid: ["n1", "n3", "n4"] for gid in (0, 1, 2)}
+    assert cluster.cli("ctl", "forget", name).status == 0
+    assert cluster.cli("status").status == 0
 
 
 @pytest.mark.timeout(180)

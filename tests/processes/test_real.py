@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,11 +25,11 @@ import pytest
 from tests.processes.test_disk_faults import disk_of_its_own, strace_works
 from tests.processes.test_moves_under_fire import Operator
 from tests.support.load import Load
-from tests.support.processes import Cluster, Eyes, run, running
+from tests.support.processes import Cluster, Eyes, listens, run, running, wait_for
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.real]
 
-FOR_SECONDS = 30.0
+FOR_SECONDS = 24.0
 OPERATIONS_MIN = 10_000
 """Judged in each scenario, or it shows little."""
 KILL_EVERY_SECONDS = 3.0
@@ -90,8 +91,8 @@ def test_2_everything_is_killed_and_the_power_is_cut(tmp_path: Path) -> None:
     with disk_of_its_own(tmp_path) as disk:
 
         async def body(cluster: Cluster, eyes: Eyes, load: Load) -> None:
-            for cycle in range(6):
-                await load.some(1200, 60)
+            for cycle in range(4):
+                await load.some(2000, 60)
                 if cycle % 2:
                     cluster.crash()
                 else:
@@ -109,7 +110,7 @@ def test_2_everything_is_killed_and_the_power_is_cut(tmp_path: Path) -> None:
 
 def test_3_the_leader_stands_still_for_two_to_ten_election_times(tmp_path: Path) -> None:
     async def body(cluster: Cluster, eyes: Eyes, load: Load) -> None:
-        for seconds in (2.0, 5.0, 10.0, 3.0):
+        for seconds in (2.0, 8.0, 4.0):
             leader = await eyes.leader(1)
             cluster.pause(leader)
             paused = time.monotonic()
@@ -123,7 +124,7 @@ def test_3_the_leader_stands_still_for_two_to_ten_election_times(tmp_path: Path)
 
 
 @pytest.mark.skipif(not strace_works(), reason="strace is not here, or may not trace")
-@pytest.mark.parametrize("call", ["fdatasync", "pwrite64", "write"])
+@pytest.mark.parametrize("call", ["fdatasync", "write"])
 def test_8_an_error_of_the_leaders_disk_ends_it_and_nothing_else(tmp_path: Path, call: str) -> None:
     """EIO in the leader's next call, whatever it is on; a second one would succeed."""
 
@@ -215,12 +216,12 @@ def test_7_a_disk_fills_up_on_the_leader_and_then_on_a_follower(tmp_path: Path) 
 
 def test_10_damaged_files_are_refused_while_the_others_serve(tmp_path: Path) -> None:
     """A bit flipped, a file cut, emptied or deleted, one at a time, while a node is down: it says
-    which with status 4, or starts and is as it was; with the file put back it always starts."""
+    which with status 4, or it starts and is as it was; with the file put back it always starts."""
 
     async def body(cluster: Cluster, eyes: Eyes, load: Load) -> None:
         rng = Random(10)
         refused = 0
-        for cycle in range(16):
+        for cycle in range(12):
             victim = sorted(cluster.nodes)[cycle % 3]
             data = cluster.nodes[victim].data
             cluster.kill(victim)
@@ -231,22 +232,28 @@ def test_10_damaged_files_are_refused_while_the_others_serve(tmp_path: Path) -> 
             path = rng.choice(sorted(p for p in damageable(data) if p.stat().st_size))
             how = damage(path, rng, cycle)
             process = await asyncio.to_thread(cluster.restart, victim, wait=False)
-            with suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(process.wait, 4)
+            await asyncio.to_thread(wait_for, partial(up_or_ended, cluster, victim), "a verdict")
             status = process.poll()
             assert status in (None, 4), f"{path.name} {how}: status {status}"
             refused += status == 4
             await load.some(200)
-            if status is None:
-                cluster.kill(victim)
-            shutil.rmtree(data)
-            kept.rename(data)
-            await asyncio.to_thread(cluster.restart, victim)
+            if status == 4:
+                shutil.rmtree(data)
+                kept.rename(data)
+                await asyncio.to_thread(cluster.restart, victim)
+            else:  # it goes on with what it has; an old copy put back would count no more
+                shutil.rmtree(kept)
             await eyes.whole(40)
-        print(f"{refused} of 16 damages were refused")
-        assert refused >= 6
+        print(f"{refused} of 12 damages were refused")
+        assert refused >= 5
 
     play(tmp_path, body, seconds=300)
+
+
+def up_or_ended(cluster: Cluster, name: str) -> bool:
+    process = cluster.nodes[name].process
+    assert process is not None
+    return process.poll() is not None or listens(cluster.nodes[name].client)
 
 
 def damageable(data: Path) -> list[Path]:

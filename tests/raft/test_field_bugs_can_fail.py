@@ -5,8 +5,10 @@ made of is taken away where this code has the same part.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +48,7 @@ from tests.scorecard import shell
 from tests.support.chaos import ChaosNode
 from tests.support.hosts import GID, UUID
 
+ROOT = Path(__file__).parents[2]
 Patch = pytest.MonkeyPatch
 NOTICED = (AssertionError, SimulationError, LookupError, ValueError, TypeError, TimeoutError)
 
@@ -397,3 +400,26 @@ def test_every_scenario_is_in_the_table() -> None:
     assert len(tests) > 25
     missing = {test.__name__ for test in tests} - {bug.scenario.__name__ for bug in TABLE}
     assert not missing
+
+
+def test_the_page_names_every_scenario_and_nothing_else() -> None:
+    """docs/field-bugs.md; a `::name` without a file is of the one before it."""
+    page = (ROOT / "docs/field-bugs.md").read_text()
+    named: dict[str, list[str]] = {}
+    for row in page.splitlines():
+        file = ""
+        for path, name in re.findall(r"`(tests/\S+?\.py)?(?:::(\w+))?`", row):
+            file = path or file
+            if file:
+                named.setdefault(file, []).extend([name] if name else [])
+
+    for file, names in named.items():
+        source = (ROOT / file).read_text()
+        for name in names:
+            assert f"def {name}(" in source, f"{file}::{name}"
+    for path in sorted(ROOT.glob("tests/*/test_field_bugs_*.py")):
+        if path.stem.endswith(("can_fail", "membership")):
+            continue
+        tests = set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE))
+        missing = tests - {*named[str(path.relative_to(ROOT))], "test_a_scenario_notices_its_bug"}
+        assert not missing, f"not in docs/field-bugs.md: {missing}"

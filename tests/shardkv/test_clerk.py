@@ -233,7 +233,7 @@ def test_one_slow_frame_holds_up_nobody() -> None:
 def test_past_its_bound_the_next_operation_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shardkv.clerk.OPERATIONS_MAX", 3)
+    monkeypatch.setattr("shardkv.operations.OPERATIONS_MAX", 3)
 
     async def story(store: FakeStore, clerk: Clerk) -> None:
         three = [asyncio.ensure_future(clerk.get(KEY)) for _ in range(3)]

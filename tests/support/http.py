@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from shardkv.load import LOAD, node_load
 T = TypeVar("T")
 
 NODES = 3
+SERIES = re.compile(r"^([a-z_]+)(?:\{(.*)\})? (\S+)$")
 OCTETS = {"content-type": "application/octet-stream"}
 JSON = {"content-type": "application/json"}
 
@@ -258,3 +260,15 @@ def with_world(
             await client.close()
 
     return run(main())
+
+
+def series(text: bytes) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Every sample, by its name."""
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for line in text.decode().splitlines():
+        if not line.startswith("#"):
+            match = SERIES.match(line)
+            assert match is not None, line
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+            found.setdefault(match[1], []).append((labels, float(match[3])))
+    return found

@@ -384,7 +384,7 @@ class Cluster:
         node.process, node.pid = process, process.pid
         if wait:
             wait_for(
-                lambda: _listens(node.client) or process.poll() is not None, f"{name} listening"
+                lambda: listens(node.client) or process.poll() is not None, f"{name} listening"
             )
             assert process.poll() is None, f"{name} ended with {process.poll()}"
         return process
@@ -458,7 +458,8 @@ class Cluster:
             await transport.close()
 
 
-def _listens(address: str) -> bool:
+def listens(address: str) -> bool:
+    """Whether somebody takes connections there."""
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         probe.settimeout(0.2)

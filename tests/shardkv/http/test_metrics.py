@@ -12,27 +12,14 @@ from ruamel.yaml import YAML
 from raft.histogram import BOUNDS_US, Histogram
 from shardkv.http.metrics import _buckets
 from shardkv.load import Meter, percentile_ms
-from tests.support.http import World, with_world
+from tests.support.http import World, series, with_world
 
 ROOT = Path(__file__).parents[3]
 NAME = re.compile(r"\b((?:shardkv|process)_[a-z0-9_]+)\b(?:\{([^}]*)\})?")
 LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 GROUPED = re.compile(r"(?:by|on)\s*\(([^)]*)\)")
-SERIES = re.compile(r"^([a-z_]+)(?:\{(.*)\})? (\S+)$")
 ADDED = {"job", "instance", "le"}
 """Labels that Prometheus adds, or that histograms have."""
-
-
-def series(text: bytes) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """Every sample, by its name."""
-    found: dict[str, list[tuple[dict[str, str], float]]] = {}
-    for line in text.decode().splitlines():
-        if not line.startswith("#"):
-            match = SERIES.match(line)
-            assert match is not None, line
-            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
-            found.setdefault(match[1], []).append((labels, float(match[3])))
-    return found
 
 
 def used(directory: Path) -> dict[str, list[tuple[dict[str, str], float]]]:

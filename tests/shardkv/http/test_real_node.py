@@ -17,6 +17,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from tests.support.http import series
 from tests.support.processes import Cluster, run_program, running, wait_for
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -103,6 +104,13 @@ def test_any_node_serves_any_key_and_what_one_wrote_another_reads(cluster: Clust
                 found = get_json(port(cluster, other), f"/kv/{name}-{number}")
                 assert found == {"key": f"{name}-{number}", "value": f"{name} {number}"}
     assert cluster.cli("get", "n1-3").out == b"n1 3"
+    counted = series(ask(port(cluster), "GET", "/metrics")[1])
+    assert counted["shardkv_fsync_seconds_count"][0][1] > 0
+    assert {labels["database"] for labels, _ in counted["shardkv_database_bytes"]} == {
+        "data",
+        "log",
+    }
+    assert counted["process_open_fds"][0][1] > 10
 
 
 def test_events_tell_of_a_kill_and_of_the_return(cluster: Cluster) -> None:
