@@ -6,7 +6,7 @@ conformance suite, `tests/conformance/`, runs on both. Record formats live above
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from raft.types import Entry, EntryId, Index, Membership, SnapshotMeta
 
@@ -23,6 +23,15 @@ class Reader(Protocol):
         self, lo: bytes, hi: bytes, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Rows with `lo <= key < hi`, in key order (or backwards)."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A map that can say how much it holds, if it is cheap to say."""
+
+    def size(self, lo: bytes, hi: bytes) -> int:
+        """About how many bytes the rows with `lo <= key < hi` take on the disk; 0: not known."""
         ...
 
 

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from raft.errors import RaftError
+from raft.ports import Measured
 from raft.replica import Replica
 from raft.rsm import ReplicatedStateMachine
 from shardctrler.types import ShardId
@@ -116,7 +117,9 @@ class Giver:
         if isinstance(pulled, Answer):
             return PullReply(code=pulled.code, leader=leader)
         chunk, end, left = pulled
-        return PullReply(chunk, end=end, changes_left=left, leader=leader)
+        rows = self._replica.store.reader
+        size = rows.size(*self._machine.extent(request.shard)) if isinstance(rows, Measured) else 0
+        return PullReply(chunk, end=end, changes_left=left, shard_bytes=size, leader=leader)
 
     async def _freeze(self, request: PullRequest) -> None:
         """Freeze the shard if little is left of its copy, or if nothing else helps."""

@@ -526,6 +526,11 @@ class StoreMachine:
         source = copying.Source(shard, number, record.copy_id, held.prefix, held.changes, frozen)
         return copying.pull(rows, source, cursor, min(bytes_max, CHUNK_BYTES_MAX))
 
+    def extent(self, shard: ShardId) -> tuple[bytes, bytes]:
+        """The range `[lo, hi)` of the keys of a shard's rows here."""
+        prefix = self._shards[shard].prefix
+        return prefix, end_of_copy(prefix)
+
     def changes(self, shard: ShardId) -> int:
         """How many change rows a shard on its way from here has; 0 for any other."""
         changes = self._shards[shard].changes

@@ -38,7 +38,7 @@ from raft.disk.records import (
     unseal,
 )
 from raft.errors import BadChunk, DataUnusable
-from raft.ports import Disk, DiskSnapshot, Reader, Write
+from raft.ports import Disk, DiskSnapshot, Measured, Reader, Write
 from raft.types import (
     ZERO,
     EntryId,
@@ -135,6 +135,12 @@ class ReplicaData:
 
     def get(self, key: bytes) -> bytes | None:
         return self._disk.get(self._prefix + key)
+
+    def size(self, lo: bytes, hi: bytes) -> int:
+        """About how many bytes these rows take on the disk; 0: not known."""
+        if not isinstance(self._disk, Measured):
+            return 0
+        return self._disk.size(self._prefix + lo, self._prefix + hi)
 
     def range(
         self, lo: bytes, hi: bytes, *, reverse: bool = False

@@ -265,6 +265,11 @@ class LevelDB:
             loop.call_soon(self._begin)
         return future
 
+    def size(self, lo: bytes, hi: bytes) -> int:
+        """About how many bytes the tables hold of these rows; what was written last may lack."""
+        size: int = self._db.approximate_size(lo, hi)
+        return size
+
     async def flush(self) -> None:
         """Return when everything written before the call lies in tables.
 
