@@ -342,9 +342,8 @@ def rows() -> list[Row]:
         Row("K02", "learners are counted", learners_count, ("R10", "R8", "R5", "R1", "R11"),
             chaos(Safeguard("K02", "", learners_count, (), MEMBERS))),
         Row("K03", "a joint membership is left before it is committed", joint_is_left_at_once,
-            ("R10", "R11", "test"), tests(
-                "tests/raft/test_field_bugs_replication.py::"
-                "test_camunda_60086_a_recovered_joint_membership_is_committed_before_it_is_left")),
+            ("R10", "R11"),
+            chaos(Safeguard("K03", "", joint_is_left_at_once, (), (*MEMBERS, "transfer")))),
         Row("K04", "a transfer never gives up", a_transfer_never_expires, ("R16",),
             script(transfer.test_hashicorp_493_a_transfer_that_fails_gives_the_leader_back)),
         Row("K05", "the log is not compared with the promise", the_promise_is_not_compared,
