@@ -77,9 +77,9 @@ def test_answers_that_come_too_late_break_l7(monkeypatch: pytest.MonkeyPatch) ->
     original = FrameCourier.__init__
     monkeypatch.setattr(FrameCourier, "__init__", init)
     hasty = RaftConfig(heartbeat_seconds=0.01, election_seconds_min=0.04, election_seconds_max=0.1)
-    config = ScenarioConfig(seconds=1.0, topology="T1", faults=(), knobs=Knobs(raft=hasty))
+    config = ScenarioConfig(seconds=1.0, topology="T0", faults=(), knobs=Knobs(raft=hasty))
 
-    assert until_broken(range(2), config) == "L7"
+    assert until_broken(range(6), config) == "L7"
 
 
 def test_a_task_that_outlives_its_process_breaks_b8(monkeypatch: pytest.MonkeyPatch) -> None:
