@@ -249,6 +249,11 @@ class RaftInvariants:
         for index in range(log.first, log.last.index + 1):
             if durable.term_at(index) != log.term(Index(index)):
                 self._broke("R18", f"{name} loads another entry {index} than it had synced")
+        hi = Index(log.last.index + 1)
+        for entry in log.slice(log.first, hi, PAGE_BYTES) if hi > log.first else ():
+            known = self._entries.get((entry.index, entry.term))
+            if known is not None and known[1] != (entry.kind, entry.data):
+                self._broke("R18", f"{name} loads {entry.id} with other content than it had synced")
 
     def stopped(self, name: str) -> None:
         """A replica is gone until its node starts again."""

@@ -60,6 +60,7 @@ class WatchedHost(Host):
         watcher = self.watchers[gid]
         replica = await super().start_replica(gid, watcher.machine(self.node, machine))
         watcher.started(self.node, replica)
+        watcher.snapshots.watch(self.node, replica)
         watch_barriers(watcher, self.node, replica)
         return replica
 

@@ -143,10 +143,11 @@ class Store:
     ) -> bytes | None:
         """The key's value; None when it is absent. Linearizable, unless asked otherwise: see
         `Clerk.get`."""
-        row = self.get_row(
-            key, consistency=consistency, max_age=max_age, session=session, timeout=timeout
+        return self._ask(
+            self._store.get(
+                key, consistency=consistency, max_age=max_age, session=session, timeout=timeout
+            )
         )
-        return row.value
 
     def get_row(
         self,

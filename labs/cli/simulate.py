@@ -13,26 +13,31 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final, TextIO
 
+from labs.corpus import BadCorpus, read_corpus
 from labs.history import History
 from labs.nemesis import FAULTS, RARE_FAULTS
-from labs.observer import REQUIRED_PROBES, missing
+from labs.observer import OFTEN_PROBES, REQUIRED_PROBES, missing
 from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
 from labs.topology import GROUPS_MAX, NODES_MAX, WEIGHTS
 
 ROOT: Final = Path(__file__).parents[2]
 PROBED_SEEDS_MIN: Final = 400
 """A campaign of so many runs must visit every required probe."""
+OFTEN_SEEDS_MIN: Final = 60
+"""A campaign of so many runs must visit those that are often visited."""
 AGAIN_EVERY: Final = 20
 """Of a campaign every so many-th seed is played twice, and must tell the same story (H2)."""
 SHRINK_SECONDS: Final = 60.0
 NODES_USUAL: Final = 6
+FRESH_SEEDS_MAX: Final = 100_000
 SEED_SPACE: Final = 2**32
 
 
@@ -56,6 +61,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seeds", metavar="A..B", type=_seeds, help="a campaign, both included")
     verb.add_argument(
         "--fresh", action="store_true", help="a campaign of seeds drawn from the commit's hash"
+    )
+    verb.add_argument(
+        "--corpus", type=Path, metavar="FILE", help="a campaign of seeds that were kept"
     )
     verb.add_argument(
         "--budget", type=float, metavar="SECONDS", help="begin no run after so many real seconds"
@@ -115,13 +123,20 @@ def simulate(arguments: argparse.Namespace) -> int:
     """Returns 0 if every run was right, and every required probe was visited."""
     logging.getLogger().addHandler(logging.NullHandler())  # what faults make the parts say
     config = _config(arguments)
-    if arguments.seeds is None and not arguments.fresh:
-        return _one(_seed(arguments.seed), config, arguments)
-    seeds = arguments.seeds
+    runs: Iterable[tuple[int, ScenarioConfig]] = ()
+    if arguments.corpus is not None:
+        try:
+            runs = [(kept.seed, kept.config) for kept in read_corpus(arguments.corpus, _faults)]
+        except (OSError, BadCorpus) as error:
+            sys.stderr.write(f"labs simulate: {error}\n")
+            return 2
+    seeds: Iterable[int] = () if arguments.seeds is None else arguments.seeds
     if arguments.fresh:
         base = int(hashlib.sha256(commit().encode()).hexdigest(), 16) % SEED_SPACE
-        seeds = range(base, base + 100_000)
-    return _Campaign(seeds, config, arguments).run()
+        seeds = range(base, base + FRESH_SEEDS_MAX)
+    if arguments.corpus is None and arguments.seeds is None and not arguments.fresh:
+        return _one(_seed(arguments.seed), config, arguments)
+    return _Campaign(chain(runs, ((seed, config) for seed in seeds)), config, arguments).run()
 
 
 def _config(arguments: argparse.Namespace) -> ScenarioConfig:
@@ -277,6 +292,8 @@ def _shrink(seed: int | str, config: ScenarioConfig, invariant: str, budget: flo
 
 def _smaller(config: ScenarioConfig) -> Iterator[ScenarioConfig]:
     """Runs that are smaller in one way each, the boldest first."""
+    if config.topology is None and config.nodes is None:
+        yield replace(config, topology="T0")
     if config.seconds > 2:
         yield replace(config, seconds=round(config.seconds / 2, 1))
     faults = config.faults or ()
@@ -307,28 +324,47 @@ def run_seed(seed: int, config: ScenarioConfig) -> Result:
         return Result(seed, None, error.text, error.invariant, tuple(error.last), took)
     took = time.process_time() - began
     if seed % AGAIN_EVERY == 0:
-        again, _ = play(seed, config)
-        if again.story_hash != outcome.story_hash:
-            text = f"H2: two runs tell {outcome.story_hash} and {again.story_hash}"
+        told = _told(seed, config)
+        if told != outcome.story_hash:
+            text = f"H2: two runs tell {outcome.story_hash} and {told}"
             return Result(seed, None, text, "H2", (), took)
     return Result(seed, outcome, "", "", (), took)
+
+
+def _told(seed: int, config: ScenarioConfig) -> str:
+    """What a run tells: its story's hash, or how it ended."""
+    try:
+        return play(seed, config)[0].story_hash
+    except Played as error:
+        return error.text
+
+
+def _run(run: tuple[int, ScenarioConfig]) -> Result:
+    return run_seed(*run)
 
 
 class _Campaign:
     """Many seeds, and what they came to."""
 
-    def __init__(self, seeds: range, config: ScenarioConfig, arguments: argparse.Namespace) -> None:
-        self._seeds, self._config, self._arguments = seeds, config, arguments
+    def __init__(
+        self,
+        runs: Iterable[tuple[int, ScenarioConfig]],
+        config: ScenarioConfig,
+        arguments: argparse.Namespace,
+    ) -> None:
+        self._runs, self._config, self._arguments = runs, config, arguments
+        self._configs: dict[int, ScenarioConfig] = {}
         self._probes: Counter[str] = Counter()
         self._done = 0
         self._events = 0
         self._simulated = 0.0
         self._cpu = 0.0
         self._failed: list[Result] = []
+        self._stories: dict[int, str] = {}
 
     def run(self) -> int:
         began = time.perf_counter()
-        _say(f"commit {commit()}, seeds from {self._seeds[0]}")
+        _say(f"commit {commit()}")
         for result in self._results(began):
             self._take(result)
         took = time.perf_counter() - began
@@ -337,49 +373,61 @@ class _Campaign:
 
     def _results(self, began: float) -> Iterator[Result]:
         budget = self._arguments.budget
-        play_one = partial(run_seed, config=self._config)
         if self._arguments.jobs == 1:
-            for seed in self._seeds:
+            for run in self._noted():
                 if budget is not None and time.perf_counter() - began > budget:
                     return
-                yield play_one(seed)
+                yield _run(run)
             return
         with multiprocessing.get_context("spawn").Pool(self._arguments.jobs) as pool:
-            for result in pool.imap(play_one, self._seeds):
+            for result in pool.imap(_run, self._noted()):
                 yield result
                 if budget is not None and time.perf_counter() - began > budget:
                     return
+
+    def _noted(self) -> Iterator[tuple[int, ScenarioConfig]]:
+        for seed, config in self._runs:
+            self._configs[seed] = config
+            yield seed, config
 
     def _take(self, result: Result) -> None:
         self._done += 1
         self._cpu += result.cpu_seconds
         if result.outcome is None:
             self._failed.append(result)
-            _tell_failure(result.seed, self._config, result.failure, result.last)
+            _tell_failure(result.seed, self._configs[result.seed], result.failure, result.last)
             return
         self._events += result.outcome.events
         self._simulated += result.outcome.seconds
+        self._stories[result.seed] = result.outcome.story_hash
         self._probes.update(result.outcome.probes)
 
     def _lacks(self) -> list[str]:
-        if self._config.faults is not None or self._done < PROBED_SEEDS_MIN:
+        """What was not visited, and must be by so many runs that draw their faults themselves."""
+        narrowed = self._config.faults is not None or self._config.topology is not None
+        if narrowed or self._done < OFTEN_SEEDS_MIN:
             return []
-        return missing(self._probes)
+        return missing(self._probes, self._required())
+
+    def _required(self) -> tuple[str, ...]:
+        return REQUIRED_PROBES if self._done >= PROBED_SEEDS_MIN else OFTEN_PROBES
 
     def _tell(self, took: float) -> None:
         _say(f"probes: {_probes(self._probes)}")
         if unvisited := missing(self._probes):
-            judged = (
-                "these must be" if self._lacks() else f"judged from {PROBED_SEEDS_MIN} seeds on"
-            )
-            _say(f"never visited, of {len(REQUIRED_PROBES)} ({judged}): {', '.join(unvisited)}")
+            _say(f"never visited, of {len(REQUIRED_PROBES)}: {', '.join(unvisited)}")
+        if lacks := self._lacks():
+            _say(f"so many seeds must visit these: {', '.join(lacks)}")
         cpu = max(self._cpu, 1e-9)
         _say(
             f"{self._done} seeds in {took:.1f} s: {self._done / took:.2f} seeds/s, "
             f"{self._events / cpu:.0f} events/s and core, {self._simulated / 60:.1f} simulated "
             f"minutes, {self._simulated / cpu:.0f} simulated s per s and core"
         )
+        told = " ".join(f"{seed}:{self._stories[seed]}" for seed in sorted(self._stories))
+        _say(f"stories {hashlib.sha256(told.encode()).hexdigest()[:16]}")  # H2: of any --jobs
         for result in self._failed[:1]:
-            _shrink(result.seed, self._config, result.invariant, self._arguments.shrink_seconds)
+            config = self._configs[result.seed]
+            _shrink(result.seed, config, result.invariant, self._arguments.shrink_seconds)
         verdict = f"{len(self._failed)} FAILED" if self._failed else "all right"
         _say(f"{verdict}{', but probes were not visited' if self._lacks() else ''}")

@@ -39,7 +39,7 @@ Examples:
 @click.option("--join", required=True, metavar="HOST:PORT,...", help="Nodes of the cluster.")
 @click.option("--client", help="Where clients connect. [default: by the number in its name]")
 @click.option("--peer", help="Where nodes connect. [default: client's port + 1]")
-@click.option("--http", help="Reserved for HTTP. [default: client's port + 2]")
+@click.option("--http", help="Where HTTP is served, or off. [default: client's port + 2]")
 @click.option("--timeout", type=Seconds(), default=10.0, show_default=True, metavar="SECONDS")
 def init(
     data: Path,

@@ -11,11 +11,13 @@ from typing import Any
 import msgpack
 import pytest
 
+import raft.disk.log_store
 import raft.election
 from labrpc.sim.loop import run
 from raft.disk.data_store import Capture
 from raft.frames import FrameCodec
-from raft.messages import AppendReply, RequestVote
+from raft.leader import Leader
+from raft.messages import AppendReply, Heartbeat, RequestVote
 from raft.parcel import Parcel
 from raft.quorum import Electorate
 from raft.types import Index, NodeId, Term
@@ -151,6 +153,49 @@ def a_node_of_another_cluster() -> None:
     run(main())
 
 
+def an_old_log_is_put_back() -> None:
+    """K05: a copy of the log from before some acknowledged entries; it is whole, and too old."""
+
+    async def main() -> None:
+        world = ChaosWorld(4, Knobs(size=3, faults=(), config=QUICK, compaction=LONG_LOGS))
+        await world.grow()
+        leader = await led(world)
+        await world.submit(leader, b"old")
+        victim = others(world, leader)[0]
+        await world.until(lambda: victim.replica.applied == leader.replica.applied)
+        image = victim.drive.image()
+        for number in range(10):
+            await world.submit(leader, b"newer %d" % number)
+        await asyncio.sleep(0.3)  # the promise follows the entries within a tenth of a second
+        victim.power_cut()
+        victim.drive.roll_back("log", image)
+        victim.power_up()
+        await asyncio.sleep(0.5)
+        refused = [story for story in world.oracle.violations if "DataUnusable" in story]
+        world.oracle.violations = [s for s in world.oracle.violations if s not in refused]
+        world.oracle.must(bool(refused), "R18", "a log without what was acknowledged was taken")
+        world.oracle.check()
+
+    run(main())
+
+
+def a_leader_with_an_ill_disk() -> None:
+    """K06: its syncs take 5 s, the others' 0.2 ms: it must not lead on (gray failure)."""
+
+    async def main() -> None:
+        world = ChaosWorld(5, Knobs(size=3, faults=(), config=QUICK, compaction=LONG_LOGS))
+        await world.grow()
+        leader = await led(world)
+        leader.drive.sync_seconds = 5.0
+        waiting = leader.rsm.submit(b"the others have it")
+        await asyncio.sleep(3.0)
+        world.oracle.must(world.leading() is not leader, "L8", "an ill disk leads on")
+        waiting.cancel()
+        world.oracle.check()
+
+    run(main())
+
+
 # What is taken away
 
 
@@ -234,6 +279,36 @@ def learners_count(patch: Patch) -> None:
     patch.setattr(Electorate, "of", staticmethod(broken))
 
 
+def the_promise_is_not_compared(patch: Patch) -> None:
+    find = raft.disk.log_store.find_promise  # type: ignore[attr-defined]
+
+    def broken(slots: Any) -> Any:
+        found = find(slots)
+        if found.promise is None:
+            return found
+        return found._replace(promise=found.promise._replace(write_number=0, vows=()))
+
+    patch.setattr(raft.disk.log_store, "find_promise", broken)
+
+
+def an_ill_disk_is_nobodys_business(patch: Patch) -> None:
+    patch.setattr(Leader, "_check_disk", lambda self, now: None)
+
+
+def heartbeats_commit_anything(patch: Patch) -> None:
+    """Also what the follower is not known to hold: its tail may be another leader's."""
+    beat = Leader.beat
+
+    def broken(self: Leader) -> None:
+        beat(self)
+        early = self._state.early
+        for place, message in enumerate(early):
+            if isinstance(message, Heartbeat):
+                early[place] = message._replace(commit=self._state.commit)
+
+    patch.setattr(Leader, "beat", broken)
+
+
 def rows() -> list[Row]:
     leveldb = "tests/raft/disk/test_paranoid.py"
     one_way = elections.test_three_nodes_of_which_one_is_isolated_one_way
@@ -267,9 +342,16 @@ def rows() -> list[Row]:
         Row("K02", "learners are counted", learners_count, ("R10", "R8", "R5", "R1", "R11"),
             chaos(Safeguard("K02", "", learners_count, (), MEMBERS))),
         Row("K03", "a joint membership is left before it is committed", joint_is_left_at_once,
-            ("R10", "R11", "test"), tests(
-                "tests/raft/test_field_bugs_replication.py::"
-                "test_camunda_60086_a_recovered_joint_membership_is_committed_before_it_is_left")),
+            ("R10", "R11"),
+            chaos(Safeguard("K03", "", joint_is_left_at_once, (), (*MEMBERS, "transfer")))),
         Row("K04", "a transfer never gives up", a_transfer_never_expires, ("R16",),
             script(transfer.test_hashicorp_493_a_transfer_that_fails_gives_the_leader_back)),
+        Row("K05", "the log is not compared with the promise", the_promise_is_not_compared,
+            ("R18",), script(an_old_log_is_put_back)),
+        Row("K06", "a leader whose disk is ill leads on", an_ill_disk_is_nobodys_business,
+            ("L8",), script(a_leader_with_an_ill_disk)),
+        Row("K07", "a heartbeat commits what its target is not known to hold",
+            heartbeats_commit_anything, ("R6", "R8", "R7", "silent"),
+            chaos(Safeguard("K07", "", heartbeats_commit_anything, (), ("isolate", "partition"),
+                            knobs={"clients": 8}))),
     ]  # fmt: skip

@@ -14,7 +14,7 @@ _IDS = (
     "F01 F03 F04 F05 F06 F08 F09 F10 F13 F18 F21 F24 F27 F31 "
     "G01 G02 G03 G05 G07 G08 G14 H01 H01b H01c H02 H02b H03 H04 H05 H06 H07 H08 H09 H10 H11 H12 "
     "H13 H14 H15 H16 H17 "
-    "J01 J02 J03 J04 J05 J06 J07 J08 J09 K01 K02 K03 K04"
+    "J01 J02 J03 J04 J05 J06 J07 J08 J09 K01 K02 K03 K04 K05 K06 K07"
 )
 LISTED = _IDS.split()
 """Every safeguard that the table must speak of; one without a row is `not tried`."""

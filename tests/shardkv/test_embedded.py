@@ -173,7 +173,7 @@ def test_ctrl_c_ends_the_wait_and_the_store_lives_on(tmp_path: Path) -> None:
         store = kv._store
         asked = threading.Event()
 
-        async def never(key: object, *, timeout: object = None) -> bytes | None:
+        async def never(key: object, **how: object) -> bytes | None:
             asked.set()
             await asyncio.Event().wait()
             return None
@@ -183,7 +183,7 @@ def test_ctrl_c_ends_the_wait_and_the_store_lives_on(tmp_path: Path) -> None:
             signal.pthread_kill(main, signal.SIGINT)
 
         store.get = never  # type: ignore[method-assign]
-        interrupter = threading.Thread(target=interrupt)
+        interrupter = threading.Thread(target=interrupt, daemon=True)
         interrupter.start()
         with pytest.raises(KeyboardInterrupt):
             kv.get("a")
