@@ -46,6 +46,7 @@ from shardkv.admin import (
     Transfer,
 )
 from shardkv.moving_replicas import cost_of
+from shardkv.recovery import SUPERSEDED
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class AdminService:
             if here is not None and (here.uuid, here.replica) == (uuid, record.replica):
                 return Done()
             if here is not None:
-                await self._drop_blank(here)
+                await self._make_room(here, uuid)
             try:
                 await self._host.create_replica(record)
             except ReplicaRefused as error:
@@ -152,11 +153,13 @@ class AdminService:
         log.info("replica created", extra={"gid": gid, "replica": record.replica})
         return Done()
 
-    async def _drop_blank(self, here: ReplicaRecord) -> None:
-        """Make room for another id. Only a replica that never took part may go: it has promised
-        nothing to anybody."""
+    async def _make_room(self, here: ReplicaRecord, uuid: GroupUuid) -> None:
+        """Make room for another id. Only a replica that never took part may go, which has promised
+        nothing to anybody; or one of which the controller has said that its gid means another
+        group by now (`shardkv/recovery_service.py`)."""
         replica = self._host.replicas.get(here.gid)
-        blank = (
+        superseded = replica is not None and replica.stopped_because == SUPERSEDED
+        blank = (superseded and here.uuid != uuid) or (
             replica is not None
             and replica.core.term == 0
             and replica.core.log.last.index == 0

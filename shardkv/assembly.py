@@ -116,6 +116,8 @@ class Assembly:
         if gid == CONTROLLER:
             await self._start_controller()
             return
+        if gid in self.groups:  # a replica of the group it was, which is gone from the disk
+            await self._stop(gid)
         machine = self._new_machine(gid, self.nshards)
         machine.be(next(record.uuid for record in self.host.records() if record.gid == gid))
         rsm = GroupStateMachine(machine)

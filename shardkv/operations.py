@@ -62,6 +62,8 @@ TIMEOUT_SECONDS_MAX: Final = 3600.0
 OPERATIONS_MAX: Final = 16_384
 """Operations of one clerk that wait for answers; past it the next is refused at once."""
 OPERATIONS_BYTES_MAX: Final = 64 * 1024 * 1024
+REFRESH_SECONDS: Final = 1.0
+"""So long a list waits for a newer configuration before it goes on with the one that it has."""
 
 
 class Controller(Protocol):
@@ -447,13 +449,21 @@ class Operations:
             link.members_are(_members(self._view, gid), self._view.config.number)
         return link
 
-    async def _current(self, refresh: bool) -> View | None:
-        """The configuration to route by; asked for where there is none, or with `refresh`."""
+    async def _current(self, refresh: bool, stale: bool) -> View | None:
+        """The configuration to route by; asked for where there is none, or with `refresh`. For a
+        stale read any that a node knows will do to begin with."""
         if self._closed:
             raise Closed()
+        if stale and self._view is None and self._nodes is not None:
+            view = await ask_around(self._transport, self._nodes())
+            if view is not None and self._view is None:
+                self._adopt(view)
         if refresh or self._view is None:
             try:
-                self._adopt(await self._controller.newest())
+                async with asyncio.timeout(None if self._view is None else REFRESH_SECONDS):
+                    self._adopt(await self._controller.newest())
+            except TimeoutError:
+                self._refresh_trouble = "controller: no answer in time"
             except ShardCtrlerError as error:  # the caller asks again, within its time
                 self._refresh_trouble = f"controller: {error}"
         return self._view

@@ -67,8 +67,9 @@ class Network(NamedTuple):
 
     transport: Transport
     rng: Random
-    view: Callable[[bool], Awaitable[View | None]]
-    """The newest view known, or with True a newer one if there is; None while there is none."""
+    view: Callable[[bool, bool], Awaitable[View | None]]
+    """The newest view known, or with True a newer one if there is; None while there is none. The
+    second: whether the list may be stale."""
     members: Callable[[View, GroupId], Sequence[Address]]
     leader: Callable[[GroupId], Address | None]
 
@@ -152,7 +153,7 @@ class Pages:
     async def _view(self, *, refresh: bool, until: float) -> View | None:
         try:
             async with asyncio.timeout_at(until):
-                return await self._network.view(refresh)
+                return await self._network.view(refresh, self._way.reading.is_stale)
         except TimeoutError:
             raise self._out_of_time() from None
 

@@ -122,7 +122,25 @@ def test_the_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -
         pytest.param(["ctl", "join", "-3=n4"], "No such option", id="a negative gid"),
         pytest.param(["ctl", "leave", "x"], "must be a whole number", id="leave of no number"),
         pytest.param(["ctl", "move", "1", str(2**31)], "must be from 0 to", id="gid too large"),
+        pytest.param(["ctl", "replace", "n1"], "Missing argument 'NEW'", id="replace by whom"),
+        pytest.param(["ctl", "replace", "x:n1", "n2"], "'x:n1': the group", id="of no group"),
+        pytest.param(["ctl", "replace", "-1:n1", "n2"], "No such option", id="of group -1"),
+        pytest.param(["ctl", "transfer", str(2**31), "n1"], "must be from 0 to", id="no such gid"),
+        pytest.param(["ctl", "add-replica", "one", "n1"], "must be a whole number", id="a word"),
         pytest.param(["import", "absent"], "no such directory", id="import from nowhere"),
+        *(
+            pytest.param(["list", "--limit", text], "", id=f"list of {text!r}")
+            for text in ["0", "-1", "1e3", "", "x", str(2**64)]
+        ),
+        pytest.param(["get", "k", "--consistency", "strong"], "is not one of", id="no consistency"),
+        pytest.param(["get", "k", "--max-age", "2"], "needs --consistency stale", id="not stale"),
+        *(
+            pytest.param(["get", "k", "--consistency", "stale", "--max-age", text],
+                         "must be a number of seconds", id=f"an age of {text!r}")
+            for text in ["-1", "NaN", "inf", "", "1e3"]
+        ),
+        pytest.param(["export", "", ""], "must be a path", id="export to nowhere"),
+        pytest.param(["export", "p"], "Missing argument", id="export of no place"),
         pytest.param(["get", "k"], "no cluster: give --endpoints or SHARDKV_ENDPOINTS", id="none"),
         pytest.param(["up", "--nodes", "2", "--replicas", "3", "--data", "d"],
                      "--replicas 3 needs as many nodes, there are 2", id="too few nodes"),
@@ -156,9 +174,15 @@ def test_wrong_usage_is_one_line_and_2(
         ["put", "k", "v"],
         ["append", "k", "v"],
         ["delete", "k"],
+        ["list"],
+        ["get", "k", "--consistency", "stale"],
+        ["export", "k", "d"],
         ["status"],
         ["ctl", "query"],
         ["ctl", "leave", "1"],
+        ["ctl", "replace", "n1", "n2"],
+        ["ctl", "remove-replica", "1", "n1"],
+        ["ctl", "wait"],
         ["init", "--data", "d", "--node", "n9", "--client", "127.0.0.1:1234", "--join"],
     ],
     ids=lambda command: " ".join(command),

@@ -1,6 +1,7 @@
 """A node's directory is made whole or not at all, and is nobody else's."""
 
 import asyncio
+import os
 from pathlib import Path
 from random import Random
 
@@ -133,3 +134,25 @@ def test_a_damaged_table_is_found_at_the_start_whoever_would_read_it(
         asyncio.run(start())
     assert len(failures) == 1
     assert "data" in failures[0]
+
+
+def test_what_was_heard_of_other_nodes_is_kept_and_never_trusted(tmp_path: Path) -> None:
+    """It only says whom to ask: lost, cut or damaged, a start goes on with what is left."""
+    assert nodedir.remembered_endpoints(tmp_path) == []
+
+    nodedir.remember_endpoints(tmp_path, ["127.0.0.1:7400", "n4.local:7430"])
+    assert nodedir.remembered_endpoints(tmp_path) == ["127.0.0.1:7400", "n4.local:7430"]
+
+    (tmp_path / nodedir.ENDPOINTS_FILE).write_text("127.0.0.1:7400\nn4.lo\n")
+    assert nodedir.remembered_endpoints(tmp_path) == ["127.0.0.1:7400"]
+    (tmp_path / nodedir.ENDPOINTS_FILE).write_bytes(b"\xff\xfe")
+    assert nodedir.remembered_endpoints(tmp_path) == []
+    nodedir.remember_endpoints(tmp_path / "gone", ["127.0.0.1:7400"])  # no exception
+
+
+def test_the_lock_names_the_process(made: Path) -> None:
+    lock = nodedir.NodeLock(made)
+    try:
+        assert (made / nodedir.LOCK_FILE).read_text() == f"{os.getpid()}\n"
+    finally:
+        lock.release()

@@ -177,6 +177,9 @@ def test_a_client_that_begins_without_a_controller_is_told_where_by_whoever_is_l
         assert await fresh.get(KEY, consistency="stale", max_age=30.0) == b"value"
         with pytest.raises(Unavailable):
             await fresh.get(KEY, timeout=2.0)
+        another, _ = world.cluster.client()
+        rows = another.list(consistency="stale", max_age=30.0)
+        assert [row.key async for row in rows] == [KEY, b"warm"]
 
     told(story)
 
