@@ -97,7 +97,7 @@ def wrong_canary() -> Line:
     """Commit = last index at append: every run must fail."""
     guard = next(guard for guard in consensus.TABLE if guard.id == "canary")
     caught: Counter[str] = Counter()
-    for trial in _some(chaos(guard)()):
+    for trial in _some(chaos(guard)(), CANARY_SEEDS):
         error = _broken(guard.breaks, trial)
         caught[told_by(error)[0] if error is not None else "nothing"] += 1
     good = "nothing" not in caught
@@ -136,7 +136,7 @@ def rename_a_local(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leader, "append", append)
 
 
-def _some(trials: Iterator[Trial], count: int = CANARY_SEEDS) -> Iterator[Trial]:
+def _some(trials: Iterator[Trial], count: int) -> Iterator[Trial]:
     for _, trial in zip(range(count), trials, strict=False):
         yield trial
 
