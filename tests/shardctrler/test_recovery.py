@@ -1,0 +1,178 @@
+"""What a gid means changes by two commands alone: compare-and-set, numbered in the history."""
+
+import pytest
+
+from raft.types import GroupId, GroupUuid, NodeId
+from shardctrler.codec import decode_config, encode_config
+from shardctrler.commands import (
+    Abandon,
+    Answer,
+    Change,
+    Code,
+    Join,
+    Leave,
+    Recover,
+    Request,
+    UpdateMembers,
+    decode_command,
+    encode_command,
+)
+from shardctrler.types import NO_GROUP, RETIRED, GroupMember, ShardId
+from tests.shardctrler.test_machine import Controller, ok
+from tests.support.controllers import group
+
+G1, G2, G3 = (GroupId(gid) for gid in (1, 2, 3))
+NEW = GroupUuid(b"n" * 16)
+HERE = GroupMember(NodeId("s1b"), "s1b")
+
+
+def uuid(gid: int) -> GroupUuid:
+    return group(gid).uuid
+
+
+@pytest.fixture
+def controller() -> Controller:
+    """Groups 1 and 2 take part, in configuration 1."""
+    made = Controller()
+    assert made.ask(Join((group(1), group(2)))) == ok(1)
+    return made
+
+
+def recover(gid: int = 1, expected: GroupUuid | None = None, new: GroupUuid = NEW) -> Recover:
+    return Recover(GroupId(gid), expected or uuid(gid), new, HERE)
+
+
+def abandon(gid: int = 1, **kept: int) -> Abandon:
+    pairs = tuple((ShardId(int(name[1:])), GroupId(held)) for name, held in kept.items())
+    return Abandon(GroupId(gid), uuid(gid), pairs, ())
+
+
+def test_a_recovered_group_keeps_its_shards_under_another_uuid(controller: Controller) -> None:
+    before = controller.machine.config()
+
+    assert controller.ask(recover()) == ok(2)
+
+    after = controller.machine.config()
+    assert after.shards == before.shards == after.previous
+    assert (after.groups[G1].uuid, after.groups[G1].members) == (NEW, (HERE,))
+    assert controller.machine.config(1) == before, "history never changes (S6)"
+    assert controller.ask(recover()) == ok(2), "said again: done"
+    assert decode_config(encode_config(after)) == after
+
+
+def test_of_two_recoveries_the_second_is_refused(controller: Controller) -> None:
+    assert controller.ask(recover()) == ok(2)
+
+    assert controller.ask(recover(new=GroupUuid(b"o" * 16))) == Answer(Code.UUID_CHANGED, (1,))
+    assert controller.ask(recover(expected=NEW, new=uuid(2))) == Answer(Code.UUID_DIFFERS, (1,))
+    assert controller.ask(recover(expected=NEW, new=RETIRED)) == Answer(Code.UUID_DIFFERS, (1,))
+    assert controller.ask(recover(7)) == Answer(Code.UNKNOWN_GROUP, (7,))
+    assert controller.machine.config().number == 2
+
+
+def test_the_group_that_was_says_nothing_any_more(controller: Controller) -> None:
+    """However far its lost log had come; and the new one's members count from the first on."""
+    late = UpdateMembers(G1, 10**6, (HERE,), uuid(1))
+    assert controller.ask(late).code is Code.OK
+    controller.ask(recover())
+
+    assert controller.ask(late._replace(version=10**7)) == Answer(Code.UUID_DIFFERS, (1,))
+    grown = UpdateMembers(G1, 5, (HERE, GroupMember(NodeId("s9"), "s9")), NEW)
+    assert controller.ask(grown).code is Code.OK
+    assert len(controller.machine.view.directory.members(G1)) == 2
+
+
+def test_an_abandoned_group_s_shards_are_lost_and_begin_elsewhere(controller: Controller) -> None:
+    before = controller.machine.config()
+    owned, others = before.shards_of(G1), before.shards_of(G2)
+
+    assert controller.ask(abandon()) == ok(2)
+
+    after = controller.machine.config()
+    assert (after.abandoned, after.lost) == ((G1,), owned)
+    assert set(after.shards) == {G2}
+    assert all(after.previous[shard] == NO_GROUP for shard in owned), "nobody is asked for rows"
+    assert all(after.previous[shard] == G2 for shard in others)
+    assert not after.departed
+    assert decode_config(encode_config(after)) == after
+    assert controller.ask(Join((group(1),))) == Answer(Code.UUID_DIFFERS, (1,))
+    assert controller.ask(abandon()) == Answer(Code.UNKNOWN_GROUP, (1,))
+    assert controller.ask(recover()) == Answer(Code.UNKNOWN_GROUP, (1,))
+    assert controller.ask(Join((group(3),))) == ok(3)
+    later = controller.machine.config()
+    assert (later.abandoned, later.lost) == ((), ()), "said once"
+
+
+def test_a_shard_that_never_left_is_kept_where_it_is(controller: Controller) -> None:
+    kept = controller.machine.config().shards_of(G1)[0]
+
+    assert controller.ask(abandon(**{f"s{kept}": 2})) == ok(2)
+
+    after = controller.machine.config()
+    assert kept not in after.lost
+    assert (after.shards[kept], after.previous[kept]) == (G2, G2)
+
+
+def test_a_group_that_had_left_is_given_up_too(controller: Controller) -> None:
+    """Its shards were on their way from it."""
+    controller.ask(Leave((G1,)))
+
+    awaited = (ShardId(3), ShardId(1))
+    assert controller.ask(Abandon(G1, uuid(1), (), awaited)) == ok(3)
+
+    after = controller.machine.config()
+    assert (after.abandoned, after.lost) == ((G1,), (1, 3))
+    assert set(after.shards) == set(after.previous) == {G2}
+
+
+REFUSED = [
+    pytest.param(
+        Abandon(G1, NEW, (), ()), Answer(Code.UUID_CHANGED, (1,)), id="means another by now"
+    ),
+    pytest.param(
+        Abandon(G1, uuid(1), ((ShardId(0), G3),), ()),
+        Answer(Code.UNKNOWN_GROUP, (3,)),
+        id="kept by nobody",
+    ),
+    pytest.param(
+        Abandon(G1, uuid(1), ((ShardId(0), G1),), ()),
+        Answer(Code.UNKNOWN_GROUP, (1,)),
+        id="kept by itself",
+    ),
+    pytest.param(
+        Abandon(G1, uuid(1), (), (ShardId(10),)),
+        Answer(Code.SHARD_OUT_OF_RANGE, (10, 9)),
+        id="no such shard",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "answer"), REFUSED)
+def test_what_is_refused_changes_nothing(
+    controller: Controller, change: Change, answer: Answer
+) -> None:
+    before = controller.machine.view
+
+    assert controller.ask(change) == answer
+
+    assert controller.machine.view == before
+
+
+def test_the_last_group_is_not_given_up(controller: Controller) -> None:
+    """Its shards would have nowhere to go: let another group join first."""
+    controller.ask(abandon())
+
+    last = Abandon(G2, uuid(2), (), ())
+    assert controller.ask(last) == Answer(Code.LAST_GROUP, (2,))
+
+
+def test_commands_are_read_as_they_were_written(controller: Controller) -> None:
+
+    for change in (
+        recover(),
+        Abandon(G1, uuid(1), ((ShardId(1), G2),), (ShardId(2),)),
+        UpdateMembers(G1, 3, (HERE,)),
+        UpdateMembers(G1, 3, (HERE,), NEW),
+    ):
+        request = Request(1, 2, 1, change)
+        assert decode_command(encode_command(request)) == request
