@@ -12,6 +12,7 @@ from shardkv.errors import InvalidArgument
 from shardkv.limits import INTEGER_MAX, PAGE_ROWS_MAX
 from shardkv.listing import Listed
 from shardkv.lists import ListPage
+from shardkv.once import Once
 from shardkv.operations import TIMEOUT_SECONDS, TIMEOUT_SECONDS_MAX, Controller, Operations
 from shardkv.pending import Pending
 from shardkv.read_link import ReadPending
@@ -91,6 +92,7 @@ class Clerk(Operations):
         *,
         if_version: int | None = None,
         session: ReadSession | None = None,
+        once: Once | None = None,
         timeout: float | None = None,
     ) -> Version:
         """Write the key, and return its new version.
@@ -98,16 +100,19 @@ class Clerk(Operations):
         Args:
             if_version: Write only if this is the key's version; 0: only if it is absent.
             session: Later reads of this session show the write.
+            once: Names the request: of all with this name and key, in one day, one is done, and
+                each gets its answer, whatever clerk they come by.
 
         Raises:
             InvalidArgument: The key, value or version breaks a limit; nothing was done.
             VersionMismatch: The key has another version; nothing was done.
             Unavailable: Nobody took the write in time; it was not done.
+            RequestNameReused: `once` named another request.
             OutcomeUnknown: It was sent and no answer came in time.
         """
         check_if_version(_whole(if_version))
         version = None if if_version is None else Version(if_version)
-        return await self._write(Op.PUT, key, value, version, session, timeout)
+        return await self._write(Op.PUT, key, value, version, session, once, timeout)
 
     async def append(
         self,
@@ -115,6 +120,7 @@ class Clerk(Operations):
         value: bytes | str,
         *,
         session: ReadSession | None = None,
+        once: Once | None = None,
         timeout: float | None = None,
     ) -> Version:
         """Add to the end of the key's value (absent counts as empty); returns the new version.
@@ -123,7 +129,7 @@ class Clerk(Operations):
             ValueTooLong: The value would grow past its limit; the old one is kept.
             And what `put` raises.
         """
-        return await self._write(Op.APPEND, key, value, None, session, timeout)
+        return await self._write(Op.APPEND, key, value, None, session, once, timeout)
 
     async def delete(
         self,
@@ -131,6 +137,7 @@ class Clerk(Operations):
         *,
         if_version: int | None = None,
         session: ReadSession | None = None,
+        once: Once | None = None,
         timeout: float | None = None,
     ) -> None:
         """Make the key absent; done too if it is absent already. Raises what `put` raises.
@@ -140,7 +147,7 @@ class Clerk(Operations):
         """
         check_if_version(_whole(if_version))
         version = None if if_version is None else Version(if_version)
-        await self._write(Op.DELETE, key, b"", version, session, timeout)
+        await self._write(Op.DELETE, key, b"", version, session, once, timeout)
 
     async def list_page(
         self,
@@ -222,9 +229,11 @@ class Clerk(Operations):
         value: bytes | str,
         if_version: Version | None,
         session: ReadSession | None,
+        once: Once | None,
         timeout: float | None,
     ) -> Version:
-        pending = Pending(self._loop.create_future(), _key(key), op, _value(value), if_version)
+        future = self._loop.create_future()
+        pending = Pending(future, _key(key), op, _value(value), if_version, once)
         pending.marks = session
         version: Version = await self._run(pending, timeout)
         return version

@@ -34,6 +34,7 @@ from shardkv.limits import (
     SLOTS,
     VALUE_BYTES_MAX,
 )
+from shardkv.once import TOKEN_BYTES, Once
 from shardkv.rows import COPY_END, counter_at
 from shardkv.types import Answer, Code, CopyId, SessionId, Version
 
@@ -57,7 +58,7 @@ class Mutation(NamedTuple):
     `shard` is the key's: the server that lets the command in has checked it against the routing,
     which replicas need not know. `seq` counts from 1 in its session; below `floor` the client
     waits for no answer (RIFL's *firstIncomplete*). `if_version` None writes whatever is there.
-    A delete's `value` is empty.
+    A delete's `value` is empty. What names a request is no part of its digest.
     """
 
     op: Op
@@ -68,6 +69,8 @@ class Mutation(NamedTuple):
     key: bytes
     value: bytes = b""
     if_version: Version | None = None
+    once: Once | None = None
+    """The name that a client behind a clerk gave the request (`once.py`)."""
 
     @property
     def digest(self) -> bytes:
@@ -220,7 +223,7 @@ _KINDS: Final[dict[type, int]] = {
 def encode(command: Command) -> bytes:
     """The command's bytes. Its limits are the caller's to check (`check_key` and the others)."""
     if type(command) is Mutation:
-        return _pack((FORMAT, *command))
+        return _pack((FORMAT, *(command[:-1] if command.once is None else command)))
     return _pack((FORMAT, _KINDS[type(command)], *command))
 
 
@@ -261,6 +264,7 @@ _OPS: Final = {int(op): op for op in Op}
 
 
 def _mutation(fields: list[Any]) -> Mutation:
+    once = _once(fields.pop()) if len(fields) == 10 else None
     if len(fields) != 9:
         raise BadCommand(f"write of {len(fields)} fields")
     _, op, shard, session, seq, floor, key, value, if_version = fields
@@ -282,7 +286,7 @@ def _mutation(fields: list[Any]) -> Mutation:
         and (op != Op.DELETE or not value)
     ):
         # By position and without NewType's calls: this is the hot path, and all is checked above.
-        return Mutation(_OPS[op], shard, session, seq, floor, key, value, if_version)  # type: ignore[arg-type]
+        return Mutation(_OPS[op], shard, session, seq, floor, key, value, if_version, once)  # type: ignore[arg-type]
     _bytes("key", key, INTEGER_MAX)
     check_key(key)
     _bytes("value", value, INTEGER_MAX)
@@ -296,6 +300,14 @@ def _mutation(fields: list[Any]) -> Mutation:
     _integer("seq", seq, 1)
     _integer("floor", floor, 0, seq)
     raise BadCommand("a delete has no value")
+
+
+def _once(value: object) -> Once:
+    if type(value) is not list or len(value) != 2 or type(value[0]) is not bytes:
+        raise BadCommand("a request's name is a token and a time")
+    if len(value[0]) != TOKEN_BYTES:
+        raise BadCommand(f"a token has {TOKEN_BYTES} bytes, not {len(value[0])}")
+    return Once(value[0], _integer("when", value[1], 0))
 
 
 def _open_session(fields: list[Any]) -> OpenSession:

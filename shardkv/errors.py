@@ -8,6 +8,7 @@ ShardKVError
 │   ├── VersionOutOfRange
 │   └── BadCommand         bytes that are no command of this version
 ├── VersionMismatch        `if_version` was not the key's version: nothing was written
+├── RequestNameReused      the client gave the name of another request to this one: not done
 ├── WrongGroup             another group serves the shard: refresh the configuration, ask again
 ├── ShardNotReady          the shard is on its way to this group: ask again, here or at its source
 ├── NotLeader              another replica of the group leads: ask there
@@ -97,6 +98,14 @@ class VersionMismatch(ShardKVError):
             f"the key is at version {version}" if version else "the key is absent (version 0)"
         )
         self.version = version
+
+
+class RequestNameReused(ShardKVError):
+    """The name that the client gave this request belongs to another one, of the last day; nothing
+    was written."""
+
+    def __init__(self) -> None:
+        super().__init__("this request's name belonged to a different request of the last 24 hours")
 
 
 class WrongGroup(ShardKVError):
@@ -262,6 +271,8 @@ def error_of(answer: Answer, *, shard: ShardId, group: GroupId) -> ShardKVError 
             return VersionMismatch(Version(facts[0]))
         case Code.VALUE_TOO_LONG:
             return ValueTooLong(facts[0])
+        case Code.NAME_REUSED:
+            return RequestNameReused()
         case Code.SESSION_EXPIRED:
             return SessionExpired()
         case Code.SEQUENCE_STALE:

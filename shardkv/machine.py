@@ -75,6 +75,7 @@ from shardkv.limits import (
     SLOTS,
     VALUE_BYTES_MAX,
 )
+from shardkv.once import Once, forget_old, recall, remember
 from shardkv.phases import SETTLED, Phase
 from shardkv.rows import (
     ABSENT_RECORD,
@@ -316,11 +317,15 @@ class StoreMachine:
             return self._elsewhere(held)
         if held.changes is not None:
             rows = held.changes.noting(rows, self._index)
-        _, _, session, seq, floor, _, _, _ = command
+        _, _, session, seq, floor, _, _, _, once = command
         digest = command.digest
         outcome = held.sessions.check(rows, session, seq, floor, digest)
         if outcome is Verdict.FRESH:
-            answer = self._write(held, command, rows)
+            answer = (
+                self._write(held, command, rows)
+                if once is None
+                else self._write_once(held, command, once, rows)
+            )
             held.sessions.record(rows, session, seq, floor, digest, encode_answer(answer))
             return answer
         if type(outcome) is Recorded:
@@ -328,6 +333,19 @@ class StoreMachine:
             return decode_answer(outcome.answer)
         assert isinstance(outcome, Verdict)
         return self._verdict(outcome)
+
+    def _write_once(self, held: HeldShard, command: Mutation, once: Once, rows: Rows) -> Answer:
+        """As `_write`, unless the request of this name was answered before (`once.py`)."""
+        digest = command.digest
+        forget_old(rows, held.prefix, once)
+        known = recall(rows, held.prefix, once, digest)
+        if type(known) is bytes:
+            return decode_answer(known)
+        if known is not None:
+            return Answer(Code.NAME_REUSED)
+        answer = self._write(held, command, rows)
+        remember(rows, held.prefix, once, digest, encode_answer(answer))
+        return answer
 
     def _write(self, held: HeldShard, command: Mutation, rows: Rows) -> Answer:
         """Do it, or refuse it for good. Either answer is recorded."""

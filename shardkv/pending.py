@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from shardctrler.types import ShardId
 from shardkv.commands import Mutation, Op, OpenSession, encode
+from shardkv.once import Once
 from shardkv.protocol import OPERATION_OVERHEAD_BYTES, Get
 from shardkv.session import Session
 from shardkv.tokens import ReadSession
@@ -34,6 +35,7 @@ class Pending:
         "key",
         "marks",
         "no_room_since",
+        "once",
         "op",
         "sent",
         "seq",
@@ -51,12 +53,14 @@ class Pending:
         op: Op | None = None,
         value: bytes = b"",
         if_version: Version | None = None,
+        once: Once | None = None,
     ) -> None:
         self.future = future
         self.key = key
         self.op = op
         self.value = value
         self.if_version = if_version
+        self.once = once
         self.size = OPERATION_OVERHEAD_BYTES + (len(key) if key else 0) + len(value)
         self.shard = NO_SHARD
         self.session: Session | None = None
@@ -88,6 +92,7 @@ class Pending:
                     self.key,
                     self.value,
                     self.if_version,
+                    self.once,
                 )
             )
         if self.key is not None:

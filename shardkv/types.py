@@ -41,6 +41,7 @@ class Code(IntEnum):
     # Refusals that are final, and recorded in the session like any other answer.
     VERSION_MISMATCH = 1  # (current version): `if_version` asked for another one
     VALUE_TOO_LONG = 2  # (bytes it would have): the append was not done
+    NAME_REUSED = 3  # (): another request had the name that the client gave this one
     # The session knows better. Never recorded.
     SESSION_EXPIRED = 10  # (): the shard forgot the session, for ever
     SEQUENCE_STALE = 11  # (): acknowledged by the client before; its answer is gone

@@ -4,7 +4,10 @@ Each handler parses, asks the clerk once, and says what became of it; whatever i
 request is found before anything is done.
 """
 
-from typing import NamedTuple, Protocol
+import re
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final, NamedTuple, Protocol
 
 from shardkv.clerk import Clerk
 from shardkv.commands import check_key
@@ -39,9 +42,13 @@ from shardkv.http.requests import (
     timeout_of,
     wanted,
 )
+from shardkv.once import TOKEN_BYTES, Once
 from shardkv.tokens import ReadSession
 
-SESSION: bytes = b"shardkv-session"
+NAME_BYTES_MAX: Final = 255
+IDEMPOTENCY: Final = b"idempotency-key"
+_NAME: Final = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
+SESSION: Final = b"shardkv-session"
 """`new`, or an earlier answer's token: reads show at least what the session has seen."""
 
 
@@ -68,10 +75,14 @@ class Keys:
     Args:
         clerk: Of this node: any node serves any key.
         get_writes: Whether `GET /set` may write (setting `http_get_writes`).
+        wall_clock: Seconds since the epoch, for the age of idempotency keys.
     """
 
-    def __init__(self, clerk: ClerkSource, *, get_writes: bool) -> None:
+    def __init__(
+        self, clerk: ClerkSource, *, get_writes: bool, wall_clock: Callable[[], float]
+    ) -> None:
         self._clerk_now = clerk
+        self._wall_clock = wall_clock
         self._get_writes = get_writes
 
     async def get(self, asked: Asked) -> Reply:
@@ -95,6 +106,7 @@ class Keys:
     async def put(self, asked: Asked) -> Reply:
         """`PUT /kv/{key}`: JSON `{"value": TEXT}`, or raw bytes."""
         key, timeout, condition = _write_of(asked)
+        once = self._once(asked.headers)
         value, sent = await _value(asked)
         form = _write_form(asked.headers, sent)
         if form == JSON:
@@ -102,7 +114,7 @@ class Keys:
         clerk = self._clerk()
         session = _session(clerk, asked.headers)
         version = await clerk.put(
-            key, value, if_version=condition.if_version, session=session, timeout=timeout
+            key, value, if_version=condition.if_version, session=session, once=once, timeout=timeout
         )
         shown = value if sent == JSON else None
         return _marked(written_reply(key, form, version, STORED, shown), session)
@@ -110,6 +122,7 @@ class Keys:
     async def append(self, asked: Asked) -> Reply:
         """`POST /append/{key}`: the body goes to the end of the value."""
         key, timeout, condition = _write_of(asked)
+        once = self._once(asked.headers)
         if condition.if_version is not None:
             raise Bad("an append takes no condition")
         value, sent = await _value(asked)
@@ -118,12 +131,13 @@ class Keys:
             key_text(key)
         clerk = self._clerk()
         session = _session(clerk, asked.headers)
-        version = await clerk.append(key, value, session=session, timeout=timeout)
+        version = await clerk.append(key, value, session=session, once=once, timeout=timeout)
         return _marked(written_reply(key, form, version, APPENDED, None), session)
 
     async def delete(self, asked: Asked) -> Reply:
         """`DELETE /kv/{key}`; done too if it is absent already, unless `If-Match` is there."""
         key, timeout, condition = _write_of(asked)
+        once = self._once(asked.headers)
         if condition.if_version == 0:
             raise Bad("a delete takes If-Match only")
         form = wanted(asked.headers, JSON, OCTETS)
@@ -131,7 +145,9 @@ class Keys:
             key_text(key)
         clerk = self._clerk()
         session = _session(clerk, asked.headers)
-        await clerk.delete(key, if_version=condition.if_version, session=session, timeout=timeout)
+        await clerk.delete(
+            key, if_version=condition.if_version, session=session, once=once, timeout=timeout
+        )
         return _marked(written_reply(key, form, 0, DELETED, None), session)
 
     async def old_get(self, asked: Asked) -> Reply:
@@ -162,6 +178,16 @@ class Keys:
         version = await self._clerk().put(key, value, timeout=timeout)
         return text_reply(b"OK\n", etag(version))
 
+    def _once(self, headers: Headers) -> Once | None:
+        """By what a request that comes again is recognised."""
+        name = header(headers, IDEMPOTENCY)
+        if name is None:
+            return None
+        if not _NAME.fullmatch(name):
+            raise Bad(f"Idempotency-Key must be 1 to {NAME_BYTES_MAX} printable ASCII characters")
+        token = blake2b(name, digest_size=TOKEN_BYTES).digest()
+        return Once(token, int(self._wall_clock() * 1000))
+
     def _clerk(self) -> Clerk:
         clerk = self._clerk_now()
         if clerk is None:
@@ -173,9 +199,6 @@ def _write_of(asked: Asked) -> tuple[bytes, float, Condition]:
     key = key_of(asked.rest)
     timeout = timeout_of(query_of(asked.query, "timeout")) if asked.query else timeout_of({})
     condition = condition_of(asked.headers)
-    if header(asked.headers, b"idempotency-key") is not None:
-        # Who sends it relies on it, so it must not be taken and then ignored.
-        raise Problem(501, "not-implemented", "Idempotency-Key is not built yet; use If-Match")
     if condition.never:
         raise Problem(412, "version-mismatch", "If-Match names no version that this key can have")
     return key, timeout, condition

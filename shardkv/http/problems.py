@@ -20,6 +20,7 @@ from shardkv.errors import (
     KeyTooLong,
     OutcomeUnknown,
     Overloaded,
+    RequestNameReused,
     SequenceReused,
     ShardKVError,
     ValueTooLong,
@@ -126,6 +127,8 @@ def problem_of(error: ShardKVError | ShardCtrlerError) -> Problem:
             return Problem(429, "overloaded", text, retry_after(error.retry_seconds))
         case WindowFull():
             return Problem(429, "overloaded", text, retry_after())
+        case RequestNameReused():
+            return Problem(409, "idempotency-key-reused", text)
         case SequenceReused():
             return Problem(409, "request-id-reused", text)
         case OutcomeUnknown() | ChangeUnknown():

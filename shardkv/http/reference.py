@@ -48,8 +48,13 @@ curl -X POST localhost:7402/cluster/move -H 'Shardkv-Confirm: move' \\
   key is absent; 412 says that nothing was done.
 - **A write is done at most once for each request.** A 503 was certainly not done. A 504 *may have
   been done*, or may yet be: look before you repeat it, or write with a condition. A client whose
-  connection broke knows as little; a request that is sent again is another write. `Idempotency-Key`
-  is not built yet, and refused (501) rather than ignored.
+  connection broke knows as little; a request that is sent again is another write, unless it has an
+  `Idempotency-Key`.
+- **`Idempotency-Key: NAME` makes a repeated write exactly once**, through whatever node it comes,
+  for 24 hours: of all PUT, POST and DELETE requests of that name to one key one is done, and each
+  gets its answer, a refusal too. The name with another body, condition or method is 409. The same
+  name for another key names another request. (It moves with its shard; the nodes' clocks must be
+  right to within hours.)
 - **Unknown query parameters and JSON fields are refused**, not ignored.
 
 ## Who may reach it
@@ -130,7 +135,7 @@ def _routes_of_nothing() -> tuple[Cold, ...]:
         raise AssertionError("nothing is answered here")
 
     return cold_routes(
-        Keys(lambda: None, get_writes=False),
+        Keys(lambda: None, get_writes=False, wall_clock=lambda: 0.0),
         Listing(lambda: None),
         Views(status, lambda: None, lambda: b""),
         Actions(lambda: None, "off"),

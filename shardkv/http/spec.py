@@ -23,7 +23,8 @@ WHY: Final[Mapping[int, str]] = {
     404: "The key is absent.",
     406: "The answer cannot be shown in a form that the client accepts.",
     408: "The body came too slowly.",
-    409: "It conflicts with what was done before.",
+    409: "It conflicts with what was done before: with the request that had this "
+    "`Idempotency-Key`, or with the configuration.",
     412: "The key has another version; nothing was done.",
     413: "The value is, or would become, too long; nothing was done.",
     414: "The key is too long; nothing was done.",
@@ -31,7 +32,6 @@ WHY: Final[Mapping[int, str]] = {
     421: "The request was addressed to a name that is not this node's.",
     428: "An action needs its confirmation.",
     429: "Too much is under way; nothing was done. Again after `Retry-After`.",
-    501: "`Idempotency-Key` is not built yet.",
     503: "Nobody could do it in time; nothing was done. Again after `Retry-After`.",
     507: "The disk that leads the key's group is full; nothing was written.",
     504: "No answer came in time: **it may have been done**, or may yet be.",
@@ -95,6 +95,13 @@ KNOWN: Final = parameter(
     "header", "If-None-Match", "versions that the client has: 304 if one is it", {"type": "string"}
 )
 
+IDEMPOTENCY_KEY: Final = parameter(
+    "header",
+    "Idempotency-Key",
+    "a name for this request: sent again within 24 hours, through any node, it is not done again",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+)
+
 ETAG: Final[Spec] = {"ETag": {"description": "the key's version", "schema": {"type": "string"}}}
 _BYTES: Final[Spec] = {"schema": {"type": "string", "format": "binary"}}
 
@@ -147,7 +154,7 @@ def document(name: str, description: str, status: int = 200) -> Spec:
 
 
 _READ: Final = (400, 404, 406, 414, 421, 429, 503)
-_WRITE: Final = (400, 403, 406, 408, 412, 413, 414, 415, 421, 429, 501, 503, 504, 507)
+_WRITE: Final = (400, 403, 406, 408, 412, 413, 414, 415, 421, 429, 503, 504, 507)
 
 GET_KEY: Final[Spec] = {
     "parameters": [KEY, CONSISTENCY, MAX_AGE, TIMEOUT, SESSION, KNOWN],
@@ -158,20 +165,20 @@ GET_KEY: Final[Spec] = {
     },
 }
 PUT_KEY: Final[Spec] = {
-    "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH, IF_NONE_MATCH],
+    "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY],
     "requestBody": value_body(),
     "responses": {**done("PutAnswer", "Written."), **problems(*_WRITE, 409)},
 }
 APPEND_KEY: Final[Spec] = {
-    "parameters": [KEY, TIMEOUT, SESSION],
+    "parameters": [KEY, TIMEOUT, SESSION, IDEMPOTENCY_KEY],
     "requestBody": value_body(),
     "responses": {**done("KeyAnswer", "Appended."), **problems(*_WRITE, 409)},
 }
 DELETE_KEY: Final[Spec] = {
-    "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH],
+    "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH, IDEMPOTENCY_KEY],
     "responses": {
         **done("KeyAnswer", "The key is absent now."),
-        **problems(400, 403, 406, 412, 414, 421, 429, 501, 503, 504),
+        **problems(400, 403, 406, 409, 412, 414, 421, 429, 503, 504),
     },
 }
 _QUERY_KEY: Final = {**KEY, "in": "query", "description": "the key"}

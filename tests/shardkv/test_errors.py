@@ -67,6 +67,7 @@ def test_codes_keep_their_numbers() -> None:
         "OK": 0,
         "VERSION_MISMATCH": 1,
         "VALUE_TOO_LONG": 2,
+        "NAME_REUSED": 3,
         "SESSION_EXPIRED": 10,
         "SEQUENCE_STALE": 11,
         "SEQUENCE_OVER_WINDOW": 12,
