@@ -1,7 +1,7 @@
 """A clerk's way to all replicas of one group, for reads that any of them may answer.
 
-The members are asked in turn: what gathered in a turn of the loop goes to the next one that has no
-frame of ours, so that the reads of many callers spread over all replicas. A member that is silent
+The members are asked in turn: what gathered while the last frame was on its way goes to the next
+one, so that the reads of many callers spread over all replicas. A member that is silent
 or cannot answer is passed over for a while. A read goes from member to member until one answers,
 its time is over, or, for one with a bound, every member has said twice that it is older.
 """
@@ -40,7 +40,9 @@ from shardkv.types import Answer, Code
 CALL_SECONDS: Final = 2.0
 """Longer than a replica waits for its leader."""
 EAGER_OPERATIONS: Final = 64
-"""With so many waiting a second frame goes to a member that has one already."""
+"""With so many waiting a frame leaves beside others, and to a member that has one already."""
+LINGER_SECONDS: Final = 0.005
+"""And whatever waits leaves when the last frame left so long ago."""
 PASSED_OVER_SECONDS: Final = 2.0
 _FRAME_HEAD_BYTES: Final = 64
 _ROUNDS_MAX: Final = 2
@@ -110,6 +112,8 @@ class ReadLink:
         self._passed_over: dict[Address, float] = {}  # until when
         self._queue: deque[ReadPending] = deque()
         self._flushing = False
+        self._last_sent = 0.0
+        self._linger: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -134,9 +138,10 @@ class ReadLink:
     def close(self) -> list["asyncio.Task[None]"]:
         """Send nothing more; returns the cancelled tasks to wait for."""
         self._members = ()
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        for timer in (self._pause, self._linger):
+            if timer is not None:
+                timer.cancel()
+        self._pause = self._linger = None
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -151,15 +156,34 @@ class ReadLink:
 
     def _flush(self) -> None:
         self._flushing = False
-        while self._queue and self._pause is None:
+        while self._queue and self._may_send():
             to = self._next_member()
             if to is None:
                 return
             if batch := self._next_batch():
                 self._frames[to] = self._frames.get(to, 0) + 1
+                self._last_sent = self._loop.time()
                 task = self._loop.create_task(self._exchange(to, batch))
                 self._tasks[task] = None
                 task.add_done_callback(partial(self._ended, to=to))
+
+    def _may_send(self) -> bool:
+        """Not beside another frame, unless many wait or that one is slow: a frame costs the same
+        whatever it carries, and each one makes a follower ask its leader."""
+        if self._pause is not None:
+            return False
+        if not self._frames or len(self._queue) >= EAGER_OPERATIONS:
+            return True
+        due = self._last_sent + LINGER_SECONDS
+        if self._loop.time() >= due:
+            return True
+        if self._linger is None:
+            self._linger = self._loop.call_at(due, self._on_linger)
+        return False
+
+    def _on_linger(self) -> None:
+        self._linger = None
+        self._kick()
 
     def _next_member(self) -> Address | None:
         """Whose turn it is of those that have room; who is passed over comes last."""
