@@ -66,11 +66,21 @@ SESSION_IDLE_SECONDS: Final = 1800.0
 SESSION_IDLE_SECONDS_WHEN_FULL: Final = 120.0
 """The same for a shard whose table is three quarters full."""
 
-YIELD_SECONDS_MAX: Final = 0.2
-"""A copy rests after each chunk of rows for as long as the chunk took, up to this."""
+CALM_SECONDS: Final = 0.02
+"""What a chunk takes, from the question to its commit, on nodes that have time for it."""
+REST_SECONDS_MAX: Final = 0.5
 
 _ADVANCE, _GIVE_UP = ShardId(-1), ShardId(-2)
 """In place of a shard, for steps of the whole group."""
+
+
+def rest_seconds(took: float) -> float:
+    """How long a copy rests after a chunk of rows that took so long, for clients to come first.
+
+    As long as the chunk took where nodes are calm, and a growing multiple where they are not: a
+    chunk that takes long says that the source, the destination or their disks are busy.
+    """
+    return min(took * (1 + took / CALM_SECONDS), REST_SECONDS_MAX)
 
 
 class RateLimit:
@@ -253,8 +263,7 @@ class Handover:
         finally:
             self._server.holds.end(pull.shard)
         if done and not near:
-            # What the chunk took, the node's clients get too: where it is busy the copy slows down.
-            await asyncio.sleep(min(self._loop.time() - begun, YIELD_SECONDS_MAX))
+            await asyncio.sleep(rest_seconds(self._loop.time() - begun))
         return done
 
     async def _pulled(self, pull: Pull, *, freeze: bool) -> copies.PullReply | None:

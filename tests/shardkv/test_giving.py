@@ -13,6 +13,7 @@ from shardkv import giving
 from shardkv.commands import Command, OpenSession, decode
 from shardkv.copies import PullReply, PullRequest
 from shardkv.giving import Giver, Pace
+from shardkv.handover import rest_seconds
 from shardkv.holding import Holds
 from shardkv.limits import (
     HOLD_SECONDS,
@@ -160,6 +161,13 @@ def test_too_many_change_rows_are_told_at_once(monkeypatch: pytest.MonkeyPatch) 
         assert source.looked == 1
 
     told(story)
+
+
+def test_a_copy_rests_longer_than_its_chunks_take_where_nodes_are_busy() -> None:
+    assert rest_seconds(0.0) == 0.0
+    assert rest_seconds(0.005) == pytest.approx(0.00625)
+    assert rest_seconds(0.04) == pytest.approx(0.12)
+    assert rest_seconds(5.0) == 0.5
 
 
 # Slowing down
