@@ -18,15 +18,18 @@ from labrpc.sim.chance import Chance
 from labrpc.sim.loop import run
 from labs.cluster import SimCluster
 from labs.history import History, Kind
+from labs.knobs import Knobs
 from labs.linearizability import NotLinearizable, judge_list
 from labs.nemesis import FAULTS
 from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
 from labs.workload import Workload, WorkloadConfig
 from raft.ports import Rows
 from raft.types import GroupId
+from shardkv.changes import NotingRows
 from shardkv.commands import Install, Mutation
 from shardkv.handover import Handover
-from shardkv.machine import StoreMachine, _Shard
+from shardkv.held import HeldShard
+from shardkv.machine import StoreMachine
 from shardkv.migration import Ask
 from shardkv.pending import Pending
 from shardkv.phases import Phase
@@ -194,13 +197,11 @@ def test_an_answer_that_calls_an_unknown_write_undone_is_caught(
 def test_a_frozen_shard_that_still_takes_writes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def served(machine: StoreMachine, write: Mutation, rows: Rows) -> Answer:
         held = machine._shards[write.shard]
-        record = held.record
-        if record.phase is Phase.LEAVING:
-            held.record = record._replace(phase=Phase.SERVING)
+        serves, held.serves = held.serves, held.serves or held.record.phase is Phase.LEAVING
         try:
             return original(machine, write, rows)
         finally:
-            held.record = record
+            held.serves = serves
 
     original = StoreMachine._mutate
     monkeypatch.setattr(StoreMachine, "_mutate", served)
@@ -211,7 +212,7 @@ def test_a_frozen_shard_that_still_takes_writes_is_caught(monkeypatch: pytest.Mo
 
 
 def test_a_shard_that_comes_without_its_sessions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(machine: StoreMachine, held: _Shard, install: Install, rows: Rows) -> Answer:
+    def forgetful(machine: StoreMachine, held: HeldShard, install: Install, rows: Rows) -> Answer:
         answer = original(machine, held, install, rows)
         prefix = machine._shards[install.shard].prefix + SESSIONS
         for key, _ in list(rows.range(prefix, prefix + COPY_END)):
@@ -223,6 +224,17 @@ def test_a_shard_that_comes_without_its_sessions_is_caught(monkeypatch: pytest.M
 
     with pytest.raises(Played, match=r"S4: shard \d+ of \d+: group \d froze other sessions"):
         list(plays(range(8), ScenarioConfig(seconds=6.0, faults=("changes",))))
+
+
+def test_a_delete_without_its_change_row_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """H01: the row stays at the destination, which had copied it before."""
+    monkeypatch.setattr(NotingRows, "delete", lambda self, key: self._rows.delete(key))
+    config = ScenarioConfig(
+        seconds=6.0, faults=("changes",), knobs=Knobs(chunk_bytes=64), change_pause_max=0.3
+    )
+
+    with pytest.raises(Played, match=r"S[34]: shard \d+ of \d+: group \d froze other"):
+        list(plays(range(12), config))
 
 
 # What a healthy cluster must do
