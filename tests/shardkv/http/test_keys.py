@@ -1,5 +1,6 @@
 """Single keys over HTTP, on a simulated cluster: what is asked, and to the letter what is said."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -345,5 +346,49 @@ def test_who_is_not_on_this_machine_is_served_keys(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         other = HttpClient(world.fronts[0].front.door, peer="10.1.2.3")
         assert (await other.put("/kv/k", "v")).status == 200
+
+    with_world(tmp_path, story)
+
+
+def test_a_named_request_is_done_once_through_whatever_node(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first, second = (front.http for front in world.fronts)
+        name = OCTETS | {"idempotency-key": "order-4711"}
+        answers = [
+            await http.ask("POST", "/append/log", b"paid ", name) for http in (first, second, first)
+        ]
+        assert [(a.status, a.headers["etag"]) for a in answers] == [(204, '"1"')] * 3
+        assert (await second.get("/get?key=log")).body == b"paid "
+        other = await second.ask("POST", "/append/log", b"again ", name)
+        assert (other.status, other.problem) == (409, "idempotency-key-reused")
+        elsewhere = await second.ask("POST", "/append/another", b"paid ", name)
+        assert elsewhere.status == 204, "another key, another request"
+        created = {"idempotency-key": "c", "if-none-match": "*"}
+        for http in (first, second):
+            assert (await http.put("/kv/lock", "mine", **created)).headers["etag"] == '"1"'
+        await first.ask("DELETE", "/kv/lock")
+        assert (await second.put("/kv/lock", "mine", **created)).status == 200
+        assert (await first.get("/kv/lock")).status == 404, "answered, and not done again"
+
+    with_world(tmp_path, story, fronts=2)
+
+
+def test_a_named_request_whose_answer_was_lost_may_come_again(tmp_path: Path) -> None:
+    """A 504, while most of the cluster is away: the client asks again, and it was done once."""
+
+    async def story(world: World) -> None:
+        http = world.http
+        leaders = [world.cluster.leader(gid) for gid in world.cluster.gids]
+        name = OCTETS | {"idempotency-key": "n"}
+        for other in ("n2", "n3"):
+            world.cluster.nodes[other].pause()
+        lost = await http.ask("POST", "/append/log?timeout=1", b"once", name)
+        assert lost.status in (503, 504), lost
+        for other in ("n2", "n3"):
+            world.cluster.nodes[other].resume()
+        again = await http.ask("POST", "/append/log", b"once", name)
+        assert again.status == 204, (again, leaders)
+        await asyncio.sleep(5)
+        assert (await http.get("/get?key=log")).body == b"once"
 
     with_world(tmp_path, story)
