@@ -10,7 +10,7 @@ not go on and off. Who leads a group from a full disk gives the leadership to a 
 
 The *ballast* is a file that means nothing but its size. LevelDB needs room to open a database (it
 writes its log and tables anew), and a node that ended on a full disk would not start again; then
-the ballast is given up. Once there is room it is made again.
+the ballast is given up. It is made again at a start that finds room.
 """
 
 import asyncio

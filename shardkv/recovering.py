@@ -229,12 +229,15 @@ class Recoverer:
         return losses(view.config, GroupId(gid), _leaders(view, gid, seen))
 
     async def abandon(
-        self, client: ControllerClient, gid: int, *, deadline: float
+        self, client: ControllerClient, gid: int, *, deadline: float, although_held: bool = False
     ) -> tuple[ConfigNumber, Losses]:
         """Give up a group of which nothing is left; returns the configuration and what is lost.
 
+        Args:
+            although_held: Whether shards may be lost of which a former owner still has rows.
+
         Raises:
-            RecoveryRefused: something is left of it.
+            RecoveryRefused: something is left of it, or of a shard that cannot be kept.
             Unavailable: another group has no leader, so what it holds is not known; or it is
                 decided, and groups that waited do not get on in time.
             ChangeRefused, ShardCtrlerError: of the controller.
@@ -250,6 +253,13 @@ class Recoverer:
                 f"{found.choice.last_index}: `shardkv ctl recover plan {gid}` shows what is left"
             )
         lost = await self.losses(view, gid)
+        if lost.given_on and not although_held:
+            held = ", ".join(f"shard {shard} in group {other}" for shard, other in lost.given_on)
+            raise RecoveryRefused(
+                f"rows of lost shards are still held by former owners ({held}), and the history "
+                "has given them on, so they cannot be kept: copy the directories of those groups "
+                "first, then say --although-held"
+            )
         number = await client.change(
             Abandon(GroupId(gid), record.uuid, lost.kept, lost.awaited),
             expect=view.config.number,

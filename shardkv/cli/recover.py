@@ -173,8 +173,13 @@ def apply(
 @click.command(epilog="Example: shardkv ctl abandon 2 --cluster 3f0c...")
 @click.argument("gid", type=Whole(1, GID_MAX))
 @_cluster_option
+@click.option(
+    "--although-held",
+    is_flag=True,
+    help="Also lose shards of which a former owner still has rows that cannot be kept.",
+)
 @talks
-def abandon(request: Request, gid: int, cluster: str) -> None:
+def abandon(request: Request, gid: int, cluster: str, although_held: bool) -> None:
     """Give up group GID, of which nothing is left: its shards begin anew, empty, in other groups.
 
     Shards that were on their way to it stay with the group that still has them. The gid never means
@@ -186,7 +191,9 @@ def abandon(request: Request, gid: int, cluster: str) -> None:
         async with _reached(request) as reached:
             _check_cluster(cluster, reached.cluster)
             reached.record(gid)
-            return await reached.recoverer.abandon(reached.client, gid, deadline=deadline)
+            return await reached.recoverer.abandon(
+                reached.client, gid, deadline=deadline, although_held=although_held
+            )
 
     number, lost = run(work(), write=True)
     kept = {str(shard): holder for shard, holder in lost.kept}

@@ -31,7 +31,11 @@ from tests.support.processes import (
 
 pytestmark = pytest.mark.xdist_group("processes")
 
-SETTINGS = {"SHARDKV_RAFT_LOG_BYTES_MAX": "65536", "SHARDKV_RAFT_LOG_KEEP_ENTRIES": "10"}
+SETTINGS = {
+    "SHARDKV_RAFT_LOG_BYTES_MAX": "65536",
+    "SHARDKV_RAFT_LOG_KEEP_ENTRIES": "10",
+    "SHARDKV_BALLAST_BYTES": "0",
+}
 """So that logs are cut, and the data database has tables."""
 NEEDED = ("log/CURRENT", "log/MANIFEST-*", "log/*.ldb", "log/*.log")
 NEEDED_DATA = ("data/CURRENT", "data/MANIFEST-*", "data/*.ldb")

@@ -206,7 +206,11 @@ def test_on_a_full_disk_writes_are_refused_until_there_is_room(tmp_path: Path) -
 
     with (
         small_disk(tmp_path, 2048 * MIB) as disk,
-        running(tmp_path, data=disk.path / "data") as cluster,
+        running(
+            tmp_path,
+            data=disk.path / "data",
+            settings={"SHARDKV_BALLAST_BYTES": str(64 * MIB)},
+        ) as cluster,
     ):
         for node in cluster.nodes.values():
             wait_for((node.data / BALLAST_FILE).exists, f"the ballast of {node.name}")

@@ -374,7 +374,9 @@ def test_a_group_that_is_lost_whole_is_given_up_and_nobody_waits_for_it(seed: in
         await asyncio.sleep(1.0)
         now = asyncio.get_running_loop().time()
 
-        number, losses = await world.recoverer.abandon(world.admin, 1, deadline=now + 20)
+        number, losses = await world.recoverer.abandon(
+            world.admin, 1, deadline=now + 20, although_held=True
+        )
 
         view = await world.admin.newest()
         assert view.directory.groups[G1].uuid == RETIRED

@@ -251,7 +251,8 @@ class Cluster:
         self.directory = directory
         directory.mkdir(exist_ok=True)
         self.data = data or directory / "data"
-        self.settings = dict(settings or {})
+        # A large ballast is copied with each directory that a test copies; one of them wants it.
+        self.settings = {"SHARDKV_BALLAST_BYTES": "65536"} | dict(settings or {})
         self.nodes: dict[str, Node] = {}
         self.base_port = free_base_port(nodes + 3)
         self.flags = [
