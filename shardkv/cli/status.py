@@ -129,6 +129,11 @@ class Picture:
     def troubles(self) -> list[str]:
         """What an operator should know, a sentence each."""
         found = [f"{name} does not answer" for name in self.silent]
+        found += [
+            f"the disk of {node.node} is below free_percent_min: it takes no clients' writes"
+            for node in (self.report.nodes if self.report is not None else ())
+            if not node.roomy
+        ]
         for gid in self.gids:
             leader = self.leader(gid)
             if leader is None:

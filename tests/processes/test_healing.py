@@ -190,6 +190,7 @@ def test_on_a_full_disk_writes_are_refused_until_there_is_room(tmp_path: Path) -
             await clerk.delete("another")
             status = await asyncio.to_thread(cluster.cli, "status")
             assert "disk full" in status.out.decode()
+            assert status.status == 1 and "free_percent_min" in status.err
             await eyes.whole()
 
             disk.fill(percent_left=1.0)
