@@ -2,9 +2,11 @@
 
 Three node processes, two groups of three, fsync on, all on one machine, and a clerk process that
 puts 256-byte values to one shard at a fixed rate whatever becomes of them (an open loop). The shard
-is filled to each size, and moved to and fro. Printed for each size: the longest time that one put
-took during each move (median and worst of the moves), the longest stretch without any answer, the
-same for stretches without a move, and what a move took:
+is filled to each size, and moved to and fro. Printed for each size, as median and worst of the
+moves: the longest time that one put took in the last second before the shard had settled, in which
+freeze and install lie; in the whole move, in which the copy competes with the puts for the machine;
+and in stretches without a move. Then the longest stretch of a move without any answer, what a move
+took, and the answers a second meanwhile:
 
     python bench/handover.py [MiB ...] [--moves 10] [--rate 2000]
 """
@@ -83,8 +85,8 @@ class Load:
         inside = [span for span in self.spans if begin <= span[0] < end]
         ends = sorted(span[1] for span in self.spans if begin <= span[1] < end)
         gaps = [after - before for before, after in pairwise(ends)]
-        longest = max(span[1] - span[0] for span in inside)
-        return longest * 1000, max(gaps) * 1000, len(ends) / (end - begin)
+        longest = max((span[1] - span[0] for span in inside), default=0.0)
+        return longest * 1000, max(gaps, default=end - begin) * 1000, len(ends) / (end - begin)
 
 
 class Watch:
@@ -133,7 +135,7 @@ async def measure(
     load = Load(kv, rate)
     loading = asyncio.ensure_future(load.run())
     await asyncio.sleep(2.0)
-    longest, gaps, took, rates, still = [], [], [], [], []
+    outages, longest, gaps, took, rates, still = [], [], [], [], [], []
     config = (await control.newest()).config
     gid = config.shards[shard]
     for _ in range(moves):
@@ -144,8 +146,10 @@ async def measure(
         gid = GroupId(3 - gid)
         await control.move(shard, gid)
         await watch.settled(gid)
-        took.append(time.perf_counter() - begun)
+        settled = time.perf_counter()
+        took.append(settled - begun)
         await asyncio.sleep(0.3)
+        outages.append(load.between(max(begun, settled - 1.0), settled + 0.1)[0])
         put, gap, answered = load.between(begun, time.perf_counter())
         longest.append(put)
         gaps.append(gap)
@@ -155,11 +159,12 @@ async def measure(
     if load.failures:
         print("failures:", len(load.failures), load.failures[0])
     return (
-        f"longest put of a move: median {median(longest):6.1f} ms, worst {max(longest):6.1f} ms; "
-        f"no answer at all: median {median(gaps):6.1f}, worst {max(gaps):6.1f} ms; "
-        f"at rest: median {median(one[0] for one in still):6.1f}, "
-        f"worst {max(one[0] for one in still):6.1f} ms; "
-        f"a move {median(took):5.2f} s; {median(rates):,.0f} puts/s meanwhile"
+        f"longest put, ms (median/worst of {moves}): "
+        f"hand-over {median(outages):.0f}/{max(outages):.0f}, "
+        f"whole move {median(longest):.0f}/{max(longest):.0f}, "
+        f"at rest {median(one[0] for one in still):.0f}/{max(one[0] for one in still):.0f}; "
+        f"no answer at all {median(gaps):.0f}/{max(gaps):.0f} ms; "
+        f"a move {median(took):.2f} s; {median(rates):,.0f} puts/s meanwhile"
     )
 
 
