@@ -150,8 +150,11 @@ its row are played until one fails, and the one that failed is played again with
 whole, where it must be quiet. The ids R, S, C, L, B, H in the last column are those of
 [invariants.md](invariants.md). *Group* is one Raft group under faults (`tests/support/chaos.py`),
 *hand-over model* the pure state machines of three groups (`tests/shardkv/test_handover_model.py`),
-*cluster* the whole product, simulated (`python -m labs simulate`). *Tries*: how many trials
-it took.
+*cluster* the whole product, simulated (`python -m labs simulate`), *script* a story of one group or
+cluster, told in steps, with the same invariants watching (`tests/raft/test_safeguards.py`,
+`tests/scorecard/scripts.py`, `tests/raft/test_field_bugs_*.py`). *A scripted case* is a named test:
+it has the last word where the real LevelDB, or a rule that needs no run, is what is broken. *Tries*:
+how many trials it took. K rows are safeguards of this code that no list had.
 
 | safeguard | broken so | tries | caught |
 |---|---|---|---|
