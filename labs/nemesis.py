@@ -108,7 +108,12 @@ class Nemesis:
     async def _wait_for_some(self, until: float) -> None:
         """For what is under way, but not for one that lasts long."""
         left = until - asyncio.get_running_loop().time()
-        await asyncio.wait(self._under_way, timeout=max(min(left, self._arena.lasts()), 0.0))
+        gathered = asyncio.gather(*self._under_way)
+        try:
+            async with asyncio.timeout(max(min(left, self._arena.lasts()), 0.0)):
+                await asyncio.shield(gathered)
+        except TimeoutError:
+            return  # it goes on beside what comes next
 
     async def heal(self, core: set[str] | None = None) -> None:
         """End every fault; nodes out of `core` (None: all are in) go down and stay so."""

@@ -45,7 +45,6 @@ OFTEN_PROBES: Final = (
 
 REQUIRED_PROBES: Final = (
     *OFTEN_PROBES,
-    "vote after restart in same term refused",
     "one-way-isolated leader",
     "leader paused",
     "snapshot interrupted by crash",

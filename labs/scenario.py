@@ -253,6 +253,8 @@ class Scenario:
         if rng.random() < 0.5:
             return None
         core = {name for name, node in cluster.nodes.items() if not node.condemned}
+        if len(core) < len(cluster.nodes) and not all(map(cluster.settled, cluster.placement)):
+            return None  # whoever comes for a condemned node is needed
         for victim in rng.sample(sorted(core), min(2, len(core))):
             rest = core - {victim}
             if all(has_majority(cluster, gid, rest) for gid in cluster.placement):

@@ -29,6 +29,7 @@ from raft.replica import Replica
 from shardkv.clerk import Clerk
 from shardkv.errors import OutcomeUnknown, TooStale, Unavailable
 from shardkv.listing import Listed
+from shardkv.routing import SlotRouting
 from shardkv.tokens import ReadSession
 from shardkv.types import Row
 
@@ -163,7 +164,15 @@ class WeakerReads(Workload):
         if asked.happened:
             seen.states[key] = self._oracle.effects[key, value]
 
+    def _epoch(self, seen: _Seen, key: bytes) -> int:
+        """Under which the session saw the key's shard last; 0: never."""
+        config = self._clerks[0].config
+        if config is None:
+            return 0
+        return seen.session.mark(SlotRouting(len(config.shards))(key)).epoch
+
     async def _read(self, client: int, seen: _Seen, key: bytes) -> None:
+        before = self._epoch(seen, key)
         try:
             row = await self._clerks[client].get_row(
                 key,
@@ -185,6 +194,8 @@ class WeakerReads(Workload):
             return
         seen.states[key] = at
         self._observer.probe("session read")
+        if 0 < before < self._epoch(seen, key):
+            self._observer.probe("session read after a move")
         if at + 1 < len(states):
             self._observer.probe("session read that showed an old state")
 

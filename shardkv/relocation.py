@@ -5,11 +5,15 @@ missing, so running it again finishes what was cut off, and asking for what is s
 nothing. `moving_replicas` decides, `operating` acts.
 """
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 from labrpc.transport import Transport
 from raft.types import NodeId
 from shardctrler.client import ControllerClient
+from shardctrler.commands import Code
+from shardctrler.errors import ChangeRefused
 from shardkv.config import ConfigError
 from shardkv.control import UnknownNode
 from shardkv.growth import CONTROLLER_GID, Seen
@@ -24,9 +28,12 @@ from shardkv.moving_replicas import (
     outline,
     title,
 )
-from shardkv.operating import ChangeAborted, MembersRefused, Operator
+from shardkv.operating import PAUSE_SECONDS, ChangeAborted, MembersRefused, Operator
 
 Say = Callable[[str], None]
+
+REPORTED_SECONDS: Final = 5.0
+"""Within so long the leaders have told the controller who their members are."""
 
 
 class Relocation:
@@ -164,7 +171,18 @@ class Relocation:
             raise MembersRefused(
                 f"node {node} holds a replica of {names}: replace it, or remove that first"
             )
-        await self._client.forget_node(NodeId(node))
+        until = min(self._deadline, asyncio.get_running_loop().time() + REPORTED_SECONDS)
+        while True:
+            try:
+                await self._client.forget_node(NodeId(node))
+            except ChangeRefused as refused:
+                # The groups have let it go, and have yet to report that.
+                late = asyncio.get_running_loop().time() > until
+                if refused.code is not Code.NODE_IS_MEMBER or late:
+                    raise
+                await asyncio.sleep(PAUSE_SECONDS)
+            else:
+                return
 
     def _check_group(self, gid: int, seen: Seen) -> None:
         if gid not in self._gids and gid not in groups_of(seen):

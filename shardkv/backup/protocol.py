@@ -11,8 +11,9 @@ OPEN: Final = "backup.open"
 NEXT: Final = "backup.next"
 CLOSE: Final = "backup.close"
 
-CHUNK_BYTES_MAX: Final = 256 * 1024
-"""Of the rows in a chunk; one row is always given."""
+CHUNK_BYTES_MAX: Final = 128 * 1024
+"""Of the rows in a chunk; one row is always given. Reading one keeps a node from its clients for
+a millisecond or so."""
 
 
 class Open(NamedTuple):

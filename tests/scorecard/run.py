@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from raft.leader import Leader
-from raft.types import EntryId, EntryKind
+from raft.types import Entry, EntryId, EntryKind
 from tests.raft import test_safeguards as consensus
 from tests.scorecard.table import LISTED, NOT_THERE, rows
 from tests.scorecard.trials import FAILURES, Row, TestFailed, Trial, chaos, told_by
@@ -128,7 +128,7 @@ def rename_a_local(patch: pytest.MonkeyPatch) -> None:
     def append(self: Leader, kind: EntryKind, data: bytes) -> EntryId:
         entries = self._state.log
         number = type(entries.last.index)(entries.last.index + 1)
-        entries.append((consensus.Entry(number, self._state.term, kind, data),))
+        entries.append((Entry(number, self._state.term, kind, data),))
         if kind is EntryKind.MEMBERSHIP:
             self.sync_members()
         return entries.last
@@ -150,8 +150,11 @@ its row are played until one fails, and the one that failed is played again with
 whole, where it must be quiet. The ids R, S, C, L, B, H in the last column are those of
 [invariants.md](invariants.md). *Group* is one Raft group under faults (`tests/support/chaos.py`),
 *hand-over model* the pure state machines of three groups (`tests/shardkv/test_handover_model.py`),
-*cluster* the whole product, simulated (`python -m labs simulate`). *Tries*: how many trials
-it took.
+*cluster* the whole product, simulated (`python -m labs simulate`), *script* a story of one group or
+cluster, told in steps, with the same invariants watching (`tests/raft/test_safeguards.py`,
+`tests/scorecard/scripts.py`, `tests/raft/test_field_bugs_*.py`). *A scripted case* is a named
+test: it has the last word where the real LevelDB, or a rule that needs no run, is what is broken.
+*Tries*: how many trials it took. K rows are safeguards of this code that no list had.
 
 | safeguard | broken so | tries | caught |
 |---|---|---|---|

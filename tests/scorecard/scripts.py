@@ -15,12 +15,15 @@ import raft.disk.log_store
 import raft.election
 from labrpc.sim.loop import run
 from raft.disk.data_store import Capture
+from raft.disk.log_store import ReplicaRefused
+from raft.disk.records import ReplicaRecord
 from raft.frames import FrameCodec
 from raft.leader import Leader
 from raft.messages import AppendReply, Heartbeat, RequestVote
 from raft.parcel import Parcel
 from raft.quorum import Electorate
 from raft.types import Index, NodeId, Term
+from shardctrler.types import ShardId
 from shardkv.handover import Handover
 from tests.raft import test_field_bugs_elections as elections
 from tests.raft import test_field_bugs_snapshots as snapshots
@@ -32,8 +35,10 @@ from tests.raft.test_field_bugs_can_fail import (
     no_prevote_and_no_check_of_the_quorum,
 )
 from tests.raft.test_safeguards import LONG_LOGS, QUICK, Safeguard, led, others
-from tests.scorecard import shell
+from tests.scorecard import sharding, shell
 from tests.scorecard.trials import Row, Trial, _quietly, chaos, cluster, tests
+from tests.simulation.test_field_bugs_shards import A, B, Scene
+from tests.simulation.test_field_bugs_shards import play as play_shards
 from tests.support.chaos import ChaosWorld, Knobs
 from tests.support.hosts import GID, UUID
 from tests.support.scripted import E, Scripted
@@ -196,6 +201,51 @@ def a_leader_with_an_ill_disk() -> None:
     run(main())
 
 
+def a_removed_id_comes_back() -> None:
+    """H12: a replica was removed and dropped; its id, with which it promised, is given again."""
+
+    async def main() -> None:
+        world = ChaosWorld(6, Knobs(size=3, faults=(), config=QUICK, compaction=LONG_LOGS))
+        await world.grow()
+        leader = await led(world)
+        gone = others(world, leader)[0]
+        old = gone.replica.id
+        leader.replica.change_members(remove=[old])
+        await world.until(lambda: len(leader.replica.core.membership.voters) == 2)
+        await asyncio.sleep(0.5)
+        assert gone.host is not None
+        await gone.host.drop_replica(GID)
+        gone.power_cut()
+        gone.power_up()
+        await world.until(lambda: gone.up)
+        try:
+            await gone.host.create_replica(ReplicaRecord(GID, UUID, old, incarnation=9))
+        except ReplicaRefused:
+            return
+        world.oracle.must(False, "R1", f"replica {old} is there again, without its promises")
+        world.oracle.check()
+
+    run(main())
+
+
+async def _two_administrators(scene: Scene) -> None:
+    _, other = scene.cluster.client()
+    number = (await scene.admin.newest()).config.number
+    moves = [
+        admin.move(ShardId(shard), gid, expect=number)
+        for admin, shard, gid in ((scene.admin, 0, B), (other, 1, B), (other, 2, A))
+    ]
+    told = await asyncio.gather(*moves, return_exceptions=True)
+    made = [answer for answer in told if isinstance(answer, int) and answer > number]
+    assert len(made) == len(set(made)) <= 1, f"S6: after {number} came {told}, each made of it"
+    await other.close()
+
+
+def two_administrators() -> None:
+    """F31: both have read one configuration, and change it at once."""
+    play_shards(_two_administrators, 1)
+
+
 # What is taken away
 
 
@@ -331,12 +381,16 @@ def rows() -> list[Row]:
         Row("F24", "a new leader does not resume hand-overs", successors_do_not_resume,
             ("L4", "L2", "S12"),
             cluster("changes", "migration-crash", "transfer", "kill", seeds=20, seconds=8.0)),
+        Row("F31", "a configuration is written whatever it was to follow",
+            sharding.ignore_what_is_expected, ("S6",), script(two_administrators)),
         Row("G02", "paranoid_checks=False",
             lambda p: shell.leveldb_with(p, paranoid_checks=False), ("test",), tests(leveldb)),
         Row("G05", "an error in apply is not the end", shell.go_on, ("R6",),
             script(one_apply_that_fails)),
         Row("G14", "frames of another cluster are taken", frames_of_any_cluster, ("R17",),
             script(a_node_of_another_cluster)),
+        Row("H12", "a removed replica's id is used again", shell.forget_tombstones, ("R1",),
+            script(a_removed_id_comes_back)),
         Row("K01", "votes are given while a leader lives, without PreVote",
             votes_while_a_leader_lives, ("L9",), script(one_way, "follower", True, "all")),
         Row("K02", "learners are counted", learners_count, ("R10", "R8", "R5", "R1", "R11"),

@@ -254,9 +254,6 @@ def rows() -> list[Row]:
         Row("F21", "requests wait for the own pulls", hold_requests, ("L4", "L12"), model(200)),
         Row("F27", "a repetition has a new number", a_new_number_for_a_repetition, ("C3", "C4"),
             cluster("loss", "crash", "clients")),
-        Row("F31", "a configuration is written whatever it was to follow", ignore_what_is_expected,
-            case, tests("tests/shardctrler/test_machine.py::"
-                        "test_of_two_administrators_who_expect_the_same_configuration_one_is_told")),
         Row("G07", "apply asks for a hash of this process",
             lambda p: versions_by(p, id), ("R6", *COPY, "C1"), model()),
         Row("G08", "apply looks at a clock", lambda p: versions_by(p, ticking()),

@@ -164,6 +164,4 @@ def rows() -> list[Row]:
         Row("H04", "the data database's own log is trusted",
             lambda p: p.setattr(leveldb, "_set_logs_aside", lambda path: None), case,
             tests(disk + "test_leveldb.py::test_logs_of_unsynced_rows_are_set_aside")),
-        Row("H12", "a removed replica's id is used again", forget_tombstones, case,
-            tests(disk + "test_log_store.py::test_a_dropped_replica_leaves_a_tombstone")),
     ]  # fmt: skip

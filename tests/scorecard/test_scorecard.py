@@ -6,6 +6,7 @@ that must not be caught.
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.scorecard import run
 from tests.scorecard.table import LISTED, NOT_THERE, rows
 from tests.scorecard.trials import Row, TestFailed, Trial, told_by
 
+ROOT = Path(__file__).parents[2]
 TABLE = {row.id: row for row in rows()}
 
 
@@ -31,6 +33,14 @@ def test_every_listed_safeguard_has_one_row_or_a_reason() -> None:
     assert len(ids) == len(set(ids)), "two rows of one id"
     assert set(LISTED) <= {*ids, *NOT_THERE}
     assert not set(ids) & set(NOT_THERE), "it is there, and says that it is not"
+
+
+def test_the_published_table_speaks_of_all_of_them() -> None:
+    page = (ROOT / "docs/scorecard.md").read_text()
+    told = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines()}
+
+    for row in rows():
+        assert "caught by" in told.get(row.id, "no row"), f"{row.id}: run `make scorecard`"
 
 
 def test_the_wrong_canary_dies_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
