@@ -23,6 +23,7 @@ from shardkv.commands import Freeze, encode
 from shardkv.copies import PullReply, PullRequest
 from shardkv.limits import (
     CHANGE_ROWS_MAX,
+    CHUNK_BYTES_MAX,
     FREEZE_BYTES,
     HOLD_SECONDS,
     ROUNDS_MAX,
@@ -132,7 +133,10 @@ class Giver:
         pace = self._pace(shard, copy_id)
         pace.round(machine.changes(shard) - counter)
         rows = self._replica.store.reader
-        rest = machine.pull(rows, shard, request.number, request.cursor, FREEZE_BYTES, copy_id)
+        # Where the rest does not shrink below the bound, one that fits in one chunk will do: the
+        # freeze then takes one call and one commit all the same, and waiting only slows writers.
+        enough = CHUNK_BYTES_MAX if pace.level else FREEZE_BYTES
+        rest = machine.pull(rows, shard, request.number, request.cursor, enough, copy_id)
         if isinstance(rest, Answer) or (rest.changes_left and not pace.is_vain):
             return
         try:

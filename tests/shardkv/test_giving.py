@@ -137,6 +137,7 @@ def test_a_freeze_that_failed_is_asked_for_again() -> None:
 def test_a_copy_that_does_not_get_on_is_frozen_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """L4: with any number of change rows left."""
     monkeypatch.setattr(giving, "FREEZE_BYTES", 1)
+    monkeypatch.setattr(giving, "CHUNK_BYTES_MAX", 1)
 
     async def story(source: Source) -> int:
         rounds = 0
@@ -147,6 +148,22 @@ def test_a_copy_that_does_not_get_on_is_frozen_in_the_end(monkeypatch: pytest.Mo
         return rounds
 
     assert told(story) == ROUNDS_MAX
+
+
+def test_what_does_not_shrink_and_fits_in_one_chunk_is_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(giving, "FREEZE_BYTES", 1)
+
+    async def story(source: Source) -> int:
+        rounds = 0
+        while source.phase is Phase.MOVING:
+            source.write(range(2 + 10 * rounds, 12 + 10 * rounds))
+            await source.pull(ROWS_DONE)
+            rounds += 1
+        return rounds
+
+    assert told(story) == 1 + ROUNDS_UNTIL_SLOWER
 
 
 def test_too_many_change_rows_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
