@@ -86,6 +86,13 @@ def restored(backup: Path, directory: Path, *flags: str) -> Cluster:
     return new
 
 
+def start(new: Cluster) -> None:
+    """`up`, which first copies every group to all its nodes."""
+    new.begin("--nodes", "3")
+    wait_for(lambda: "ready" in new.lines() or new.up.poll() is not None, "all copied", 90)
+    new.wait_ready()
+
+
 async def ask(cluster: Cluster, command: Mutation | OpenSession) -> Answer:
     """What the group that serves the shard answers, whoever asks: no clerk is between."""
     transport = GrpcTransport(cluster.cluster, "raw")
@@ -129,7 +136,7 @@ def test_a_cluster_is_backed_up_under_load_and_restored(cluster: Cluster, tmp_pa
 
     new = restored(tmp_path / "b", tmp_path / "new")
     try:
-        new.start("--nodes", "3")
+        start(new)
         assert new.cluster != cluster.cluster
         with shardkv.connect(new.endpoints) as kv:
             for key, value in KEYS.items():
@@ -139,7 +146,7 @@ def test_a_cluster_is_backed_up_under_load_and_restored(cluster: Cluster, tmp_pa
         assert not (new.data / "growing").exists()
         run(strangers(cluster, new))
         assert new.interrupt() == 0
-        new.start("--nodes", "3")  # and is found again
+        start(new)  # and is found again
         with shardkv.connect(new.endpoints) as kv:
             assert kv.get("after") == b"the restore"
     finally:
@@ -201,7 +208,7 @@ def test_an_old_clients_retry_is_not_applied_twice(cluster: Cluster, tmp_path: P
             assert await kv.get(key) == b"one two "
 
     try:
-        new.start("--nodes", "3")
+        start(new)
         run(after())
     finally:
         new.close()

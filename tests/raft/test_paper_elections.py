@@ -6,7 +6,14 @@ Reference: dissertation, sections 4.2.3 (disruptive servers), 6.2 (a leader step
 
 import pytest
 
-from raft.messages import AppendEntries, AppendReply, Heartbeat, RequestVote, VoteReply
+from raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    RequestVote,
+    TimeoutNow,
+    VoteReply,
+)
 from raft.ready import Ready
 from raft.types import NOBODY, HardState, Index, ReplicaId, Role, Term
 from tests.support.builders import (
@@ -286,7 +293,8 @@ def test_a_lab_leader_stays_without_a_quorum() -> None:
 
 
 def test_a_leader_whose_own_disk_hangs_hands_over() -> None:
-    """Gray failure: the followers' majority is ahead of the leader's disk for 2 E."""
+    """Gray failure: the followers' majority is ahead of the leader's disk. After 2 E it orders a
+    campaign; after 3 E, since the order was lost, it steps down whoever comes after it."""
     replica = leader(1)
     replica.propose(b"2/1")
     assert replica.ready().entries, "saved, and never reported as durable"
@@ -294,17 +302,22 @@ def test_a_leader_whose_own_disk_hangs_hands_over() -> None:
         replica.step(ack(follower, replica, 2), NOW + 10)
 
     now = NOW + 10
+    ordered_at = None
     while replica.role is Role.LEADER and now < NOW + 20:
         now = replica.deadline
         replica.timeout(now)
-        replica.ready()
+        orders = [said for said in replica.ready().messages if isinstance(said, TimeoutNow)]
+        if orders and ordered_at is None:
+            ordered_at = now
         for follower in (2, 3):
             if replica.role is Role.LEADER:
                 token = replica.progress[N2].token + 1
                 replica.step(beat_reply(follower, replica, token, 2), now)
 
+    assert ordered_at is not None
+    assert 2 * E_MAX < ordered_at - (NOW + 10) < 2 * E_MAX + 0.5
     assert replica.role is Role.FOLLOWER
-    assert 2 * E_MAX < now - (NOW + 10) < 2 * E_MAX + 0.5
+    assert 3 * E_MAX < now - (NOW + 10) < 3 * E_MAX + 0.5
 
 
 # Heartbeats

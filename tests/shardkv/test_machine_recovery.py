@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from raft.types import GroupUuid
+from raft.types import GroupId, GroupUuid
 from shardctrler.codec import encode_config
 from shardctrler.machine import SESSIONS_SKIPPED
-from shardctrler.types import NO_GROUP, GroupInfo, ShardConfig
+from shardctrler.types import NO_GROUP, ConfigNumber, GroupInfo, ShardConfig, ShardId
 from shardkv.commands import Abandoned, Freeze
 from shardkv.machine import LOST_SHARD_BEGINS
 from shardkv.phases import Phase
@@ -22,7 +22,7 @@ def renamed(config: ShardConfig) -> ShardConfig:
     """The configuration after `config`, by which group A is another one."""
     return replace(
         config,
-        number=config.number + 1,
+        number=ConfigNumber(config.number + 1),
         groups={**config.groups, A: GroupInfo(NEW, ())},
         previous=tuple(config.holder(s) for s in range(len(config.shards))),  # type: ignore[arg-type]
     )
@@ -62,15 +62,16 @@ def test_a_replica_of_the_old_uuid_answers_nobody_once_it_hears_of_the_new() -> 
     assert group.machine.refusal(S0) == Answer(Code.WRONG_GROUP, (2,))
 
 
-def given_up(config: ShardConfig, gone: int, **kept: int) -> ShardConfig:
+def given_up(config: ShardConfig, gone: GroupId, **kept: GroupId) -> ShardConfig:
     """The configuration after `config` that gives a group up; `s0=1`: shard 0 is kept by group 1,
     and all else goes to C."""
     holders = {int(name[1:]): gid for name, gid in kept.items()}
-    shards, previous, lost = [], [], []
-    for shard, owner in enumerate(config.shards):
+    shards, previous, lost = list[GroupId](), list[GroupId](), list[ShardId]()
+    for number, owner in enumerate(config.shards):
+        shard = ShardId(number)
         if owner != gone:
             shards.append(owner)
-            previous.append(config.holder(shard))  # type: ignore[arg-type]
+            previous.append(config.holder(shard))
             continue
         holder = holders.get(shard, NO_GROUP)
         shards.append(holder or C)
@@ -79,11 +80,11 @@ def given_up(config: ShardConfig, gone: int, **kept: int) -> ShardConfig:
     groups = {gid: info for gid, info in config.groups.items() if gid != gone}
     groups.setdefault(C, GroupInfo(GroupUuid(bytes([C]) * 16), ()))
     return ShardConfig(
-        config.number + 1,  # type: ignore[arg-type]
-        tuple(shards),  # type: ignore[arg-type]
+        ConfigNumber(config.number + 1),
+        tuple(shards),
         groups,
-        tuple(previous),  # type: ignore[arg-type]
-        abandoned=(gone,),  # type: ignore[arg-type]
+        tuple(previous),
+        abandoned=(gone,),
         lost=tuple(lost),
     )
 
@@ -144,19 +145,19 @@ def test_a_shard_on_its_way_from_a_lost_group_begins_anew() -> None:
     group = Group(A)
     group.apply(configure(history.then(A, A, B, B)))
     group.apply(configure(history.then(A, A, A, B)))
-    shard = S1 + 1
-    assert group.machine.record(shard).phase is Phase.ARRIVING  # type: ignore[arg-type]
+    shard = ShardId(2)
+    assert group.machine.record(shard).phase is Phase.ARRIVING
     config = given_up(history.configs[-1], B)
     assert group.apply(abandoned(config, arriving=False)).code is Code.OK
-    assert group.machine.record(shard).phase is Phase.ARRIVING, "only when it is said"  # type: ignore[arg-type]
+    assert group.machine.record(shard).phase is Phase.ARRIVING, "only when it is said"
 
     assert group.apply(abandoned(config, arriving=True)).code is Code.OK
 
-    assert group.machine.record(shard).phase is Phase.SERVING  # type: ignore[arg-type]
-    assert group.get(b"k", shard) is ABSENT  # type: ignore[arg-type]
-    session = group.open(shard)  # type: ignore[arg-type]
+    assert group.machine.record(shard).phase is Phase.SERVING
+    assert group.get(b"k", shard) is ABSENT
+    session = group.open(shard)
     assert session == config.number * LOST_SHARD_BEGINS + 1
-    assert group.apply(put(session, 1, b"k", b"v", shard=shard)) == ok(  # type: ignore[arg-type]
+    assert group.apply(put(session, 1, b"k", b"v", shard=shard)) == ok(
         config.number * LOST_SHARD_BEGINS + 1
     )
     assert group.apply(configure(config)).code is Code.OK

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from labrpc.errors import Refused
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import run
 from labrpc.transport import Address
@@ -21,6 +22,7 @@ from labs.workload import Workload, WorkloadConfig
 from raft.types import GroupId
 from shardctrler.client import ControllerClient
 from shardctrler.errors import ShardCtrlerError
+from shardkv.admin import CHANGE_MEMBERS, ChangeMembers, encode
 from shardkv.errors import ShardKVError
 from shardkv.moving_replicas import Change
 from shardkv.operating import MembersRefused
@@ -105,9 +107,9 @@ def play(seed: object, story: Story, *, clients: int = 4) -> None:
             else:
                 judge_register(history.of(key))
         cluster.observer.finish()
-        for clerk, admin in pairs:
+        for clerk, controller in pairs:
             await clerk.close()
-            await admin.close()
+            await controller.close()
 
     run(main(), seed=f"moving/{seed}")
     assert len(history.operations) > 10, "a run in which nobody asks shows nothing"
@@ -259,6 +261,17 @@ def test_what_would_cost_a_quorum_is_refused_without_any_effect() -> None:
                 await operators.change(change)
         with pytest.raises(ShardKVError, match="no node 'n9'"):
             await operators.change(Change(1, ("n9",)))
+        # An operator who looked before n3 died: the leader itself knows better.
+        leader = cluster.leader(GroupId(2))
+        assert leader is not None and leader.host is not None
+        at = leader.host.replicas[GroupId(2)].core.membership
+        other = next(m.id for m in at.voters if m.node not in (leader.name, "n3"))
+        remove = ChangeMembers(2, cluster.uuids[GroupId(2)], (), (other,))
+        stale = cluster.network.transport(Address("stale"))
+        with pytest.raises(Refused, match="would leave 1 of 2 alive") as refused:
+            await stale.call(leader.address, CHANGE_MEMBERS, encode(remove), timeout=5.0)
+        assert refused.value.code == "FAILED_PRECONDITION"
+        await stale.close()
         assert [membership_index(cluster, gid) for gid in (0, 1, 2)] == before
         await operators.replace("n3", "n4")  # and this is what helps
         await until(lambda: voters(cluster, 2) == ["n1", "n2", "n4"], 10, "n4 for n3")

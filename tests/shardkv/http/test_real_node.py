@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -51,6 +50,16 @@ def ask(
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def wait_ready(port: int) -> None:
+    def ready() -> bool:
+        try:
+            return ask(port, "GET", "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    wait_for(ready, f"the node at {port} to be ready")
 
 
 def get_json(port: int, target: str) -> Any:
@@ -127,14 +136,46 @@ def test_events_tell_of_a_kill_and_of_the_return(cluster: Cluster) -> None:
     stream.close()
     connection.close()
 
-    def ready() -> bool:
-        try:
-            return ask(port(cluster, victim), "GET", "/readyz")[0] == 200
-        except OSError:
-            return False
-
-    wait_for(ready, f"{victim} to be ready")
+    wait_ready(port(cluster, victim))
     assert get_json(port(cluster, victim), "/kv/meanwhile")["value"] == "kept"
+
+
+def test_named_requests_are_done_once_whatever_dies_under_them(cluster: Cluster) -> None:
+    """Whoever gets no clear answer asks another node, by the same name; nothing comes twice."""
+    ports = [port(cluster, name) for name in cluster.nodes]
+    tries = 0
+    for number in range(60):
+        if number in (15, 35):
+            victim = ("n1", "n2")[number > 20]
+            cluster.kill(victim)
+        if number in (28, 50):
+            cluster.wait_ended(victim)
+            cluster.restart(victim, wait=False)
+        deadline = time.monotonic() + 30
+        done = False
+        while not done:
+            assert time.monotonic() < deadline, f"append {number} is never done"
+            tries += 1
+            done = _append(ports[tries % 3], number)
+    expected = "".join(f"{number} " for number in range(60))
+    assert get_json(ports[2], "/kv/once")["value"] == expected
+    for each in ports:
+        wait_ready(each)
+
+
+def _append(port: int, number: int) -> bool:
+    """Whether it is known to be done. It leaves after half a second, whatever became of it."""
+    headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": f"append-{number}"}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=0.5)
+    try:
+        connection.request("POST", "/append/once", b"%d " % number, headers)
+        status = connection.getresponse().status
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    assert status in (204, 429, 503, 504), status
+    return status == 204
 
 
 def _read_until(stream: http.client.HTTPResponse, text: str) -> None:
@@ -167,13 +208,13 @@ def test_http_can_be_switched_off_and_its_port_must_be_free(
 
 def test_a_stop_by_signal_is_the_nodes_own(cluster: Cluster) -> None:
     """uvicorn takes no signal: SIGTERM still hands leaderships on, and ends with 0."""
-    before = cluster.nodes["n2"].pid
+    node = cluster.nodes["n2"]
+    assert node.process is not None, "restarted by the test before"
     connection = http.client.HTTPConnection("127.0.0.1", port(cluster, "n2"), timeout=20)
     connection.request("GET", "/events")
     stream = connection.getresponse()
     stream.readline()
-    os.kill(before, signal.SIGTERM)
-    cluster.wait_ended("n2")
-    assert cluster.obituary("n2")[0] == "ended with status 0"
+    node.process.send_signal(signal.SIGTERM)
+    assert node.process.wait(10) == 0
     stream.close()
     connection.close()
