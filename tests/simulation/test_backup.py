@@ -9,8 +9,9 @@ import pytest
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import run
 from labrpc.transport import Address
-from labs.cluster import CLUSTER, SimCluster
+from labs.cluster import SimCluster
 from labs.history import History
+from labs.sim_node import CLUSTER
 from labs.workload import Workload, WorkloadConfig
 from raft.errors import RaftError
 from raft.types import EntryId, GroupId, Index, Term

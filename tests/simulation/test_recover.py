@@ -5,7 +5,7 @@ lost, a gid means another group. So nobody watches for them; what is judged is w
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from random import Random
 from typing import Any
 
@@ -16,9 +16,10 @@ from labrpc.sim.chance import Chance
 from labrpc.sim.loop import run
 from labrpc.sim.network import SimTransport
 from labrpc.transport import Address
-from labs.cluster import SimCluster, SimNode
+from labs.cluster import SimCluster
 from labs.history import History, Kind, Operation
 from labs.linearizability import judge_list, judge_register
+from labs.sim_node import SimNode
 from labs.workload import Workload, WorkloadConfig
 from raft.ports import StateMachine
 from raft.types import GroupId
@@ -38,7 +39,17 @@ NSHARDS = 12
 SEEDS = range(1, 4)
 
 
-class Blind:
+class Nothing:
+    """Takes every call and says nothing."""
+
+    def __call__(self, *_: object, **__: object) -> None:
+        return
+
+    def __getattr__(self, name: str) -> "Nothing":
+        return self
+
+
+class Blind(Nothing):
     """In place of a group's invariants."""
 
     def __init__(self, *_: object) -> None:
@@ -46,9 +57,6 @@ class Blind:
 
     def machine(self, _: str, inner: StateMachine) -> StateMachine:
         return inner
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
 
 
 class Plain(SimCluster):
@@ -61,7 +69,7 @@ class Plain(SimCluster):
 @pytest.fixture(autouse=True)
 def nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labs.cluster.RaftInvariants", Blind)
-    monkeypatch.setattr("labs.cluster.watch_barriers", lambda *_: None)
+    monkeypatch.setattr("labs.sim_node.watch_barriers", lambda *_: None)
 
 
 class World:
