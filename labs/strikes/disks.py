@@ -155,7 +155,7 @@ class DiskStrikes:
             arena.end(victim)
             await self._cluster.add_node()
         elif not victim.alive:
-            victim.condemned = True
+            victim.condemned = len(arena.nodes()) > 1  # the last one is struck on, in vain
 
     def _harm(self, node: SimNode, what: str, before: DriveImage) -> bool:
         """Whether there was anything to harm."""

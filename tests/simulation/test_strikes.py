@@ -121,6 +121,16 @@ def test_a_log_that_is_put_back_unnoticed_breaks_r18(monkeypatch: pytest.MonkeyP
         run(main())
 
 
+@pytest.mark.parametrize("seed", [1, 5])
+def test_damage_beyond_the_atlas_ends_in_refusals_and_no_wrong_answer(seed: int) -> None:
+    """Seed 5 loses every node."""
+    config = ScenarioConfig(topology="T1", faults=("ruin", "crash", "changes"))
+    outcome, history = play(seed, config)
+
+    assert any(probe.startswith("damage refused") for probe in outcome.probes)
+    assert any(operation.happened is False for operation in history.operations)
+
+
 def test_clocks_differ_by_a_tenth_at_most() -> None:
     rates: list[dict[str, float]] = []
     original = VirtualLoop.skew
