@@ -59,7 +59,7 @@ def play(
     with running(directory, nodes=nodes, replicas=nodes, settings={"SHARDKV_HEAL": "false"}) as of:
         judged = run(whole(of), 300)
     print(f"{judged} operations judged")
-    assert judged >= OPERATIONS_MIN or (cycles, operations) == SHORT
+    assert judged >= OPERATIONS_MIN or operations == SHORT[1]
     return judged
 
 
