@@ -167,7 +167,7 @@ async def grown(new: Cluster) -> None:
 
 
 async def strangers(old: Cluster, new: Cluster) -> None:
-    """BAD-INPUTS 116: a process of one cluster is told so by the other, whoever asks."""
+    """A process of one cluster is told so by the other, whoever asks."""
     for mine, theirs in ((old, new), (new, old)):
         transport = GrpcTransport(mine.cluster, "stranger")
         try:
@@ -181,7 +181,7 @@ async def strangers(old: Cluster, new: Cluster) -> None:
 
 @pytest.mark.timeout(120)
 def test_an_old_clients_retry_is_not_applied_twice(cluster: Cluster, tmp_path: Path) -> None:
-    """BAD-INPUTS 121. What the backup holds is answered from it; a session that was opened after it
+    """What the backup holds is answered from it; a session that was opened after it
     is unknown for ever, and no stranger's."""
     key, shard = b"counted", ROUTING(b"counted")
 
@@ -217,7 +217,7 @@ def test_an_old_clients_retry_is_not_applied_twice(cluster: Cluster, tmp_path: P
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("led", [0, 1], ids=["of the controller", "of a group"])
 def test_a_node_that_is_killed_during_a_backup(tmp_path: Path, led: int) -> None:
-    """BAD-INPUTS 119: another replica is read, or it fails for certain; never half of it."""
+    """Another replica is read, or it fails for certain; never half of it."""
     with running(tmp_path / "c", groups=2, shards=SHARDS) as cluster:
         run(fill(cluster))
 
@@ -269,7 +269,7 @@ def test_a_backup_that_is_cut_off_leaves_nothing_to_mistake(
 
 
 def test_where_no_backup_can_be(cluster: Cluster, tmp_path: Path) -> None:
-    """BAD-INPUTS 118: refused at once, and nothing is left."""
+    """Refused at once, and nothing is left."""
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
@@ -298,7 +298,7 @@ def test_where_no_backup_can_be(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_file(cluster: Cluster, tmp_path: Path) -> None:
-    """BAD-INPUTS 118. A limit on the size of files stands for the disk: a write fails half-way."""
+    """A limit on the size of files stands for the disk: a write fails half-way."""
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 4; trap "" XFSZ; exec "$@"', "-", *PROGRAM, "backup",
          str(tmp_path / "b")],
@@ -372,7 +372,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(
 
 
 def test_where_no_restore_can_go(cluster: Cluster, backup: Path, tmp_path: Path) -> None:
-    """BAD-INPUTS 116, 118: data that is there is never touched."""
+    """Data that is there is never touched."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
 
@@ -391,7 +391,7 @@ def test_where_no_restore_can_go(cluster: Cluster, backup: Path, tmp_path: Path)
 def test_an_old_node_does_not_come_into_the_new_cluster(
     cluster: Cluster, backup: Path, tmp_path: Path
 ) -> None:
-    """BAD-INPUTS 43, 116: a directory of the old cluster put into the new one's place is found by
+    """A directory of the old cluster put into the new one's place is found by
     its promise, before anything is opened."""
     new = restored(backup, tmp_path / "new")
     other = restored(backup, tmp_path / "other")  # of the same backup, and yet a stranger

@@ -1,4 +1,4 @@
-"""Export files: exact, whole or absent, and refused when they were touched (BAD-INPUTS 118)."""
+"""Export files: exact, whole or absent, and refused when they were touched."""
 
 import asyncio
 import os

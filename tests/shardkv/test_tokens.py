@@ -1,4 +1,4 @@
-"""Session tokens: what a mark promises, and what is refused (BAD-INPUTS 62)."""
+"""Session tokens: what a mark promises, and what is refused."""
 
 import pytest
 

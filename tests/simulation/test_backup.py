@@ -86,7 +86,7 @@ def scene(seed: str) -> SimCluster:
 
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_a_backup_in_a_storm_of_moves_and_crashes_is_consistent_or_none(seed: int) -> None:
-    """BAD-INPUTS 119. What was acknowledged before it began is in it; each key once."""
+    """What was acknowledged before it began is in it; each key once."""
     name = f"storm/{seed}"
     taken = 0
 

@@ -243,7 +243,7 @@ def test_of_operators_with_different_wishes_each_is_done_or_told(seed: int) -> N
 
 
 def test_what_would_cost_a_quorum_is_refused_without_any_effect() -> None:
-    """O2, BAD-INPUTS 106: too many, the last, the unknown; by the operator's view and by the
+    """Refused: too many, the last, the unknown; by the operator's view and by the
     leader's own."""
 
     async def story(cluster: SimCluster, operators: Operators) -> None:
