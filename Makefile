@@ -35,10 +35,10 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## a cluster of 6 processes, real files, kill -9 and all; verified at the end
 	timeout --kill-after=10 $(DEMO_SECONDS_MAX) $(BIN)/shardkv demo
 
-# Tests of real processes share one worker (the xdist group "processes"): they measure time.
+# A file's tests share a worker: those of real processes stand on one cluster.
 test: $(STAMP)  ## every test, and fresh seeds of the simulator for SIM_SECONDS
 	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
-		$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(PYTEST_ARGS)
+		$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory fresh-sim
 
 lint: $(STAMP)  ## what CI checks besides the tests; writes nothing

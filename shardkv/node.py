@@ -122,6 +122,12 @@ class Node:
         await self._clients.start()
         await self._peers.start()
         await self._open_front_door()
+        make_ballast(
+            self._directory,
+            self._config.ballast_bytes,
+            space_of(self._directory),
+            self._config.free_percent_min,
+        )
         self._databases = await nodedir.open_databases(
             self._directory, self._identity, on_failure=_storage_failed
         )
@@ -381,12 +387,6 @@ def run(
         check_identity(directory, settings.config, identity)
         check_resources(directory)
         _log_to_file(directory, settings)
-        make_ballast(
-            directory,
-            settings.config.ballast_bytes,
-            space_of(directory),
-            settings.config.free_percent_min,
-        )
         return _run_logged(directory, settings, identity, lifeline)
     finally:
         lock.release()

@@ -36,8 +36,6 @@ from tests.support.processes import (
     wait_for,
 )
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SHARDS = 8
 KEYS = {b"key %d" % number: b"value %d" % number * (1 + number % 50) for number in range(400)}
 BULK = b"x" * 100_000

@@ -51,8 +51,6 @@ from tests.support.processes import (
     wait_for,
 )
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 KEY_BYTES_MAX = 4096
 VALUE_BYTES_MAX = 1024 * 1024
 SHARDS = 8

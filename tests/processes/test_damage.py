@@ -29,8 +29,6 @@ from tests.support.processes import (
     wait_for,
 )
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SETTINGS = {
     "SHARDKV_RAFT_LOG_BYTES_MAX": "65536",
     "SHARDKV_RAFT_LOG_KEEP_ENTRIES": "10",

@@ -19,8 +19,6 @@ import pytest
 from tests.support.load import Load
 from tests.support.processes import Cluster, Eyes, run, running, wait_for
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 EXT4_IOC_SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2
 """What is not on the disk yet is lost, as when the power fails."""

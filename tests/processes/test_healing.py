@@ -29,8 +29,6 @@ from tests.support.processes import (
 )
 from tests.support.small_disk import small_disk
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 GRACE = 5
 SETTINGS = {"SHARDKV_HEAL_GRACE_SECONDS": str(GRACE)}
 MIB = 1024 * 1024

@@ -8,12 +8,8 @@ import os
 import time
 from pathlib import Path
 
-import pytest
-
 from shardkv import aio
 from tests.support.processes import Cluster, run, running
-
-pytestmark = pytest.mark.xdist_group("processes")
 
 MEASURE_SECONDS = 5.0
 MEMORY_BYTES_MAX = 100 * 1000 * 1000

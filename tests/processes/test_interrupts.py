@@ -14,8 +14,6 @@ from shardkv import nodedir
 from shardkv.cli.failures import Exit
 from tests.support.processes import PROGRAM, Cluster, environment
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 @pytest.mark.parametrize(
     ("command", "said"),

@@ -25,8 +25,6 @@ from tests.support.processes import (
     wait_for,
 )
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SERVICE_GAP_SECONDS_MAX = 2.0
 """Without service after a leader's kill: the median of a few."""
 

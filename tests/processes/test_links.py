@@ -16,8 +16,6 @@ from tests.support.load import Load
 from tests.support.processes import Cluster, Eyes, run, running
 from tests.support.proxy import Links
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 Scenario = Callable[[Cluster, Eyes, Links, Load, int, int], Coroutine[Any, Any, None]]
 SHORT = (1, 120)
 LONG = (2, 1200)

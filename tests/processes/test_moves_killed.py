@@ -5,14 +5,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.processes.test_moves_under_fire import is_settled
 from tests.support import doomed
 from tests.support.load import Load
 from tests.support.processes import Cluster, Eyes, Seen, run, running, wait_for
-
-pytestmark = pytest.mark.xdist_group("processes")
 
 SHARDS = 8
 STEPS = [

@@ -3,8 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from shardkv import aio
 from tests.support.load import Load
 from tests.support.processes import (
@@ -16,8 +14,6 @@ from tests.support.processes import (
     run,
     running,
 )
-
-pytestmark = pytest.mark.xdist_group("processes")
 
 SHARDS = 8
 BALLAST_ROWS = 120

@@ -15,8 +15,6 @@ from shardkv.admin import NodeStatus
 from tests.support.load import Load
 from tests.support.processes import Cluster, Ended, Eyes, Node, replicas_in, run, running, wait_for
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 GAP_SECONDS_MAX = 0.3
 """The longest that a client may wait for an answer while nodes are restarted one by one."""
 HAND_OVER_SECONDS_MAX = 0.2

@@ -22,8 +22,6 @@ import pytest
 
 from tests.support.processes import PROGRAM, ROOT, Cluster, environment
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 PAGE = ROOT / "docs" / "operations.md"
 REMARK = re.compile(r"<!-- tried: (.+?) -->")
 PORT = re.compile(r"127\.0\.0\.1:74(\d\d)")

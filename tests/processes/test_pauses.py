@@ -4,8 +4,6 @@ import asyncio
 import time
 from pathlib import Path
 
-import pytest
-
 from labrpc.errors import RpcError
 from labrpc.grpc.transport import GrpcTransport
 from labrpc.transport import Address
@@ -15,8 +13,6 @@ from shardkv.types import Row
 from tests.support.judge import Operation
 from tests.support.load import Load
 from tests.support.processes import Cluster, run, running
-
-pytestmark = pytest.mark.xdist_group("processes")
 
 PAUSE_SECONDS = 10.0
 KEYS = [b"list 0", b"list 1", b"register 0", b"register 1"]

@@ -10,8 +10,6 @@ import pytest
 from shardkv.cli.exportfile import NAME
 from tests.support.processes import Cluster, running
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

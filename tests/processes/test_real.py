@@ -27,7 +27,7 @@ from tests.processes.test_moves_under_fire import Operator
 from tests.support.load import Load
 from tests.support.processes import Cluster, Eyes, run, running, wait_for
 
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.real]
+pytestmark = pytest.mark.real
 
 FOR_SECONDS = 24.0
 OPERATIONS_MIN = 10_000

@@ -20,8 +20,6 @@ from tests.support.processes import (
     wait_for,
 )
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 SHARDS = 8
 ROUTING = SlotRouting(SHARDS)
 KEYS = {b"key %d" % number: b"value %d" % number for number in range(200)}

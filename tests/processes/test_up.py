@@ -13,8 +13,6 @@ from google.protobuf.message import Message
 from labrpc.grpc import kv_pb2 as kv
 from tests.support.processes import Cluster, Ended, run_program, wait_for
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:

@@ -19,8 +19,6 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.support.http import series
 from tests.support.processes import Cluster, run_program, running, wait_for
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 EXAMPLES = 6
 """Of each operation and mode; the same ones each time."""
 REFUSALS = ["400", "403", "404", "405", "406", "412", "413", "414", "415", "428", "5xx"]
