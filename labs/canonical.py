@@ -1,7 +1,7 @@
 """Whole states compared: what a snapshot holds is what its group's state was at its index (R13).
 
-The rows of copies that a group has let go are garbage, which each replica deletes when it likes:
-they are no part of a state.
+The rows of copies that a group has let go, and their change rows, are garbage, which each replica
+deletes when it likes: they are no part of a state.
 """
 
 from hashlib import blake2b
@@ -13,11 +13,12 @@ from raft.ports import Reader
 from raft.replica import Replica
 from raft.types import GroupId, Index, Membership
 from shardctrler.types import ShardId
+from shardkv.held import prefixes
 from shardkv.machine import StoreMachine
-from shardkv.phases import Phase
-from shardkv.rows import COPIES, prefix_of
+from shardkv.rows import CHANGES, COPIES, prefix_of
 
 LAST_KEY: Final = b"\xff" * 8
+KINDS: Final = (COPIES[0], CHANGES[0])
 PREFIX_BYTES: Final = len(prefix_of(ShardId(0), 0))  # type: ignore[arg-type]
 
 
@@ -39,16 +40,11 @@ def _innermost(machine: Any) -> Any:
 def rows_hash(rows: Reader, machine: object, members: Membership) -> bytes:
     alive: set[bytes] | None = None
     if isinstance(machine, StoreMachine):
-        records = [(ShardId(s), machine.record(ShardId(s))) for s in range(machine.nshards)]
-        alive = {
-            prefix_of(shard, record.generation)
-            for shard, record in records
-            if record.phase is not Phase.ABSENT
-        }
+        shards = [ShardId(number) for number in range(machine.nshards)]
+        alive = {prefix for s in shards for prefix in prefixes(s, machine.record(s))}
     hash_ = blake2b(encode_membership(members), digest_size=8)
-    lo, hi = COPIES
     for key, row in rows.range(b"", LAST_KEY):
-        if alive is not None and lo <= key < hi and key[:PREFIX_BYTES] not in alive:
+        if alive is not None and key[:1] in KINDS and key[:PREFIX_BYTES] not in alive:
             continue
         hash_.update(len(key).to_bytes(4, "big") + key)
         hash_.update(len(row).to_bytes(4, "big") + row)

@@ -102,6 +102,7 @@ class Rest:
         await self._within(
             "B1", CLEAN_E, f"every log at {bound} entries or fewer", lambda: self._short(bound)
         )
+        await self._within("B2", CLEAN_E, "everything committed", self._all_committed)
         config = await self.newest()
         self._judge_rest(config, raft)
         return took
@@ -162,11 +163,10 @@ class Rest:
                             text = f"group {gid}: shard {shard} keeps {sessions} sessions"
                             raise InvariantBroken("B4", text)
         self._compare_states()
-        for node, replica in cluster.replicas():
-            waiting = replica.core.uncommitted_bytes
-            if waiting:
-                text = f"group {replica.gid}: {node.name} waits at rest for {waiting} bytes"
-                raise InvariantBroken("B2", text)
+
+    def _all_committed(self) -> bool:
+        """Nodes go on reporting themselves, so now and then something is on its way."""
+        return not any(replica.core.uncommitted_bytes for _, replica in self._cluster.replicas())
 
     def _compare_states(self) -> None:
         """R6, for whole states: replicas that have applied as much hold the same rows."""
