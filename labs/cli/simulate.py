@@ -315,7 +315,15 @@ def _smaller(config: ScenarioConfig) -> Iterator[ScenarioConfig]:
 
 def run_seed(seed: int, config: ScenarioConfig) -> Result:
     """Play one seed, in whatever process."""
+    disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # what faults make the parts say
+    try:
+        return _run_quietly(seed, config)
+    finally:
+        logging.disable(disabled)
+
+
+def _run_quietly(seed: int, config: ScenarioConfig) -> Result:
     began = time.process_time()
     try:
         outcome, _ = play(seed, config)
