@@ -185,6 +185,8 @@ class Operator:
         condemned = [name for name, node in self._cluster.nodes.items() if node.condemned]
         gone = [*sorted(self.lost), *condemned]
         learners = [m.id for m in membership.learners if m.node in gone]
+        if membership.promote:  # a change under way is given up first, by naming its learners alone
+            learners = [replica for replica in learners if replica in membership.promote]
         voters = [m.id for m in membership.voters if m.node in condemned]
         tell = self._cluster.observer.tell
         if learners:
