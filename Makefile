@@ -36,10 +36,9 @@ demo: $(STAMP)  ## a cluster of 6 processes, real files, kill -9 and all; verifi
 	timeout --kill-after=10 $(DEMO_SECONDS_MAX) $(BIN)/shardkv demo
 
 # A file's tests share a worker: those of real processes stand on one cluster.
-test: $(STAMP)  ## every test, and fresh seeds of the simulator for SIM_SECONDS
+test: $(STAMP)  ## every test
 	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
 		$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)
-	@$(MAKE) --no-print-directory fresh-sim
 
 lint: $(STAMP)  ## what CI checks besides the tests; writes nothing
 	$(BIN)/ruff check .
@@ -58,7 +57,7 @@ simulate: $(STAMP)  ## a campaign of simulated clusters under faults; SEEDS=1..2
 	$(BIN)/python -m labs simulate --seeds $(SEEDS) --jobs $(JOBS)
 
 # Known seeds, so that a change is judged and not its luck: those that found something once, and a
-# range, as many of it as fit. Fresh ones: `make fresh-sim`, a minute of which is in `make test`.
+# range, as many of it as fit. Fresh ones, by hand and by night: `make fresh-sim`.
 ci-sim: $(STAMP)  ## the simulator: seeds that found something, then CI_SIM_SEEDS, for CI_SIM_SECONDS
 	timeout --kill-after=10 $$(( $(CI_SIM_SECONDS) + 180 )) \
 		$(BIN)/python -m labs simulate --corpus tests/simulation/corpus.txt \
