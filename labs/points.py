@@ -141,7 +141,9 @@ class Points:
     def _snapshot(self, usual: Callable[..., EntryId | None]) -> object:
         def id_before(replication: Replication, progress: Progress) -> EntryId | None:
             probing = progress.sending is Sending.PROBE
-            if probing and self.fires("a snapshot instead of the log"):
+            # A log is cut only up to what is applied: who has applied nothing has all of it.
+            some = replication._state.applied > 0
+            if probing and some and self.fires("a snapshot instead of the log"):
                 progress.become_snapshot()
                 replication._state.send_snapshot.append(progress.id)
                 return None

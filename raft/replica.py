@@ -110,7 +110,7 @@ class Replica:
         self._led = False
         self.times_led = 0
         """How often this replica became the leader in this life."""
-        self._learned: dict[ReplicaId, str] = {}  # addresses that frames came from
+        self._learned: dict[ReplicaId, str] = {}  # addresses that frames last came from
         self._addresses: dict[ReplicaId, str] = {}  # addresses that the membership names
         self._addresses_of: Membership | None = None
         self._receiver = SnapshotReceiver(store)
@@ -392,12 +392,22 @@ class Replica:
             self._courier.post(address, Parcel(self.gid, self.record.uuid, message))
 
     def _address(self, replica: ReplicaId) -> str | None:
+        """Where a replica is spoken to: where it was last heard, before what the membership says.
+
+        A membership in force need not be committed. One that another leader is about to cut away
+        may name a node for an id that was then given to a replica elsewhere: who believed it would
+        answer its leader at the wrong node, never be heard, and so never lose that entry. (A node
+        that moved to another address is found by what it says, too.)
+        """
+        heard = self._learned.get(replica)
+        if heard is not None:
+            return heard
         membership = self.core.membership
         if membership is not self._addresses_of:
             members = (*membership.outgoing, *membership.learners, *membership.voters)
             self._addresses = {member.id: member.address for member in members}
             self._addresses_of = membership
-        return self._addresses.get(replica) or self._learned.get(replica)
+        return self._addresses.get(replica)
 
     # Applying
 

@@ -14,7 +14,9 @@ GroupId = NewType("GroupId", int)
 GroupUuid = NewType("GroupUuid", bytes)
 """16 random bytes drawn at the group's birth; a gid means one uuid for ever."""
 ReplicaId = NewType("ReplicaId", int)
-"""A member of one group, from 1. Given by the entry that adds it, never used again; 0 is nobody."""
+"""A member of one group, from 1; 0 is nobody. Given by the entry that adds it and, once that is
+committed, never used again; before that the replica must not be created: the entry may be cut away,
+and then the id is given again."""
 NodeId = NewType("NodeId", str)
 """A process that hosts replicas, such as `n1`."""
 

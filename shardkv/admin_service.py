@@ -194,7 +194,9 @@ class AdminService:
             raise Refused("FAILED_PRECONDITION", str(error)) from None
         await self._committed(replica, placed)
         ids = tuple(range(first, first + len(add)))
-        learners = {member.id: member.node for member in _everyone(replica)}
+        # By what is committed: an id of an entry that is cut away may be given to another node.
+        committed = members(replica.core.log.membership_at(replica.core.commit))
+        learners = {member.id: member.node for member in committed.values()}
         if [learners.get(ReplicaId(id)) for id in ids] != [node for node, _ in add]:
             raise Refused("ABORTED", "another change of members came first; look again")
         return MembersChanging(ids)

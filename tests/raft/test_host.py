@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from labrpc.sim.loop import run
+from raft.disk.log_store import ReplicaRecord
 from raft.errors import NotLeader, OutcomeUnknown, RaftError
 from raft.host import CompactionConfig
-from raft.types import Role
-from tests.support.hosts import GID, Node, World, ledger
+from raft.types import Member, NodeId, ReplicaId, Role
+from tests.support.hosts import GID, UUID, Node, World, ledger
 
 
 async def three(seed: int, compaction: CompactionConfig | None = None) -> World:
@@ -191,3 +192,67 @@ def test_leadership_is_handed_over_on_request() -> None:
         assert (await world.leader()) is not old
 
     run(main())
+
+
+def test_a_leader_is_answered_where_it_was_heard_whatever_an_uncommitted_membership_says() -> None:
+    """Simulated seed 3686491679: a follower held a membership that was never committed, in which
+    another node had the id that its leader was then given. It answered that node for ever.
+
+    1. A leader and one follower are cut off from three; it adds n6, which gets id 6.
+    2. The three elect another leader; it adds n7, which gets id 6, and becomes a voter.
+    3. n7 leads. The follower comes back: what it holds of step 1 must give way.
+    """
+
+    async def main() -> None:
+        world = await three(7)
+        await world.join("n4")
+        await world.join("n5")
+        await submit(world, b"a")
+        for name in ("n6", "n7"):
+            await world.add_node(name)
+        old = await world.leader()
+        follower, *rest = [
+            n for n in world.nodes.values() if n.host and n.host.replicas and n is not old
+        ]
+        apart = [world.nodes[name].address for name in ("n6", "n7")]
+        world.network.partition(
+            [old.address, follower.address], [*(node.address for node in rest), *apart]
+        )
+
+        old.replica.change_members(add=[(NodeId("n6"), world.nodes["n6"].address)])
+        await world.until(lambda: _learners(follower) == [(ReplicaId(6), "n6")], seconds=1)
+        old.crash()
+        await world.until(lambda: any(node.replica.leads for node in rest))
+        second = await world.leader()
+        await submit(world, b"b")
+        seventh = await _add(world, second, "n7")
+        second.replica.transfer(ReplicaId(6))
+        await world.until(lambda: seventh.replica.leads)
+        assert _learners(follower) == [(ReplicaId(6), "n6")]
+        world.network.heal()
+
+        await world.until(lambda: ledger(follower.replica) == [b"a", b"b"], seconds=10)
+        assert _learners(follower) == []
+
+    run(main())
+
+
+async def _add(world: World, leader: Node, name: str) -> Node:
+    """Add a replica on a node that is there, and wait until it votes."""
+    node = world.nodes[name]
+    assert node.host is not None
+    leader.replica.change_members(add=[(NodeId(name), node.address)])
+    (added,) = leader.replica.core.membership.learners
+    await node.host.create_replica(ReplicaRecord(GID, UUID, added.id, incarnation=1))
+    await node.start_replica(GID)
+    await world.until(lambda: _votes(leader, added))
+    return node
+
+
+def _votes(leader: Node, member: Member) -> bool:
+    membership = leader.replica.core.membership
+    return member in membership.voters and not membership.outgoing
+
+
+def _learners(node: Node) -> list[tuple[ReplicaId, str]]:
+    return [(member.id, str(member.node)) for member in node.replica.core.membership.learners]
