@@ -1,14 +1,17 @@
 """A cluster at one moment, as JSON: what `/events` sends and `/cluster` answers. Pure."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from raft.histogram import BOUNDS_US
 from shardctrler.types import NO_GROUP, View
 from shardkv.admin import NodeStatus, ReplicaStatus
 from shardkv.growth import Seen, leader_of
+from shardkv.healing_beats import HealthReport
 from shardkv.load import NodeLoad, percentile_ms
 
 SERVING = "serving"
+BUCKETS: Final = len(BOUNDS_US) + 1
 
 
 class Sample(NamedTuple):
@@ -18,6 +21,7 @@ class Sample(NamedTuple):
     seen: Seen
     loads: Mapping[str, NodeLoad | None]
     last_seen: Mapping[str, float]  # node -> when it answered last, by the same clock
+    health: HealthReport | None = None  # by the controller's leader; None: it was not to be had
 
 
 def cluster_document(
@@ -48,7 +52,8 @@ def cluster_document(
         "rates": {
             name: round(sum(node[name] or 0 for node in nodes), 1)
             for name in ("reads_per_second", "writes_per_second", "rejected_per_second")
-        },
+        }
+        | _latencies([pair for name in now.seen if (pair := _span(name, before, now))]),
     }
 
 
@@ -65,36 +70,57 @@ def _node(name: str, before: Sample | None, now: Sample) -> dict[str, Any]:
         "uptime_seconds": status and status.uptime_ms // 1000,
         "leads": [r.gid for r in status.replicas if r.leads] if status is not None else [],
     }
-    return document | _rates(name, before, now)
+    return document | _health(name, now.health) | _rates(name, before, now)
+
+
+def _health(name: str, report: HealthReport | None) -> dict[str, Any]:
+    """What the controller's leader thinks of a node; nulls where nobody says."""
+    known = next((each for each in report.nodes if each.node == name), None) if report else None
+    return {
+        "health": known and known.health,
+        "roomy": None if known is None else bool(known.roomy),
+        "quick": None if known is None else bool(known.quick),
+    }
+
+
+def _span(name: str, before: Sample | None, now: Sample) -> tuple[NodeLoad, NodeLoad] | None:
+    """A node's numbers at both looks, if they are of one life of it."""
+    new = now.loads.get(name)
+    old = before.loads.get(name) if before is not None else None
+    if before is None or old is None or new is None:
+        return None
+    return (old, new) if old.boot == new.boot and now.at > before.at else None
 
 
 def _rates(name: str, before: Sample | None, now: Sample) -> dict[str, Any]:
     """Of one node, since the look before; nulls where it cannot be said."""
-    rates: dict[str, Any] = dict.fromkeys(
-        ("reads_per_second", "writes_per_second", "rejected_per_second", "waiting")
-    )
-    rates |= {"read_ms": {"p50": None, "p99": None}, "write_ms": {"p50": None, "p99": None}}
     new = now.loads.get(name)
-    if new is None:
-        return rates
-    rates["waiting"] = new.waiting
-    old = before.loads.get(name) if before is not None else None
-    if before is None or old is None or old.boot != new.boot or now.at <= before.at:
-        return rates
-    seconds = now.at - before.at
-    rates["reads_per_second"] = round((new.reads - old.reads) / seconds, 1)
-    rates["writes_per_second"] = round((new.writes - old.writes) / seconds, 1)
-    rates["rejected_per_second"] = round((new.rejected - old.rejected) / seconds, 1)
-    for kind, a, b in (
-        ("read_ms", old.read_buckets, new.read_buckets),
-        ("write_ms", old.write_buckets, new.write_buckets),
-    ):
-        if len(a) == len(b):  # a node of another version may have other buckets
-            rates[kind] = {
-                "p50": percentile_ms(a, b, 0.5),
-                "p99": percentile_ms(a, b, 0.99),
-            }
-    return rates
+    rates: dict[str, Any] = {"waiting": new.waiting if new is not None else None}
+    span = _span(name, before, now)
+    for counted in ("reads", "writes", "rejected"):
+        rate = None
+        if span is not None and before is not None:
+            rate = round(
+                (getattr(span[1], counted) - getattr(span[0], counted)) / (now.at - before.at), 1
+            )
+        rates[f"{counted}_per_second"] = rate
+    return rates | _latencies([span] if span is not None else [])
+
+
+def _latencies(spans: list[tuple[NodeLoad, NodeLoad]]) -> dict[str, Any]:
+    """Of all operations that these nodes answered between the looks, together."""
+    found: dict[str, Any] = {}
+    for name, kind in (("read_ms", "read_buckets"), ("write_ms", "write_buckets")):
+        pairs = [(getattr(old, kind), getattr(new, kind)) for old, new in spans]
+        # A node of another version, or one that was just starting, may have other buckets.
+        alike = [(old, new) for old, new in pairs if len(old) == len(new) == BUCKETS]
+        before = tuple(sum(old[n] for old, _ in alike) for n in range(BUCKETS))
+        now = tuple(sum(new[n] for _, new in alike) for n in range(BUCKETS))
+        found[name] = {
+            "p50": percentile_ms(before, now, 0.5),
+            "p99": percentile_ms(before, now, 0.99),
+        }
+    return found
 
 
 def _gids(view: View | None, now: Sample) -> list[int]:
@@ -161,6 +187,8 @@ def _shards(view: View | None, now: Sample) -> list[dict[str, Any]]:
                     "phase": shard.phase,
                     "other": shard.other or None,
                     "progress": shard.progress,
+                    "bytes_left": shard.bytes_left,
+                    "bytes_per_second": shard.bytes_per_second,
                 }
             )
     owners = view.config.shards if view is not None else ()

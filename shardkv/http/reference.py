@@ -75,7 +75,8 @@ unless `insecure_listen: true`. Against web pages of others in the browser of so
 EVENTS: Final = """## The cluster as JSON
 
 `GET /cluster` answers one snapshot, at most 1.5 s old. `GET /events` is a stream of server-sent
-events: `cluster` (a snapshot, each second) and `log` (what happened; `id` is its number, so a
+events: `cluster` (a snapshot, each second, and four a
+second while shards are on the move) and `log` (what happened; `id` is its number, so a
 browser that comes back gets what it missed). While nobody watches, a node looks only at its own
 replicas.
 
@@ -86,6 +87,8 @@ replicas.
             "last_seen_seconds": 0.0, "version": "0.1.0", "uptime_seconds": 12,
             "client": "127.0.0.1:7400", "http": "127.0.0.1:7402", "leads": [0, 1],
             "reads_per_second": 120.0, "writes_per_second": 40.0, "rejected_per_second": 0.0,
+            "health": "alive",                             alive | suspect | dead, by the
+            "roomy": true, "quick": true,                  controller's leader; and its disk
             "waiting": 3,                                  operations in flight
             "read_ms": {"p50": 2.0, "p99": 5.0}, "write_ms": {"p50": 5.0, "p99": 15.0}}],
  "groups": [{"gid": 1, "role": "store",                  gid 0 is the controller
@@ -97,13 +100,18 @@ replicas.
                            "log_bytes": 4711}]}],
  "shards": [{"shard": 0, "owner": 2,                     by the configuration; null: nobody
              "phase": "moving",                           serving | moving | unassigned | unknown
-             "holders": [{"gid": 1, "phase": "leaving", "other": 2, "progress": ""},
-                         {"gid": 2, "phase": "arriving", "other": 1, "progress": "copying"}]}],
- "rates": {"reads_per_second": 120.0, "writes_per_second": 40.0, "rejected_per_second": 0.0}}
+             "holders": [{"gid": 1, "phase": "moving", "other": 2, "progress": "",
+                          "bytes_left": 0, "bytes_per_second": 0},
+                         {"gid": 2, "phase": "arriving", "other": 1, "progress": "rows",
+                          "bytes_left": 65536, "bytes_per_second": 32768}]}],
+ "rates": {"reads_per_second": 120.0, "writes_per_second": 40.0, "rejected_per_second": 0.0,
+           "read_ms": {"p50": 2.0, "p99": 5.0}, "write_ms": {"p50": 5.0, "p99": 15.0}}}
 ```
 
 Rates and latencies are of the last second and of the whole node, HTTP or not; null where they
 cannot be said: the node is silent, or was just started. Latencies are upper bounds of buckets.
+A shard in a group is `serving`, `moving` (it serves, and is copied), `leaving` (frozen for the last
+piece), `arriving` (`progress`: `waiting`, `rows`, `changes`; `bytes_left` is about) or `parked`.
 
 ```text
 {"number": 5, "at": "...", "kind": "leader", "text": "n1 leads group 1 in term 3",

@@ -2,12 +2,14 @@
 
 While nobody watches, a node looks only at its own replicas, once a second, and asks nobody: so the
 log of events goes back to before the page was opened, and an idle cluster stays idle. With watchers
-one look at all nodes a second serves all of them.
+one look at all nodes a second serves all of them, and while shards are on the move four a second,
+so that the phases of a move are seen.
 """
 
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -16,6 +18,8 @@ from labrpc.transport import Address, Transport
 from shardctrler.types import View
 from shardkv import admin
 from shardkv.admin import BadAdmin, NodeStatus, Nothing
+from shardkv.growth import CONTROLLER_GID, leader_of
+from shardkv.healing_beats import HEALTH, HealthReport
 from shardkv.http.cluster import Sample, cluster_document
 from shardkv.http.events import EventLog, Local, events_between, local_events
 from shardkv.load import LOAD, NodeLoad
@@ -23,6 +27,10 @@ from shardkv.load import LOAD, NodeLoad
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
+CLOSE_LOOK_SECONDS: Final = 0.25
+"""Between two looks while shards are on the move."""
+CLOSELY_SECONDS: Final = 3.0
+"""For so long after a new configuration: its moves may begin a little later."""
 ASK_SECONDS: Final = 0.8
 """A node that has not answered by then is silent in this look."""
 LINGER_SECONDS: Final = 3.0
@@ -45,6 +53,13 @@ class Surroundings(NamedTuple):
     transport: Transport
 
 
+class Told(NamedTuple):
+    """What a node that was asked said; None: it did not answer."""
+
+    status: NodeStatus | None
+    load: NodeLoad | None
+
+
 class WallClock(Protocol):
     """The time as people read it."""
 
@@ -65,8 +80,11 @@ class Watching:
         self._when = when
         self._loop = asyncio.get_running_loop()
         self._last_wanted = float("-inf")
+        self._closely_until = float("-inf")
+        self._config = 0
         self._sample: Sample | None = None
-        self._before: Sample | None = None
+        self._earlier: deque[Sample] = deque()
+        """Those of the last second: rates are drawn over no less, however often is looked."""
         self._last_seen: dict[str, float] = {}
         self._number = 0
         self._document: dict[str, Any] = {}
@@ -125,13 +143,19 @@ class Watching:
         around = self._around
         while True:
             view = around.view()
-            number = 0 if view is None else view.config.number
+            number = 0 if view is None else int(view.config.number)
             self.events.add(local_events(around.node, around.replicas(), number), self._when())
             now = self._loop.time()
+            if number != self._config:
+                self._config, self._closely_until = number, now + CLOSELY_SECONDS
             wanted = self.watchers or now - self._last_wanted < LINGER_SECONDS
-            if wanted and (self._sample is None or now - self._sample.at > LOOK_SECONDS / 2):
+            pause = CLOSE_LOOK_SECONDS if now < self._closely_until else LOOK_SECONDS
+            if wanted and (
+                self._sample is None or now - self._sample.at > pause - CLOSE_LOOK_SECONDS / 2
+            ):
                 await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+            # A new configuration is noticed soon by whom it matters to.
+            await asyncio.sleep(CLOSE_LOOK_SECONDS if wanted else LOOK_SECONDS)
 
     async def _look(self) -> None:
         """Look at all nodes; who comes while a look is under way shares it."""
@@ -142,12 +166,14 @@ class Watching:
     async def _take(self) -> None:
         around, view = self._around, self._around.view()
         places = {} if view is None else _places(view)
-        places.pop(around.node, None)
-        answers = await asyncio.gather(*(self._ask(to) for to in places.values()))
+        others = {name: place for name, place in places.items() if name != around.node}
+        answers, health = await asyncio.gather(
+            asyncio.gather(*(self._ask(to) for to in others.values())), self._health(places)
+        )
         now = self._loop.time()
         seen: dict[str, NodeStatus | None] = {around.node: around.status()}
         loads: dict[str, NodeLoad | None] = {around.node: around.load()}
-        for name, (status, load) in zip(places, answers, strict=True):
+        for name, (status, load) in zip(others, answers, strict=True):
             seen[name], loads[name] = status, load
         names = sorted(seen)
         for name in names:
@@ -158,27 +184,45 @@ class Watching:
             {name: seen[name] for name in names},
             {name: loads[name] for name in names},
             {name: at for name, at in self._last_seen.items() if name in seen},
+            health,
         )
-        self._before, self._sample = self._sample, sample
-        if self._before is not None:
-            self.events.add(events_between(self._before.seen, sample.seen), self._when())
+        if self._sample is not None:
+            self.events.add(events_between(self._sample.seen, sample.seen), self._when())
+        self._sample = sample
         self._number += 1
         self._document = cluster_document(
-            around.node, view, self._before, sample, when=self._when(), number=self._number
+            around.node, view, self._base(now), sample, when=self._when(), number=self._number
         )
+        self._earlier.append(sample)
+        if any(shard["phase"] == "moving" for shard in self._document["shards"]):
+            self._closely_until = max(self._closely_until, now + LOOK_SECONDS)
         self._text = _json(self._document)
         self._tell()
+
+    def _base(self, now: float) -> Sample | None:
+        """The newest look that is about a second old, or the oldest there is."""
+        least = now - LOOK_SECONDS + CLOSE_LOOK_SECONDS / 2
+        while len(self._earlier) > 1 and self._earlier[1].at <= least:
+            self._earlier.popleft()
+        return self._earlier[0] if self._earlier else None
+
+    async def _health(self, places: Mapping[str, str]) -> HealthReport | None:
+        """What the controller's leader thinks of each node; None: it was not to be had."""
+        found = leader_of(CONTROLLER_GID, self._sample.seen) if self._sample is not None else None
+        to = places.get(found[0]) if found is not None else None
+        report = await self._one(to, HEALTH, HealthReport) if to is not None else None
+        return report if report is not None and report.leads else None
 
     def _tell(self) -> None:
         news, self._news = self._news, self._loop.create_future()
         if not news.done():
             news.set_result(None)
 
-    async def _ask(self, to: str) -> tuple[NodeStatus | None, NodeLoad | None]:
+    async def _ask(self, to: str) -> Told:
         status, load = await asyncio.gather(
             self._one(to, admin.STATUS, NodeStatus), self._one(to, LOAD, NodeLoad)
         )
-        return status, load
+        return Told(status, load)
 
     async def _one(self, to: str, method: str, kind: type[Any]) -> Any:
         try:

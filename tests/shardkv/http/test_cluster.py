@@ -7,7 +7,8 @@ from typing import Any
 
 from shardctrler.types import ConfigNumber, GroupInfo, ShardConfig, View
 from shardkv.admin import MemberStatus, NodeStatus, ReplicaStatus, ShardStatus
-from shardkv.http.cluster import Sample, cluster_document
+from shardkv.healing_beats import HealthReport, NodeHealth
+from shardkv.http.cluster import BUCKETS, Sample, cluster_document
 from shardkv.http.events import Event, EventLog, Local, events_between, local_events
 from shardkv.http.origin import CONFIRM
 from shardkv.http.watching import LINGER_SECONDS
@@ -58,13 +59,23 @@ def node(name: str, *replicas: ReplicaStatus, **more: Any) -> NodeStatus:
     return NodeStatus(**facts | more)
 
 
+def held(gid: int, phase: str, other: int | None, **more: Any) -> dict[str, Any]:
+    """A group that has to do with a shard, as the snapshot shows it."""
+    facts = {"gid": gid, "phase": phase, "other": other, "progress": ""}
+    return facts | {"bytes_left": 0, "bytes_per_second": 0} | more
+
+
+def health(name: str, how: str, quick: int = 1) -> NodeHealth:
+    return NodeHealth(name, how, 0, 1, quick, 0, 0)
+
+
 def texts(events: list[Event]) -> list[str]:
     return [event.text for event in events]
 
 
 def test_the_snapshot_says_who_leads_who_lags_and_where_each_shard_is() -> None:
     moving = (ShardStatus(0, "serving", 0, ""), ShardStatus(1, "leaving", 2, ""))
-    coming = (ShardStatus(1, "arriving", 1, "copying"),)
+    coming = (ShardStatus(1, "arriving", 1, "rows", 7, 3),)
     seen = {
         "n1": node("n1", replica(1, "leader", shards=moving), replica(2, "follower", applied=90)),
         "n2": node("n2", replica(2, "leader", leader="n2", shards=coming)),
@@ -72,8 +83,13 @@ def test_the_snapshot_says_who_leads_who_lags_and_where_each_shard_is() -> None:
     }
     load = NodeLoad(5, 10, 20, 1, (0,) * 21, (0,) * 21, 3, 0, 0)
     later = load._replace(reads=30, writes=25, read_buckets=(20, *(0,) * 20))
+    report = HealthReport(
+        1, 1, 0, 0, (health("n1", "alive", quick=0), health("n3", "dead")), "", (), ()
+    )
     before = Sample(10.0, seen, {"n1": load, "n2": load, "n3": None}, {})
-    now = Sample(12.0, seen, {"n1": later, "n2": load._replace(boot=6), "n3": None}, {"n1": 12.0})
+    now = Sample(
+        12.0, seen, {"n1": later, "n2": load._replace(boot=6), "n3": None}, {"n1": 12.0}, report
+    )
     owners = {1: GroupInfo(bytes(16), ()), 2: GroupInfo(bytes(16), ())}
     config = ShardConfig(ConfigNumber(2), (1, 2), owners)  # type: ignore[arg-type]
 
@@ -93,6 +109,9 @@ def test_the_snapshot_says_who_leads_who_lags_and_where_each_shard_is() -> None:
     assert second["reads_per_second"] is None, "another life: its numbers began anew"
     assert (third["waiting"], third["last_seen_seconds"]) == (None, None)
     assert document["rates"]["reads_per_second"] == 10.0
+    assert document["rates"]["read_ms"] == {"p50": 0.05, "p99": 0.05}
+    assert (first["health"], second["health"], third["health"]) == ("alive", None, "dead")
+    assert (first["roomy"], first["quick"], third["quick"]) == (True, False, True)
     one, two = document["groups"]
     assert (one["leader"], one["phases"]) == ("n1", {"serving": 1, "leaving": 1})
     assert (two["leader"], two["voters"]) == ("n2", ["n1", "n2", "n3"])
@@ -102,15 +121,15 @@ def test_the_snapshot_says_who_leads_who_lags_and_where_each_shard_is() -> None:
             "shard": 0,
             "owner": 1,
             "phase": "serving",
-            "holders": [{"gid": 1, "phase": "serving", "other": None, "progress": ""}],
+            "holders": [held(1, "serving", None)],
         },
         {
             "shard": 1,
             "owner": 2,
             "phase": "moving",
             "holders": [
-                {"gid": 1, "phase": "leaving", "other": 2, "progress": ""},
-                {"gid": 2, "phase": "arriving", "other": 1, "progress": "copying"},
+                held(1, "leaving", 2),
+                held(2, "arriving", 1, progress="rows", bytes_left=7, bytes_per_second=3),
             ],
         },
     ]
@@ -125,6 +144,23 @@ def test_nothing_is_known_of_a_cluster_that_does_not_answer() -> None:
     assert (document["groups"], document["shards"]) == ([], [])
     assert document["config"] == {"number": 0, "shards": 0, "groups": []}
     assert document["nodes"][0]["read_ms"] == {"p50": None, "p99": None}
+
+
+def test_the_cluster_s_latencies_are_of_all_its_operations_together() -> None:
+    """99 quick reads at one node and 901 slow ones at another: the median is a slow one."""
+    old = NodeLoad(5, 0, 0, 0, (0,) * BUCKETS, (0,) * BUCKETS, 0, 0, 0)
+    quick = old._replace(reads=99, read_buckets=(99, *(0,) * (BUCKETS - 1)))
+    slow = old._replace(reads=901, read_buckets=(0, 0, 0, 0, 901, *(0,) * (BUCKETS - 5)))
+    starting = old._replace(read_buckets=(), write_buckets=())
+    seen = {name: node(name) for name in ("n1", "n2", "n3")}
+    before = Sample(1.0, seen, {"n1": old, "n2": old, "n3": starting}, {})
+    now = Sample(2.0, seen, {"n1": quick, "n2": slow, "n3": old}, {})
+
+    document = cluster_document("n1", None, before, now, when="now", number=1)
+
+    assert document["rates"]["read_ms"] == {"p50": 1.0, "p99": 1.0}
+    assert document["nodes"][0]["read_ms"] == {"p50": 0.05, "p99": 0.05}
+    assert document["nodes"][2]["read_ms"] == {"p50": None, "p99": None}
 
 
 def test_events_are_read_off_two_looks() -> None:
@@ -203,7 +239,7 @@ def test_a_watcher_sees_a_move_happen_and_the_cluster_rests_when_it_has_left(
         assert answer.headers["cache-control"] == "no-store"
         told = messages(answer.body)
         snapshots = [data for kind, data in told if kind == "cluster"]
-        assert 5 <= len(snapshots) <= 8
+        assert 14 <= len(snapshots) <= 20, "one a second, and four while shards move"
         numbers = [snapshot["number"] for snapshot in snapshots]
         assert numbers == sorted(dict.fromkeys(numbers)), "each look is told once"
         last = snapshots[-1]["shards"][0]
