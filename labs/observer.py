@@ -74,6 +74,7 @@ REQUIRED_PROBES: Final = (
     "controller's leader changed during a change",
     "two administrators at once",
     "old frames replayed",
+    "damaged frame dropped",
     "outsiders flapped",
     "outsiders came back",
 )

@@ -281,7 +281,7 @@ class Scenario:
 
     def _outcome(self, rest_seconds: float, configs: int, crashes: int) -> Outcome:
         for node in self._cluster.nodes.values():
-            node.tell_waits()
+            node.tell_counts()
         ends = [operation.happened for operation in self.history.operations]
         checks = [watcher.checks for watcher in self._cluster.watchers.values()]
         assert all(checks), "a run that checked nothing shows nothing"

@@ -23,7 +23,7 @@ from raft.config import RaftConfig
 from raft.courier import FrameCourier
 from raft.disk.log_store import LogStore, NodeIdentity, ReplicaRecord
 from raft.errors import DataUnusable
-from raft.frames import FrameCodec
+from raft.frames import DAMAGED, FrameCodec
 from raft.host import CompactionConfig, Host
 from raft.ports import StateMachine
 from raft.replica import Replica
@@ -122,11 +122,12 @@ class SimNode:
     def running(self) -> bool:
         return self._starting is None and self.host is not None
 
-    def tell_waits(self) -> None:
-        """What clients waited for at this process's doors, since it was asked last."""
-        if self.assembly is None:
+    def tell_counts(self) -> None:
+        """What this process has counted since it was asked last."""
+        if self.assembly is None or self.host is None:
             return
         probes = self._cluster.observer.probes
+        probes["damaged frame dropped"] += self.host.dropped.pop(DAMAGED, 0)
         for group in self.assembly.groups.values():
             server = group.server
             probes["freeze held a request"] += server.holds.requests
@@ -281,7 +282,7 @@ class SimNode:
         if not self.alive:
             return
         self._cluster.observer.tell(f"{self.name} {how}")
-        self.tell_waits()
+        self.tell_counts()
         self.resume()
         if self.transport is not None:
             self.transport.crash()  # nothing leaves any more, and nothing comes in

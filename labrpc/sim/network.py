@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 BYTES_PER_SECOND: Final = 125_000_000
 REDIAL_SECONDS: Final = 0.1
 AT_ONCE_SECONDS_MAX: Final = 0.0005  # what takes less to put on the wire is on it at once
+GARBAGE_BYTES_MAX: Final = 8
 ENVELOPE_BYTES: Final = 32  # what a call or frame takes beside its body, about
 
 
@@ -52,7 +53,9 @@ class Faults:
     queue_bytes_max: int = CHANNEL_QUEUED_BYTES_MAX
     """What a channel holds that the wire has not taken yet; more frames are dropped."""
     truncation: float = 0.0
-    """How many frames arrive without their end. (Bits are not flipped: TCP and TLS see to that.)"""
+    """How many frames arrive without their end."""
+    corruption: float = 0.0
+    """How many frames arrive with a flipped bit, or with a few bytes of garbage."""
 
     def __post_init__(self) -> None:
         if not 0 < self.delay_seconds_min <= self.delay_seconds_max:
@@ -505,6 +508,8 @@ class SimChannel:
             network.archive.append((self._to, frame))
         if faults.truncation > 0 and rng.random() < faults.truncation:
             frame = frame[: rng.randrange(len(frame))]
+        if faults.corruption > 0 and rng.random() < faults.corruption:
+            frame = _corrupted(frame, rng)
         context = None if target is None else target.context
         if faults.reordering > 0 and rng.random() < faults.reordering:
             # This one is held up, and those behind it do not wait.
@@ -529,6 +534,20 @@ class SimChannel:
     def _refused(self) -> None:
         self._refuses_until = self._loop.time() + REDIAL_SECONDS
         self.disconnected()
+
+
+def _corrupted(frame: bytes, rng: Random) -> bytes:
+    """The frame with one bit flipped, or with a few bytes of it replaced by others."""
+    damaged = bytearray(frame)
+    if not damaged:
+        return frame
+    at = rng.randrange(len(damaged))
+    if rng.random() < 0.5:
+        damaged[at] ^= 1 << rng.randrange(8)
+    else:
+        for place in range(at, min(at + rng.randint(1, GARBAGE_BYTES_MAX), len(damaged))):
+            damaged[place] ^= rng.randrange(1, 256)
+    return bytes(damaged)
 
 
 def _carry(link: _Link, size: int) -> float:

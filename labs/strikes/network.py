@@ -37,6 +37,7 @@ class NetworkStrikes:
                 reordering=rng.choice([0.05, 0.5]), reordering_seconds_max=rng.choice([0.05, 0.5])
             ),
             "truncation": lambda: self._links(truncation=rng.choice([0.02, 0.2])),
+            "corruption": lambda: self._links(corruption=rng.choice([0.002, 0.02, 0.2])),
             "narrow": self._narrow,
             "replay": self._replay,
             "partition": self._partition,

@@ -8,7 +8,7 @@ import pytest
 from labrpc.errors import AddressInUse, RpcError, Unknown, Unreachable
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import run
-from labrpc.sim.network import HEALTHY, Faults, SimNetwork, SimTransport
+from labrpc.sim.network import GARBAGE_BYTES_MAX, HEALTHY, Faults, SimNetwork, SimTransport
 from labrpc.transport import Address
 
 A, B, C = Address("a"), Address("b"), Address("c")
@@ -313,3 +313,23 @@ def test_a_link_draws_from_a_stream_of_its_own() -> None:
 
     assert trace(1) == trace(1, chatter)
     assert trace(1) != trace(2)
+
+
+def test_corruption_changes_bytes_of_frames_and_of_nothing_else() -> None:
+    """Fault N12; what calls carry is not touched, nor how many frames there are."""
+
+    async def main() -> tuple[list[bytes], object]:
+        a, _, got = pair(SimNetwork(Chance(5), Faults(corruption=1.0)))
+        for number in range(100):
+            a.channel(B).send(bytes([number] * 20))
+        answer = await ask(a)
+        await asyncio.sleep(1.0)
+        return got, answer
+
+    got, answer = run(main())
+
+    assert answer == b"x"
+    assert [len(frame) for frame in got] == [20] * 100
+    changed = [sum(byte != number for byte in frame) for number, frame in enumerate(got)]
+    assert min(changed) == 1, "a flipped bit"
+    assert 2 < max(changed) <= GARBAGE_BYTES_MAX, "a few bytes of garbage"

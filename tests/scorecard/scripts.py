@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import msgpack
 import pytest
@@ -17,7 +18,7 @@ from labrpc.sim.loop import run
 from raft.disk.data_store import Capture
 from raft.disk.log_store import ReplicaRefused
 from raft.disk.records import ReplicaRecord
-from raft.frames import FrameCodec
+from raft.frames import CHECKSUM_BYTES, FrameCodec
 from raft.leader import Leader
 from raft.messages import AppendReply, Heartbeat, RequestVote
 from raft.parcel import Parcel
@@ -308,11 +309,24 @@ def frames_of_any_cluster(patch: Patch) -> None:
     unpack = FrameCodec.unpack
 
     def broken(self: FrameCodec, data: bytes) -> Any:
-        fields = msgpack.unpackb(data)
+        fields = msgpack.unpackb(data[CHECKSUM_BYTES:])
         fields[1] = self._cluster
-        return unpack(self, msgpack.packb(fields))
+        return unpack(self, _checked(msgpack.packb(fields)))
 
     patch.setattr(FrameCodec, "unpack", broken)
+
+
+def damaged_frames_are_believed(patch: Patch) -> None:
+    unpack = FrameCodec.unpack
+
+    def broken(self: FrameCodec, data: bytes) -> Any:
+        return unpack(self, _checked(data[CHECKSUM_BYTES:]))
+
+    patch.setattr(FrameCodec, "unpack", broken)
+
+
+def _checked(packed: bytes) -> bytes:
+    return crc32(packed).to_bytes(CHECKSUM_BYTES, "big") + packed
 
 
 def votes_while_a_leader_lives(patch: Patch) -> None:
@@ -408,4 +422,7 @@ def rows() -> list[Row]:
             heartbeats_commit_anything, ("R6", "R8", "R7", "silent"),
             chaos(Safeguard("K07", "", heartbeats_commit_anything, (), ("isolate", "partition"),
                             knobs={"clients": 8}))),
+        Row("K08", "a damaged frame is believed", damaged_frames_are_believed,
+            ("R9", "R17", "R3", "R6", "R8", "R10", "R18", "H1", "silent"),
+            cluster("corruption", seeds=20)),
     ]  # fmt: skip
