@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from labrpc.errors import Refused
 from labrpc.grpc import wire_pb2 as wire
 from labrpc.grpc.handshake import Identity, Violation
+from labrpc.grpc.tls import Tls, refusal
 from labrpc.grpc.work import Share, Stopping, Work, internal_error
 from labrpc.limits import (
     BODY_BYTES_MAX,
@@ -168,8 +169,8 @@ def _named(request: wire.Request) -> str:
 class WireServices:
     """The two services of `wire.proto` at one port."""
 
-    def __init__(self, identity: Identity, work: Work) -> None:
-        self._identity, self._work = identity, work
+    def __init__(self, identity: Identity, work: Work, tls: Tls | None = None) -> None:
+        self._identity, self._work, self._tls = identity, work, tls
         self._exchanges: list[Exchange] = []
         self._readers: list[asyncio.Task[None]] = []
         self.call_handlers: dict[str, CallHandler] = {}
@@ -253,6 +254,9 @@ class WireServices:
         if reason := self._identity.mismatch(first.hello):
             log.warning("refused %s: %s", context.peer(), reason)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
+        if reason := refusal(self._tls, first.hello.sender, context):
+            log.warning("refused %s: %s", context.peer(), reason)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
         return first
 
     async def _until_closed(

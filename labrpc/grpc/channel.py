@@ -9,6 +9,7 @@ from typing import Final
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from labrpc.errors import Unreachable
 from labrpc.grpc import wire_pb2 as wire
 from labrpc.grpc.client import ByteStream, StreamLost, check_hello, read, write
 from labrpc.grpc.handshake import Identity
@@ -52,6 +53,7 @@ class PeerChannel:
         self._gathered = asyncio.Event()
         self._drained: list[asyncio.Future[None]] = []
         self._holding: asyncio.Task[None] | None = None
+        self._dialling: asyncio.Task[None] | None = None
         self._may_queue = not closed
         self.connected = False
         self.frames_sent = 0
@@ -84,6 +86,11 @@ class PeerChannel:
         self._drained.append(waiter)
         await waiter
 
+    def redial(self) -> None:
+        """Begin the dial anew that is under way, if one is: what it is made with has changed."""
+        if self._dialling is not None:
+            self._dialling.cancel()
+
     async def close(self) -> None:
         """Drop the connection and what is queued; every later frame is dropped."""
         self._may_queue = False
@@ -100,7 +107,7 @@ class PeerChannel:
             stream: ByteStream = self._connection().stream_stream(FEED)(wait_for_ready=True)
             patience = loop.call_later(DIAL_SECONDS, self._lose)
             try:
-                await self._greet(stream)
+                await self._dial(stream)
                 patience.cancel()
                 pause_ms = RECONNECT_INITIAL_MILLISECONDS
                 self.connected = self._may_queue = True
@@ -114,6 +121,19 @@ class PeerChannel:
                 stream.cancel()
             await asyncio.sleep(pause_ms / 1000)
             pause_ms = min(2 * pause_ms, RECONNECT_MAX_MILLISECONDS)
+
+    async def _dial(self, stream: ByteStream) -> None:
+        """Exchange hellos. In a task of its own: gRPC's stream tells nobody who waits for its
+        connection that it was cancelled."""
+        dialling = self._dialling = asyncio.create_task(self._greet(stream))
+        try:
+            await dialling
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise StreamLost(Unreachable(f"{self._address} is dialled anew")) from None
+        finally:
+            self._dialling = None
 
     async def _greet(self, stream: ByteStream) -> None:
         hello = wire.Frames(hello=self._identity.hello(self._address))

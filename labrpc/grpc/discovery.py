@@ -5,18 +5,20 @@ import grpc.aio
 from labrpc.errors import Refused, Unreachable
 from labrpc.grpc import kv_pb2 as kv
 from labrpc.grpc import options
+from labrpc.grpc.diagnosis import diagnose
 from labrpc.grpc.kv import KV_SERVICE
+from labrpc.grpc.tls import Tls, dial
 from labrpc.transport import Address
 
 
-async def cluster_at(address: Address, *, timeout: float) -> bytes:
+async def cluster_at(address: Address, *, timeout: float, tls: Tls | None = None) -> bytes:
     """The id of the cluster whose node listens for clients at `address`.
 
     Raises:
         Unreachable: nobody answered within `timeout` seconds.
-        Refused: who answered is no node of ours, or not willing.
+        Refused: who answered is no node of ours, or not willing; or TLS keeps the two apart.
     """
-    async with grpc.aio.insecure_channel(address, options=options.CLIENT) as connection:
+    async with dial(address, tls, options.CLIENT) as connection:
         ask = connection.unary_unary(
             f"/{KV_SERVICE}/Status",
             request_serializer=kv.StatusRequest.SerializeToString,
@@ -27,6 +29,8 @@ async def cluster_at(address: Address, *, timeout: float) -> bytes:
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or "no answer"
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                if reason := await diagnose(address, tls):
+                    raise Refused("UNAUTHENTICATED", reason) from None
                 raise Unreachable(f"{address} cannot be reached: {code.name}: {details}") from None
             raise Refused(code.name, details) from None
     return reply.cluster

@@ -34,6 +34,8 @@ CLIENT: Final[Options] = (
     # A connection of its own: bulk never shares one, and closing it closes it.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),  # http_proxy in the environment is not meant for peers
+    # A name is looked up again so soon, by default after 30 s: who moved is found where it is now.
+    ("grpc.dns_min_time_between_resolutions_ms", RECONNECT_MAX_MILLISECONDS),
     ("grpc.enable_retries", 0),  # only the caller knows what may be repeated
 )
 

@@ -12,6 +12,7 @@ from labrpc.grpc import addresses, options, wire_pb2
 from labrpc.grpc.answering import WireServices
 from labrpc.grpc.handshake import Identity
 from labrpc.grpc.kv import KV_SERVICE, KvHandler, kv_service
+from labrpc.grpc.tls import Tls, open_port
 from labrpc.grpc.work import Work
 from labrpc.limits import STREAMS_A_CONNECTION_MAX, PortLimits
 from labrpc.transport import Address, CallHandler, FrameHandler
@@ -29,13 +30,21 @@ class GrpcServer:
     """Answers at one address. A node has two, for peers and for clients, with limits each."""
 
     def __init__(
-        self, address: Address, identity: Identity, limits: PortLimits | None = None
+        self,
+        address: Address,
+        identity: Identity,
+        limits: PortLimits | None = None,
+        *,
+        bind: Address | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        """`address`: `host:port` (0 takes a free port, which `start` returns) or `unix:path`."""
+        """`address`: `host:port` (0 takes a free port, which `start` returns) or `unix:path`;
+        `bind`: where the port is opened, if not there."""
         self.address = address
+        self._bind, self._tls = bind or address, tls
         self._limits = limits or PortLimits()
         self._work = Work(self._limits)
-        self._wire = WireServices(identity, self._work)
+        self._wire = WireServices(identity, self._work, tls)
         self._kv: KvHandler | None = None
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -75,7 +84,7 @@ class GrpcServer:
             AddressInUse: somebody listens there.
             CannotListen: for any other reason.
         """
-        await addresses.probe(self.address)
+        await addresses.probe(self._bind)
         server = grpc.aio.server(
             options=options.server(self._limits),
             maximum_concurrent_rpcs=self._limits.node_operations_max
@@ -89,10 +98,10 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(names, server)
         try:
-            bound = server.add_insecure_port(self.address)
+            bound = open_port(server, self._bind, self._tls)
         except RuntimeError as error:  # somebody was faster
             await server.stop(None)
-            raise CannotListen(self.address, str(error)) from error
+            raise CannotListen(self._bind, str(error)) from error
         await server.start()
         self._server = server
         self.address = addresses.opened(self.address, bound)

@@ -9,9 +9,11 @@ from labrpc.errors import Unreachable
 from labrpc.grpc import options
 from labrpc.grpc.channel import PeerChannel
 from labrpc.grpc.client import CallStream
+from labrpc.grpc.diagnosis import Doctor
 from labrpc.grpc.handshake import Identity
 from labrpc.grpc.kv import KvHandler
 from labrpc.grpc.server import GrpcServer
+from labrpc.grpc.tls import Material, Tls, dial, dial_with
 from labrpc.limits import CHANNEL_QUEUED_BYTES_MAX, CLOSE_GRACE_SECONDS, PortLimits
 from labrpc.transport import Address, CallHandler, FrameHandler
 
@@ -36,6 +38,8 @@ class GrpcTransport:
         name: str,
         *,
         address: Address | None = None,
+        bind: Address | None = None,
+        tls: Tls | None = None,
         limits: PortLimits | None = None,
         channel_queued_bytes_max: int = CHANNEL_QUEUED_BYTES_MAX,
         close_grace_seconds: float = CLOSE_GRACE_SECONDS,
@@ -45,17 +49,28 @@ class GrpcTransport:
             cluster: Id of the cluster; both ends of every connection must have the same.
             name: Of this process, for its partners' logs.
             address: To listen at, `host:port`; port 0 takes a free one. Or `unix:path`.
+            bind: Where to open the port instead, such as `0.0.0.0:7400`: `address` is then only
+                what others are told.
+            tls: Of the port and of every connection; None: in the clear.
             limits: Of the listening port.
             channel_queued_bytes_max: What may wait in each channel.
             close_grace_seconds: What running handlers get to end in at `close`.
         """
         self._identity = Identity(cluster, name)
-        self._server = GrpcServer(address, self._identity, limits) if address is not None else None
+        self._tls = tls
+        self._server = (
+            GrpcServer(address, self._identity, limits, bind=bind, tls=tls)
+            if address is not None
+            else None
+        )
         self._channel_queued_bytes_max = channel_queued_bytes_max
         self._close_grace_seconds = close_grace_seconds
         self._connections: dict[tuple[Address, bool], grpc.aio.Channel] = {}
         self._calls: dict[Address, CallStream] = {}
         self._channels: dict[tuple[Address, bool], PeerChannel] = {}
+        self._dialled_with: Material | None = None
+        self._replaced: list[grpc.aio.Channel] = []  # in use until whoever uses them dials again
+        self._doctor = Doctor(tls, self._missing, self._renew)
         self._closed = False
 
     @property
@@ -72,7 +87,9 @@ class GrpcTransport:
 
     async def start(self) -> Address:
         """Open the port. Raises AddressInUse, CannotListen: then nothing was started."""
-        return await self.server.start()
+        address = await self.server.start()
+        self._doctor.start()
+        return address
 
     async def call(self, to: Address, method: str, body: bytes, *, timeout: float) -> bytes:
         """As `labrpc.transport.Transport.call`."""
@@ -115,18 +132,53 @@ class GrpcTransport:
         if self._closed:
             return
         self._closed = True
+        await self._doctor.close()
         if self._server is not None:
             await self._server.close(self._close_grace_seconds)
         ends: list[CallStream | PeerChannel] = [*self._calls.values(), *self._channels.values()]
         await asyncio.gather(*(end.close() for end in ends))
         # Each with its own connections: nothing is left that could dial again.
-        await asyncio.gather(*(c.close(_CLOSE_SECONDS) for c in self._connections.values()))
+        connections = (*self._connections.values(), *self._replaced)
+        await asyncio.gather(*(c.close(_CLOSE_SECONDS) for c in connections))
         self._connections.clear()
 
     def _connection(self, to: Address, *, bulk: bool) -> grpc.aio.Channel:
         """The connection, made when first needed; gRPC dials it again by itself."""
+        if self._tls is not None:
+            return self._secure_connection(to, self._tls, bulk=bulk)
         connection = self._connections.get((to, bulk))
         if connection is None:
-            connection = grpc.aio.insecure_channel(to, options=options.CLIENT)
+            connection = dial(to, None, options.CLIENT)
             self._connections[to, bulk] = connection
         return connection
+
+    def _secure_connection(self, to: Address, tls: Tls, *, bulk: bool) -> grpc.aio.Channel:
+        """As `_connection`, with the certificates of now: whoever dials again after an exchange of
+        them shows the new ones. Others may still use the connection made with the old ones."""
+        now = self._retire(tls)
+        connection = self._connections.get((to, bulk))
+        if connection is None:
+            connection = dial_with(to, now, options.CLIENT)
+            self._connections[to, bulk] = connection
+        return connection
+
+    def _retire(self, tls: Tls) -> Material:
+        """Set the connections aside that were dialled with other certificates than those of now."""
+        now = tls.current()
+        if now is not self._dialled_with:
+            self._dialled_with = now
+            self._replaced += self._connections.values()
+            self._connections.clear()
+        return now
+
+    def _renew(self) -> None:
+        """Have who waits for a connection with certificates that were exchanged meanwhile dial with
+        the new ones. What is connected stays."""
+        if self._tls is not None and self._tls.current() is not self._dialled_with:
+            self._retire(self._tls)
+            for channel in self._channels.values():
+                channel.redial()
+
+    def _missing(self) -> list[Address]:
+        """Whom frames are sent to in vain."""
+        return [to for (to, _), channel in self._channels.items() if not channel.connected]
