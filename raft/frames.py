@@ -3,6 +3,8 @@
     CRC-32 of what follows, 4 bytes, big-endian
     [format, cluster id, sender's node id, sender's address, [[gid, uuid, kind, content], ...]]
 
+A message with traced entries has a fifth field, `[[index, traceparent], ...]` (`raft/tracing.py`).
+
 TCP's own checksum is weak, and much of what damages bytes sits behind it (a proxy, a bad memory): a
 flipped bit in a term or an index is a lie that no other check would notice. A damaged frame, one
 of another cluster, another format or of a shape that does not fit raises `BadMessage`: the receiver
@@ -23,7 +25,8 @@ from raft.codec import (
 from raft.errors import BadMessage
 from raft.parcel import Parcel
 from raft.snapshot_stream import ChunkReply, SnapshotChunk
-from raft.types import GroupId, GroupUuid, NodeId, ReplicaId, Term
+from raft.tracing import CONTEXT_CHARACTERS_MAX, TRACES_MAX, Traces
+from raft.types import GroupId, GroupUuid, Index, NodeId, ReplicaId, Term
 
 FORMAT: Final = 1
 CHECKSUM_BYTES: Final = 4
@@ -88,23 +91,38 @@ def _encode(parcel: Parcel) -> tuple[Any, ...]:
         return (parcel.gid, parcel.uuid, CHUNK, fields)
     if isinstance(content, ChunkReply):
         return (parcel.gid, parcel.uuid, CHUNK_REPLY, tuple(content))
+    if parcel.traces:
+        return (parcel.gid, parcel.uuid, MESSAGE, encode_message(content), parcel.traces)
     return (parcel.gid, parcel.uuid, MESSAGE, encode_message(content))
 
 
 def _decode(item: Any) -> Parcel:
-    if not isinstance(item, list) or len(item) != 4:
+    if not isinstance(item, list) or len(item) not in (4, 5):
         raise BadMessage("malformed parcel")
-    gid, uuid, kind, fields = item
+    gid, uuid, kind, fields, *more = item
     if not _is_number(gid) or not isinstance(uuid, bytes):
         raise BadMessage("malformed parcel header")
     head = (GroupId(gid), GroupUuid(uuid))
     if kind == MESSAGE:
-        return Parcel(*head, decode_message(fields))
+        return Parcel(*head, decode_message(fields), _decode_traces(more[0]) if more else ())
     if kind == CHUNK:
         return Parcel(*head, _decode_chunk(fields))
     if kind == CHUNK_REPLY:
         return Parcel(*head, _decode_chunk_reply(fields))
     raise BadMessage(f"parcel of unknown kind {kind!r:.20}")
+
+
+def _decode_traces(rows: Any) -> Traces:
+    if not isinstance(rows, list) or len(rows) > TRACES_MAX:
+        raise BadMessage("malformed traces")
+    found = []
+    for row in rows:
+        if not isinstance(row, list) or len(row) != 2 or not _is_number(row[0]):
+            raise BadMessage("malformed trace")
+        if type(row[1]) is not str or len(row[1]) > CONTEXT_CHARACTERS_MAX:
+            raise BadMessage("malformed trace")
+        found.append((Index(row[0]), row[1]))
+    return tuple(found)
 
 
 def _decode_chunk(fields: Any) -> SnapshotChunk:

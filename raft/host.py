@@ -235,7 +235,7 @@ class Host:
         elif replica.record.uuid != parcel.uuid:
             self.dropped["another group's uuid"] += 1
         else:
-            replica.take(parcel.content, address)
+            replica.take(parcel.content, address, parcel.traces)
 
     # Turns and time
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from raft.messages import AnyMessage
 from raft.snapshot_stream import ChunkReply, SnapshotChunk
+from raft.tracing import Traces
 from raft.types import GroupId, GroupUuid
 
 
@@ -13,3 +14,4 @@ class Parcel(NamedTuple):
     gid: GroupId
     uuid: GroupUuid
     content: AnyMessage | SnapshotChunk | ChunkReply
+    traces: Traces = ()

@@ -41,6 +41,7 @@ from raft.parcel import Parcel
 from raft.ports import StateMachine, StateStore
 from raft.ready import ReadState, Ready
 from raft.snapshot_stream import ChunkReply, SnapshotChunk, SnapshotReceiver, SnapshotSender
+from raft.tracing import EntryTracer, Traces
 from raft.types import (
     NOBODY,
     Entry,
@@ -99,6 +100,7 @@ class Replica:
         self.core = core
         self.store = store
         self.stopped_because: str | None = None
+        self.tracer: EntryTracer | None = None
         self._log_store = log_store
         self._machine = machine
         self._courier = courier
@@ -228,13 +230,20 @@ class Replica:
 
     # What the host calls
 
-    def take(self, content: AnyMessage | SnapshotChunk | ChunkReply, address: str) -> None:
+    def take(
+        self,
+        content: AnyMessage | SnapshotChunk | ChunkReply,
+        address: str,
+        traces: Traces = (),
+    ) -> None:
         """Take what another replica of the group said."""
         if self.stopped_because is not None:
             return
         if content.target != self.id or content.source == self.id:
             return
         self._learned[content.source] = address
+        if self.tracer is not None:
+            self.tracer.taken(content, traces)
         try:
             if isinstance(content, SnapshotChunk):
                 self._take_chunk(content)
@@ -339,6 +348,8 @@ class Replica:
         elif ready.must_save:
             saved = self._log_store.save(self.gid, ready.hard_state, ready.entries)
             self._last_save = saved
+            if self.tracer is not None:
+                self.tracer.saving(ready.entries, saved)
             if ready.hard_state is not None:
                 self._hard_state_save = saved
             last = ready.entries[-1].id if ready.entries else None
@@ -346,6 +357,8 @@ class Replica:
         else:
             self._send_promises(ready.messages)
         self._committed.extend(ready.committed)
+        if self.tracer is not None:
+            self.tracer.committed(ready.committed)
         for read in ready.reads:
             self._read_confirmed(read)
         for follower in ready.send_snapshot:
@@ -389,7 +402,8 @@ class Replica:
             return
         address = self._address(message.target)
         if address is not None:
-            self._courier.post(address, Parcel(self.gid, self.record.uuid, message))
+            traces = () if self.tracer is None else self.tracer.sending(message)
+            self._courier.post(address, Parcel(self.gid, self.record.uuid, message, traces))
 
     def _address(self, replica: ReplicaId) -> str | None:
         """Where a replica is spoken to: where it was last heard, before what the membership says.

@@ -36,6 +36,7 @@ from raft.errors import (
     StopReplica,
 )
 from raft.ports import Reader, Rows, Write
+from raft.tracing import EntryTracer
 from raft.types import Entry, EntryId, EntryKind, Index, Member, Term
 
 ENTRY_BYTES_MAX: Final = 1024 * 1024
@@ -106,6 +107,7 @@ class ReplicatedStateMachine:
         self.machine = machine
         self.leads = False  # as this replica believes; only `read` makes certain
         self.stopped_because: str | None = None
+        self.tracer: EntryTracer | None = None
         self._entry_bytes_max = entry_bytes_max
         self._replica: Proposer | None = None
         self._loop = asyncio.get_running_loop()
@@ -202,6 +204,8 @@ class ReplicatedStateMachine:
             because = "another leader's entry took the place"
             _fail(overwritten[1], partial(OutcomeUnknown, because))
         self._placed[placed.index] = (placed.term, waiters)
+        if self.tracer is not None:
+            self.tracer.placed(placed, commands)
         return None
 
     # What the replica calls
@@ -213,6 +217,9 @@ class ReplicatedStateMachine:
         the replica stores in the same turn. The results are true even if it then cannot: the
         entry is committed, and every replica computes the same ones.
         """
+        tracer = self.tracer
+        if tracer is not None:
+            tracer.applying(entries)
         for entry in entries:
             results: list[object] = []
             if entry.kind is EntryKind.COMMAND:
@@ -231,6 +238,8 @@ class ReplicatedStateMachine:
                     sink.put(at, result)
                 elif not sink.done():  # its caller may have been cancelled
                     sink.set_result(result)
+        if tracer is not None:
+            tracer.applied(entries)
 
     def reload(self, rows: Reader) -> None:
         self.machine.reload(rows)
@@ -242,6 +251,7 @@ class ReplicatedStateMachine:
         """What was placed as leader may be replaced now, or be committed by the next one."""
         self.leads = leads
         if not leads:
+            self._tell_tracer("leadership was lost")
             self._give_up("leadership was lost while the command was on its way")
 
     def snapshot_installed(self, index: Index) -> None:
@@ -254,7 +264,12 @@ class ReplicatedStateMachine:
     def stopped(self) -> None:
         self.stopped_because = "the replica has stopped"
         self.leads = False
+        self._tell_tracer("the replica stopped")
         self._give_up("the replica stopped while the command was on its way")
+
+    def _tell_tracer(self, because: str) -> None:
+        if self.tracer is not None:
+            self.tracer.abandoned(because)
 
     def _give_up(self, because: str) -> None:
         placed, self._placed = self._placed, {}

@@ -5,18 +5,31 @@ async with shardkv.aio.connect("host:7400,host:7410") as kv: ...
 """
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from os import PathLike
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from labrpc.transport import Address
 from shardctrler.client import ControllerClient
 from shardkv.clerk import TIMEOUT_SECONDS, Clerk
 from shardkv.errors import InvalidArgument
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
 NAME: Final = "clerk"
+
+
+def clerk_maker(tracer_provider: "TracerProvider | None") -> Callable[..., Clerk]:
+    """What makes a clerk: a plain one, or one whose operations are traced."""
+    if tracer_provider is None:
+        return Clerk
+    from shardkv.tracing import TracedClerk  # OpenTelemetry: only where it is wanted
+
+    return partial(TracedClerk, tracer_provider)
 
 
 def open(  # as the builtin: it opens a store
@@ -30,7 +43,10 @@ def open(  # as the builtin: it opens a store
 
 @asynccontextmanager
 async def connect(
-    endpoints: str | Sequence[str], *, timeout: float = TIMEOUT_SECONDS
+    endpoints: str | Sequence[str],
+    *,
+    timeout: float = TIMEOUT_SECONDS,
+    tracer_provider: "TracerProvider | None" = None,
 ) -> AsyncIterator[Clerk]:
     """A clerk of a running cluster.
 
@@ -39,6 +55,8 @@ async def connect(
             between or as a sequence; the other nodes are learned from them.
         timeout: Seconds that an operation may take where its caller names none; the first answer
             of the cluster is awaited for as long.
+        tracer_provider: Of OpenTelemetry (`pip install 'shardkv[otel]'`): the operations that its
+            sampler wants are traced, here and through the nodes that trace too.
 
     Raises:
         InvalidArgument: no address.
@@ -56,7 +74,7 @@ async def connect(
     transport = GrpcTransport(cluster, NAME)
     rng = Random(secrets.randbits(128))
     controller = ControllerClient(transport, [Address(address) for address in addresses], rng)
-    clerk = Clerk(
+    clerk = clerk_maker(tracer_provider)(
         transport,
         controller,
         rng=rng,

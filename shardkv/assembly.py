@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from labrpc.transport import Address, Transport
 from raft.errors import ReplicaStopped
@@ -35,6 +35,9 @@ from shardkv.server import GroupServer, GroupStateMachine
 from shardkv.service import StoreService
 from shardkv.signpost import Signpost
 
+if TYPE_CHECKING:
+    from shardkv.tracing import Tracing
+
 log = logging.getLogger(__name__)
 
 CONTROLLER: GroupId = GroupId(0)
@@ -60,6 +63,7 @@ class Assembly:
         rng: Chance for jitter.
         routing: Key to shard; None: the store's own.
         new_machine: Makes a group's state machine; the simulator watches it that way.
+        tracing: Where spans of traced writes go; None: nothing is traced.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Assembly:
         rng: Random,
         routing: Routing | None = None,
         new_machine: Callable[[GroupId, int], StoreMachine] = StoreMachine,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.host = host
         self.transport = transport
@@ -80,6 +85,7 @@ class Assembly:
         self.client = ControllerClient(transport, endpoints, rng)
         self.feed = ConfigFeed(self.client, rng)
         self.service = StoreService(transport)
+        self.service.tracing = self._tracing = tracing
         self.reads = ReadService(transport, self.service, lambda: self.feed.view)
         self.controller: ControllerServer | None = None
         self.backups = BackupService(host, self, rng)
@@ -124,6 +130,8 @@ class Assembly:
         rsm.meter = self.service.meter
         replica = await self.host.start_replica(gid, rsm)
         rsm.attach(replica)
+        if self._tracing is not None:
+            rsm.tracer = replica.tracer = self._tracing.group(gid)
         server = GroupServer(replica, rsm, machine, self.feed, self._routing)
         server.roomy = lambda: self.roomy()
         handover = Handover(server, self.feed, self.transport, self._rng, self._rate)

@@ -35,6 +35,7 @@ _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _DIGITS_MAX: Final = 19  # as many as 2^63 - 1 has
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
+_URL: Final = re.compile(r"https?://[A-Za-z0-9.\[\]:_-]{1,300}/?", re.ASCII)
 _V6: Final = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", re.ASCII)
 
 
@@ -96,6 +97,13 @@ def address_or_off(text: str) -> str:
     return text if text == OFF else address(text)
 
 
+def url_or_off(text: str) -> str:
+    """`http://HOST:PORT`, https too; or `off`."""
+    if text != OFF and not _URL.fullmatch(text):
+        raise ValueError("must be http://HOST:PORT, https://HOST:PORT, or off")
+    return text
+
+
 def path(text: str) -> Path:
     """A path; `~` is the home directory."""
     if not text or "\0" in text or len(text) > PATH_CHARACTERS_MAX:
@@ -122,6 +130,7 @@ NAME: Final = Kind("name", name)
 ADDRESS: Final = Kind("address", address)
 ADDRESS_OR_OFF: Final = Kind("address or off", address_or_off)
 ADDRESSES: Final = Kind("addresses", address, many=True)
+URL_OR_OFF: Final = Kind("URL or off", url_or_off)
 PATH: Final = Kind("path", path)
 TRUTH: Final = Kind("true or false", truth)
 WORD: Final = Kind("word", _word)
@@ -244,6 +253,14 @@ class NodeConfig:
         Key(WHOLE, "a file that takes room, given up so that a node can start on a full disk; at "
             "most 5 % of the disk; 0: none", default=64 * 1024 * 1024, low=0, high=2**40,
             unit="bytes")
+    )  # fmt: skip
+    trace_endpoint: str = _key(
+        Key(URL_OR_OFF, "where spans of traced writes go, by OTLP over HTTP, such as "
+            "http://127.0.0.1:4318; needs the extra `otel`; off: nothing is traced", default=OFF)
+    )  # fmt: skip
+    trace_per_million: int = _key(
+        Key(WHOLE, "of a million requests over HTTP that name no trace of their own, so many are "
+            "traced", default=1_000, low=0, high=1_000_000)
     )  # fmt: skip
     log_level: str = _key(
         Key(WORD, "the least urgent lines that are written", default="info",

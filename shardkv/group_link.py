@@ -9,12 +9,13 @@ costs a pause with full jitter.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Final
 
 from labrpc.errors import Refused, Unknown, Unreachable
 from labrpc.transport import Address, Transport
+from raft.tracing import TRACES_MAX
 from raft.types import GroupId
 from shardkv.backoff import Backoff
 from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, RETRY_SECONDS
@@ -62,6 +63,7 @@ class GroupLink:
         refused: Takes each operation of a frame that the server would not read, and why.
         strayed: Takes over an operation that goes to another group by now; False: it stays.
         round_failed: Called when every member was asked in vain: the members may have changed.
+        contexts: Of each operation that is traced: its W3C `traceparent`. Empty as a rule.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class GroupLink:
         refused: Callable[[Pending, str], None],
         strayed: Callable[[GroupId, Pending], bool],
         round_failed: Callable[[], None],
+        contexts: Mapping[Pending, str],
     ) -> None:
         self.gid = gid
         self.config_number = 0  # the number that this clerk routes by
@@ -85,6 +88,7 @@ class GroupLink:
         self._refused = refused
         self._strayed = strayed
         self._round_failed = round_failed
+        self._contexts = contexts
         self._loop = asyncio.get_running_loop()
         self._backoff = Backoff(rng)
         self._members: tuple[Address, ...] = ()
@@ -201,7 +205,8 @@ class GroupLink:
             pending.in_flight = True
         marks = any(pending.marks is not None for pending in batch)
         operations = [pending.wire() for pending in batch]
-        frame = encode_frame(self.gid, self.config_number, operations, marks=marks)
+        traces = traced(batch, self._contexts) if self._contexts else ()
+        frame = encode_frame(self.gid, self.config_number, operations, marks=marks, traces=traces)
         reply: Reply | None = None
         refused: Refused | None = None
         try:
@@ -337,6 +342,12 @@ class GroupLink:
     def _on_pause(self) -> None:
         self._pause = None
         self._kick()
+
+
+def traced(batch: Sequence[Pending], contexts: Mapping[Pending, str]) -> Sequence[tuple[int, str]]:
+    """Which operations of a frame are traced, by their place."""
+    found = [(at, contexts[pending]) for at, pending in enumerate(batch) if pending in contexts]
+    return found[:TRACES_MAX]
 
 
 def _note(batch: Sequence[Pending], reply: Reply) -> None:

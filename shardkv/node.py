@@ -43,6 +43,7 @@ from shardctrler.types import NodeAddresses
 from shardkv import __version__, admin, config, copies, logs, nodedir
 from shardkv.admin import NodeStatus
 from shardkv.admin_service import AdminService
+from shardkv.aio import clerk_maker
 from shardkv.assembly import Assembly
 from shardkv.backup import protocol as backups
 from shardkv.clerk import Clerk
@@ -61,6 +62,8 @@ from shardkv.typed import TypedService
 
 if TYPE_CHECKING:
     from shardkv.http.front import FrontDoor
+    from shardkv.span_export import Export
+    from shardkv.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +112,12 @@ class Node:
         self._remembered: list[str] = []
         self._space = DiskSpace(lambda: space_of(directory), settings.free_percent_min)
         self._front: FrontDoor | None = None
+        self._tracing: Tracing | None = None
+        self._export: Export | None = None
+
+    def trace(self, tracing: "Tracing") -> None:
+        """Send spans there. Before `start`."""
+        self._tracing = tracing
 
     async def start(self) -> None:
         """Open the ports, then the data, then take part.
@@ -118,6 +127,7 @@ class Node:
             DataUnusable: the data is damaged, cut, missing or another's.
         """
         self._answer_later()
+        self._begin_tracing()
         self._clients.serve_kv(TypedService(lambda: self._clerk, self._full_status))
         await self._clients.start()
         await self._peers.start()
@@ -140,6 +150,7 @@ class Node:
             nshards=self._config.shards,
             endpoints=[Address(seed) for seed in self._seeds()],
             rng=self._rng,
+            tracing=self._tracing,
         )
         self._admin = AdminService(self._facts, self._boot, self._host, self._assembly, self._rng)
         self._assembly.service.meter = Meter(time.perf_counter)
@@ -153,7 +164,7 @@ class Node:
         self._departing.start()
         self._healer = self._make_healer(self._host, self._assembly)
         self._healer.start()
-        self._clerk = Clerk(
+        self._clerk = clerk_maker(self._tracing.provider if self._tracing is not None else None)(
             self._peers, self._assembly.client, rng=self._rng, cluster=self._identity.cluster
         )
         await self._clients.server.set_serving(True)
@@ -166,6 +177,28 @@ class Node:
     def _http(self) -> str:
         """Where it serves HTTP; "" for nowhere."""
         return "" if self._config.http == config.OFF else self._config.http
+
+    def _begin_tracing(self) -> None:
+        """Spans for a collector, if one is configured: what it takes is imported then.
+
+        Raises:
+            ConfigError: it is not installed.
+        """
+        if self._config.trace_endpoint != config.OFF and self._tracing is None:
+            try:
+                from shardkv.span_export import Export
+
+                self._export = Export(
+                    self._config.trace_endpoint,
+                    self._config.trace_per_million,
+                    self._config.node,
+                )
+            except ImportError as error:
+                raise ConfigError(
+                    f"trace_endpoint is set, and {error.name} is not installed: "
+                    "pip install 'shardkv[otel]', or leave the setting out"
+                ) from None
+            self._tracing = self._export.tracing
 
     async def _open_front_door(self) -> None:
         """HTTP, if it is wanted: what it takes is imported then, and costs nothing otherwise."""
@@ -181,6 +214,7 @@ class Node:
             status=self._full_status,
             load=self._load,
             clerk=lambda: self._clerk,
+            tracing=self._tracing,
             host=lambda: self._host,
             assembly=lambda: self._assembly,
             databases=lambda: self._databases,
@@ -323,6 +357,8 @@ class Node:
             self._host.stop()
         if self._databases is not None:
             await self._databases.close()
+        if self._export is not None:
+            await self._export.close()
 
     async def _hand_over(self, host: Host) -> None:
         """Have every group led here led by somebody else, if there is anybody; ask again where

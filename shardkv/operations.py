@@ -124,6 +124,7 @@ class Operations:
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self._loop, self._expired)
         self._pending: dict[Pending, None] = {}
+        self._contexts: dict[Pending, str] = {}  # of those that are traced (`tracing.py`)
         self._pending_bytes = 0
         self._view: View | None = None
         self._links: dict[GroupId, GroupLink] = {}
@@ -445,6 +446,7 @@ class Operations:
                 refused=self._refused,
                 strayed=self._strayed,
                 round_failed=self._refresh,
+                contexts=self._contexts,
             )
             link.members_are(_members(self._view, gid), self._view.config.number)
         return link

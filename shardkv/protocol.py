@@ -6,7 +6,8 @@ a group travels together. A write travels as the encoded command that the group 
 (`shardkv/commands.py`): the server checks it at the door and proposes the very bytes.
 
 =========  ===================================================================
-frame      [format, gid, config number, [operation, ...]], and true if marks are wanted
+frame      [format, gid, config number, [operation, ...]], and whether marks are wanted, and
+           [[position, W3C traceparent], ...] of operations that are traced
 operation  key of a Get, as an array [key] | bytes of an encoded client command
 reply      [format, status, config number, leader or nil, [result, ...]], and where
            marks were wanted: applied index, [epoch of the operation's shard, ...]
@@ -18,13 +19,14 @@ Every field's type and range is checked on reading; what does not fit raises `Ba
 rule, and nothing of it is done. `docs/protocol.md` has what groups ask each other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
 
 from raft.errors import StopReplica
+from raft.tracing import CONTEXT_CHARACTERS_MAX, TRACES_MAX
 from raft.types import GroupId, NodeId
 from shardkv import commands
 from shardkv.commands import Mutation, OpenSession
@@ -111,6 +113,8 @@ class Frame(NamedTuple):
     operations: tuple[Operation, ...]
     marks: bool = False
     """Whether a session wants to know which states it was shown (`shardkv/tokens.py`)."""
+    traces: tuple[tuple[int, str], ...] = ()
+    """Operations that are traced, by their place, each with its W3C `traceparent`."""
 
 
 class Reply(NamedTuple):
@@ -126,13 +130,21 @@ class Reply(NamedTuple):
 
 
 def encode_frame(
-    gid: GroupId, config_number: int, operations: Iterable[Get | bytes], *, marks: bool = False
+    gid: GroupId,
+    config_number: int,
+    operations: Iterable[Get | bytes],
+    *,
+    marks: bool = False,
+    traces: Sequence[tuple[int, str]] = (),
 ) -> bytes:
     """Args:
     operations: Gets, and client commands already encoded.
     marks: Whether the reply is to say which states were shown.
+    traces: At most `TRACES_MAX` operations that are traced, by their place.
     """
     fields = (FORMAT, gid, config_number, list(operations))
+    if traces:
+        return pack((*fields, marks, traces))
     return pack((*fields, True) if marks else fields)
 
 
@@ -142,7 +154,7 @@ def decode_frame(body: bytes) -> Frame:
     """
     if len(body) > FRAME_BYTES_MAX:
         raise BadFrame(f"a frame is at most {FRAME_BYTES_MAX} bytes, not {len(body)}")
-    gid, config_number, rows, *more = unpack(body, 3, most=4)
+    gid, config_number, rows, *more = unpack(body, 3, most=5)
     if more and type(more[0]) is not bool:
         raise BadFrame("marks are wanted or not: a flag")
     if type(rows) is not list or not 1 <= len(rows) <= FRAME_OPERATIONS_MAX:
@@ -152,7 +164,21 @@ def decode_frame(body: bytes) -> Frame:
         integer(config_number, "config number"),
         tuple([_operation(row) for row in rows]),
         bool(more and more[0]),
+        _traces(more[1], len(rows)) if len(more) > 1 else (),
     )
+
+
+def _traces(rows: Any, operations: int) -> tuple[tuple[int, str], ...]:
+    if type(rows) is not list or len(rows) > TRACES_MAX:
+        raise BadFrame(f"a frame has at most {TRACES_MAX} traces")
+    found = []
+    for row in rows:
+        if type(row) is not list or len(row) != 2 or type(row[1]) is not str:
+            raise BadFrame("a trace is a position and a traceparent")
+        if len(row[1]) > CONTEXT_CHARACTERS_MAX:
+            raise BadFrame(f"a traceparent is at most {CONTEXT_CHARACTERS_MAX} characters")
+        found.append((integer(row[0], "position", most=operations - 1), row[1]))
+    return tuple(found)
 
 
 def encode_reply(reply: Reply) -> bytes:

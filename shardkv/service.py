@@ -1,7 +1,7 @@
 """What a node answers about the store, for all groups that it has replicas of."""
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from labrpc.errors import Refused
 from labrpc.transport import Transport
@@ -21,6 +21,9 @@ from shardkv.protocol import (
 from shardkv.server import GroupServer
 from shardkv.types import Code
 
+if TYPE_CHECKING:
+    from shardkv.tracing import Tracing
+
 INVALID: Final = "INVALID_ARGUMENT"
 
 
@@ -36,6 +39,7 @@ class StoreService:
         self.groups: dict[GroupId, GroupServer] = {}
         self.operations = 0  # in flight
         self.meter = Meter(asyncio.get_running_loop().time)
+        self.tracing: Tracing | None = None
         self._operations_max = operations_max
         transport.serve(KV, self.kv)
         transport.serve(copies.PULL, self.pull)
@@ -60,6 +64,7 @@ class StoreService:
             return encode_reply(Reply(Status.BUSY, server.machine.number))
         self.operations += size
         begun = self.meter.clock()
+        spans = self.tracing.begin(frame) if self.tracing is not None else ()
         try:
             reply = await server.answer(frame)
             if reply.status is Status.ANSWERED:
@@ -68,6 +73,8 @@ class StoreService:
             return encode_reply(reply)
         finally:
             self.operations -= size
+            if spans and self.tracing is not None:
+                self.tracing.end(frame, spans)
 
     async def pull(self, body: bytes) -> bytes:
         """Another group's question for the next chunk of a copy."""

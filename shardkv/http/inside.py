@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from labrpc.transport import Transport
 from raft.histogram import Histogram
@@ -20,6 +20,9 @@ from shardkv.http.watching import Surroundings
 from shardkv.load import Meter, NodeLoad
 from shardkv.nodedir import DATA_DATABASE, LOG_DATABASE, Opened
 
+if TYPE_CHECKING:
+    from shardkv.tracing import Tracing
+
 
 class Parts(NamedTuple):
     """A node's parts, each asked for when it is needed."""
@@ -33,6 +36,7 @@ class Parts(NamedTuple):
     host: Callable[[], Host | None]
     assembly: Callable[[], Assembly | None]
     databases: Callable[[], Opened | None]
+    tracing: "Tracing | None" = None
 
     def means(self) -> Means | None:
         """By what operators' actions are carried out."""
