@@ -4,20 +4,28 @@ What becomes of an operation, and how it ends, is `shardkv/operations.py`'s; whi
 `shardkv/consistency.py`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 
-from shardkv.commands import Op, check_if_version, check_key, check_value
+from shardkv.commands import (
+    BatchWrite,
+    Op,
+    check_batch,
+    check_if_version,
+    check_key,
+    check_value,
+)
 from shardkv.consistency import Consistency, reading
-from shardkv.errors import InvalidArgument
+from shardkv.errors import InvalidArgument, ShardKVError
 from shardkv.limits import INTEGER_MAX, PAGE_ROWS_MAX
 from shardkv.listing import Listed
 from shardkv.lists import ListPage
 from shardkv.once import Once
 from shardkv.operations import TIMEOUT_SECONDS, TIMEOUT_SECONDS_MAX, Controller, Operations
-from shardkv.pending import Pending
+from shardkv.pending import BatchPending, Pending
 from shardkv.read_link import ReadPending
 from shardkv.tokens import ReadSession
 from shardkv.types import Row, Version
+from shardkv.writes import Append, BatchOperation, Delete, Put
 
 __all__ = ["TIMEOUT_SECONDS", "TIMEOUT_SECONDS_MAX", "Clerk", "Controller"]
 
@@ -149,6 +157,41 @@ class Clerk(Operations):
         version = None if if_version is None else Version(if_version)
         await self._write(Op.DELETE, key, b"", version, session, once, timeout)
 
+    async def batch(
+        self,
+        operations: Iterable[BatchOperation],
+        *,
+        session: ReadSession | None = None,
+        once: Once | None = None,
+        timeout: float | None = None,
+    ) -> Sequence[Version]:
+        """Do all of the operations, or none: 1 to 128 of them, 1 MiB of keys and values together.
+
+        All keys must lie in one shard; keys with the same `{tag}` do. The operations are done in
+        their order, as one: each sees those before it, nobody ever sees some of them without the
+        others, and the batch is repeated, answered and given up like one write.
+
+        Args:
+            operations: `Put`, `Append` and `Delete` (`shardkv/writes.py`).
+            session: Later reads of this session show the batch.
+            once: Names the request, as in `put`; of all with this name in its shard one is done.
+
+        Returns:
+            The new version of each operation's key, in order; 0 for a delete.
+
+        Raises:
+            InvalidArgument: A limit is broken, or the keys are not of one shard (`NotOneShard`).
+            VersionMismatch, ValueTooLong: So is one operation refused; `error.operation` says
+                which, from 0. Nothing of the batch was done.
+            And what `put` raises.
+        """
+        writes = tuple([_batch_write(at, each) for at, each in enumerate(operations)])
+        check_batch(writes)
+        pending = BatchPending(self._loop.create_future(), writes, once)
+        pending.marks = session
+        versions: Sequence[Version] = await self._run(pending, timeout)
+        return versions
+
     async def list_page(
         self,
         prefix: bytes | str = b"",
@@ -237,6 +280,32 @@ class Clerk(Operations):
         pending.marks = session
         version: Version = await self._run(pending, timeout)
         return version
+
+
+def _batch_write(at: int, operation: BatchOperation) -> BatchWrite:
+    """Operation `at` of a batch, its key and value as bytes."""
+    try:
+        match operation:
+            case Put(key, value, if_version):
+                op = Op.PUT
+            case Append(key, value, if_version):
+                op = Op.APPEND
+            case Delete(key, if_version):
+                op, value = Op.DELETE, b""
+            case _:
+                raise InvalidArgument(
+                    f"must be a Put, an Append or a Delete, not {type(operation).__name__}"
+                )
+        version = _whole(if_version)
+        return BatchWrite(
+            op,
+            _octets(key, "key"),
+            _octets(value, "value"),
+            None if version is None else Version(version),
+        )
+    except ShardKVError as error:
+        error.operation = at
+        raise
 
 
 def _key(key: bytes | str) -> bytes:

@@ -8,7 +8,7 @@ differ from the others. Keys and rows of a command are bytes, kept exactly; noth
 Answers have a codec of their own, because sessions record them: at most 64 bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -19,13 +19,18 @@ from raft.errors import StopReplica
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv.errors import (
     BadCommand,
+    BatchCount,
+    BatchTooLong,
     KeyEmpty,
     KeyTooLong,
+    ShardKVError,
     ValueTooLong,
     VersionOutOfRange,
 )
 from shardkv.limits import (
     ANSWER_BYTES_MAX,
+    BATCH_BYTES_MAX,
+    BATCH_OPERATIONS_MAX,
     CHUNK_BYTES_MAX,
     EXPIRE_SESSIONS_MAX,
     INTEGER_MAX,
@@ -81,6 +86,41 @@ class Mutation(NamedTuple):
         guard = -1 if self.if_version is None else self.if_version
         head = b"%d %d %d " % (self.op, guard, len(self.key))
         return blake2b(head + self.key + self.value, digest_size=8).digest()
+
+
+class BatchWrite(NamedTuple):
+    """One operation of a batch; fields as a `Mutation`'s."""
+
+    op: Op
+    key: bytes
+    value: bytes = b""
+    if_version: Version | None = None
+
+
+class Batch(NamedTuple):
+    """One client's writes to keys of one shard: all of them, or none (`batches.py`).
+
+    They count as one command: one sequence, one answer. Done in their order, so each sees what
+    those before it wrote. `check_batch` has their limits. The other fields are as a `Mutation`'s.
+    """
+
+    shard: ShardId
+    session: SessionId
+    seq: int
+    floor: int
+    writes: tuple[BatchWrite, ...]
+    once: Once | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """As a `Mutation`'s, and never equal to one's: that begins with a digit."""
+        whole = blake2b(b"batch", digest_size=8)
+        for op, key, value, if_version in self.writes:
+            guard = -1 if if_version is None else if_version
+            whole.update(b" %d %d %d %d " % (op, guard, len(key), len(value)))
+            whole.update(key)
+            whole.update(value)
+        return whole.digest()
 
 
 class OpenSession(NamedTuple):
@@ -169,7 +209,9 @@ class Abandoned(NamedTuple):
 
 Step: TypeAlias = Chunk | Install | Freeze | Restart | Drop
 """A step of a hand-over."""
-Command: TypeAlias = Mutation | OpenSession | ExpireSessions | Configure | Abandoned | Step
+Asked: TypeAlias = Mutation | Batch | OpenSession
+"""What clients ask of a group."""
+Command: TypeAlias = Asked | ExpireSessions | Configure | Abandoned | Step
 
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
 
@@ -195,8 +237,26 @@ def check_if_version(version: int | None) -> None:
         raise VersionOutOfRange(version)
 
 
+def check_batch(writes: Sequence[BatchWrite]) -> None:
+    """Raises BatchCount or BatchTooLong; or what the checks above raise, of one operation."""
+    if not 1 <= len(writes) <= BATCH_OPERATIONS_MAX:
+        raise BatchCount(len(writes))
+    for at, write in enumerate(writes):
+        try:
+            check_key(write.key)
+            check_value(write.value)
+            check_if_version(write.if_version)
+        except ShardKVError as error:
+            error.operation = at
+            raise
+    length = sum(len(write.key) + len(write.value) for write in writes)
+    if length > BATCH_BYTES_MAX:
+        raise BatchTooLong(length)
+
+
 # Commands to bytes and back
 
+_BATCH: Final = 4  # after the kinds of an `Op`
 _OPEN_SESSION: Final = 10
 _EXPIRE_SESSIONS: Final = 11
 _CONFIGURE: Final = 20
@@ -208,6 +268,7 @@ _RESTART: Final = 27
 _ABANDONED: Final = 28
 
 _KINDS: Final[dict[type, int]] = {
+    Batch: _BATCH,
     OpenSession: _OPEN_SESSION,
     ExpireSessions: _EXPIRE_SESSIONS,
     Configure: _CONFIGURE,
@@ -252,14 +313,6 @@ def decode(data: bytes) -> Command:
     return decoder(fields)
 
 
-def decode_mutation(data: bytes) -> Mutation:
-    """A client's write; BadCommand if it is another command. For the door: see `decode`."""
-    command = decode(data)
-    if type(command) is not Mutation:
-        raise BadCommand(f"{type(command).__name__} is no client's write")
-    return command
-
-
 _OPS: Final = {int(op): op for op in Op}
 
 
@@ -300,6 +353,38 @@ def _mutation(fields: list[Any]) -> Mutation:
     _integer("seq", seq, 1)
     _integer("floor", floor, 0, seq)
     raise BadCommand("a delete has no value")
+
+
+def _batch(fields: list[Any]) -> Batch:
+    shard, session, seq, floor, rows, once = _take(fields, "Batch", 6)
+    if type(rows) is not list:
+        raise BadCommand(f"writes are a {type(rows).__name__}")
+    if len(rows) > BATCH_OPERATIONS_MAX:
+        raise BatchCount(len(rows))
+    writes = tuple([_batch_write(row) for row in rows])
+    check_batch(writes)
+    return Batch(
+        _shard(shard),
+        SessionId(_integer("session", session, 1)),
+        _integer("seq", seq, 1),
+        _integer("floor", floor, 0, seq),
+        writes,
+        None if once is None else _once(once),
+    )
+
+
+def _batch_write(row: Any) -> BatchWrite:
+    if type(row) is not list or len(row) != 4:
+        raise BadCommand("a write of a batch is an operation, a key, a value and a version")
+    op, key, value, if_version = row
+    if type(op) is not int or op not in _OPS:
+        raise BadCommand(f"operation {op!r:.20} of a batch")
+    if op == Op.DELETE and value != b"":
+        raise BadCommand("a delete has no value")
+    if if_version is not None:
+        if_version = Version(_integer("if_version", if_version, 0))
+    key, value = _bytes("key", key, INTEGER_MAX), _bytes("value", value, INTEGER_MAX)
+    return BatchWrite(_OPS[op], key, value, if_version)
 
 
 def _once(value: object) -> Once:
@@ -402,6 +487,7 @@ _DECODERS: Final[dict[int, Callable[[list[Any]], Command]]] = {
     int(Op.PUT): _mutation,
     int(Op.APPEND): _mutation,
     int(Op.DELETE): _mutation,
+    _BATCH: _batch,
     _OPEN_SESSION: _open_session,
     _EXPIRE_SESSIONS: _expire_sessions,
     _CONFIGURE: _configure,
@@ -417,7 +503,6 @@ _DECODERS: Final[dict[int, Callable[[list[Any]], Command]]] = {
 # Answers to bytes and back
 
 _CODES: Final = {int(code): code for code in Code}
-_FACTS_MAX: Final = 4
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -427,13 +512,19 @@ def encode_answer(answer: Answer) -> bytes:
     return data
 
 
+def encode_long_answer(answer: Answer) -> bytes:
+    """As `encode_answer`, also of a batch, with a version an operation. No session records it."""
+    assert len(answer.facts) <= BATCH_OPERATIONS_MAX, answer
+    return _pack((answer[0], *answer[1]))
+
+
 def decode_answer(data: bytes) -> Answer:
     """The answer that `data` holds; BadCommand if it is none."""
     try:
         fields = msgpack.unpackb(data, strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as error:
         raise BadCommand(f"answer is not msgpack: {error}") from error
-    if type(fields) is not list or not 1 <= len(fields) <= 1 + _FACTS_MAX:
+    if type(fields) is not list or not 1 <= len(fields) <= 1 + BATCH_OPERATIONS_MAX:
         raise BadCommand("answer is not an array of a code and facts")
     code = _CODES.get(fields[0]) if type(fields[0]) is int else None
     if code is None:

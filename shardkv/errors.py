@@ -6,6 +6,9 @@ ShardKVError
 │   ├── KeyTooLong
 │   ├── ValueTooLong       also when an append would make it so: the old value is kept
 │   ├── VersionOutOfRange
+│   ├── BatchCount         a batch of no operations, or of too many
+│   ├── BatchTooLong       the keys and values of a batch are too long together
+│   ├── NotOneShard        the keys of a batch lie in several shards
 │   └── BadCommand         bytes that are no command of this version
 ├── VersionMismatch        `if_version` was not the key's version: nothing was written
 ├── RequestNameReused      the client gave the name of another request to this one: not done
@@ -30,11 +33,16 @@ ShardKVError
 
 `retriable`: the same request may be sent again as it is and may then succeed; nothing was done, or
 the session keeps it from being done twice. `config_is_stale`: learn the configuration first.
+`operation`: of a batch, which of its operations it is about, from 0; nothing of the batch was done.
 """
+
+from typing import Final
 
 from raft.types import GroupId
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_OPERATIONS_MAX,
     INTEGER_MAX,
     KEY_BYTES_MAX,
     KEY_BYTES_MIN,
@@ -49,6 +57,13 @@ class ShardKVError(Exception):
 
     retriable = False
     config_is_stale = False
+    operation: int | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return (
+            text if self.operation is None else f"operation {self.operation} of the batch: {text}"
+        )
 
 
 class InvalidArgument(ShardKVError):
@@ -84,6 +99,37 @@ class VersionOutOfRange(InvalidArgument):
     def __init__(self, version: int) -> None:
         super().__init__(f"if_version must be 0 (absent) to {INTEGER_MAX}, not {version}")
         self.version = version
+
+
+class BatchCount(InvalidArgument):
+    """A batch has at least one operation, and no more than fit into one answer."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"a batch must have 1 to {BATCH_OPERATIONS_MAX} operations, not {count}")
+        self.count = count
+
+
+class BatchTooLong(InvalidArgument):
+    """The keys and values of a batch are longer together than a batch may be."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(
+            f"the keys and values of a batch must be at most {BATCH_BYTES_MAX} bytes together, "
+            f"not {length}"
+        )
+        self.length = length
+
+
+class NotOneShard(InvalidArgument):
+    """A batch is atomic because one shard does it whole; these keys lie in several. `operation`
+    is the first whose key lies in another shard than that of the first one."""
+
+    def __init__(self, operation: int, shard: ShardId, first: ShardId) -> None:
+        super().__init__(
+            f"its key is in shard {shard}, that of operation 0 in shard {first}; a batch is of one "
+            "shard. Keys with the same {tag} are: {user:7}name, {user:7}mail"
+        )
+        self.operation, self.shard, self.first = operation, shard, first
 
 
 class BadCommand(InvalidArgument):
@@ -258,12 +304,21 @@ class StoreInUse(ShardKVError):
         self.path = path
 
 
+OF_AN_OPERATION: Final = (Code.VERSION_MISMATCH, Code.VALUE_TOO_LONG)
+"""Refusals that in a batch name the operation, too."""
+
+
 def error_of(answer: Answer, *, shard: ShardId, group: GroupId) -> ShardKVError | None:
     """The error that an answer of `group` about `shard` stands for; None if it is OK.
 
     `types.Code` says what the facts of each code are.
     """
     code, facts = answer
+    if code in OF_AN_OPERATION and len(facts) > 1:
+        alone = error_of(Answer(code, facts[:1]), shard=shard, group=group)
+        assert alone is not None
+        alone.operation = facts[1]
+        return alone
     match code:
         case Code.OK:
             return None

@@ -21,7 +21,9 @@ FRAME_BYTES_MAX: Final = 2 * MIB
 FRAME_OPERATIONS_MAX: Final = 1024
 """A frame closes at whichever bound comes first, but always carries at least one operation."""
 BATCH_OPERATIONS_MAX: Final = 128
+"""Of one atomic batch, and so of the versions that its answer holds."""
 BATCH_BYTES_MAX: Final = 1 * MIB
+"""Of all keys and values of one atomic batch together: it is one command of one log entry."""
 PAGE_ROWS_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 1 * MIB
 

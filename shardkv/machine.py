@@ -42,6 +42,7 @@ deleted versions. They follow from the rows alone (`reload`), and change as the 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from raft.disk.overlay import Overlay
 from raft.errors import StopReplica
 from raft.ports import Reader, Rows, Write
 from raft.sessions import Recorded, SessionTable, Verdict
@@ -49,9 +50,11 @@ from raft.types import GroupId, GroupUuid, Index
 from shardctrler.codec import BadConfig, decode_config
 from shardctrler.machine import SESSIONS_SKIPPED
 from shardctrler.types import NO_GROUP, ConfigNumber, ShardConfig, ShardId
-from shardkv import copying, steps
+from shardkv import batches, copying, steps
 from shardkv.commands import (
     Abandoned,
+    Batch,
+    BatchWrite,
     Chunk,
     Configure,
     Drop,
@@ -65,6 +68,7 @@ from shardkv.commands import (
     decode,
     decode_answer,
     encode_answer,
+    encode_long_answer,
 )
 from shardkv.errors import InvalidArgument
 from shardkv.held import HeldShard, find_dead, prefixes
@@ -287,6 +291,8 @@ class StoreMachine:
             return _BAD_COMMAND
         held = self._shards[decoded.shard]
         match decoded:
+            case Batch():
+                return self._mutate_all(held, decoded, rows)
             case OpenSession():
                 return self._open_session(held, rows)
             case ExpireSessions():
@@ -324,7 +330,7 @@ class StoreMachine:
             answer = (
                 self._write(held, command, rows)
                 if once is None
-                else self._write_once(held, command, once, rows)
+                else self._write_once(held, command, digest, once, rows)
             )
             held.sessions.record(rows, session, seq, floor, digest, encode_answer(answer))
             return answer
@@ -334,20 +340,71 @@ class StoreMachine:
         assert isinstance(outcome, Verdict)
         return self._verdict(outcome)
 
-    def _write_once(self, held: HeldShard, command: Mutation, once: Once, rows: Rows) -> Answer:
-        """As `_write`, unless the request of this name was answered before (`once.py`)."""
-        digest = command.digest
+    def _write_once(
+        self, held: HeldShard, command: Mutation | Batch, digest: bytes, once: Once, rows: Rows
+    ) -> Answer:
+        """Do it, unless the request of this name was answered before (`once.py`)."""
         forget_old(rows, held.prefix, once)
         known = recall(rows, held.prefix, once, digest)
         if type(known) is bytes:
             return decode_answer(known)
         if known is not None:
             return Answer(Code.NAME_REUSED)
-        answer = self._write(held, command, rows)
-        remember(rows, held.prefix, once, digest, encode_answer(answer))
+        if isinstance(command, Batch):
+            answer = self._write_all(held, command.writes, rows)
+        else:
+            answer = self._write(held, command, rows)
+        remember(rows, held.prefix, once, digest, encode_long_answer(answer))
         return answer
 
-    def _write(self, held: HeldShard, command: Mutation, rows: Rows) -> Answer:
+    def _mutate_all(self, held: HeldShard, batch: Batch, rows: Rows) -> Answer:
+        """As `_mutate`, all writes of a batch or none (`batches.py`)."""
+        if not held.serves:
+            return self._elsewhere(held)
+        rows = self._noting(held, rows)
+        _, session, seq, floor, _, once = batch
+        digest = batch.digest
+        outcome = held.sessions.check(rows, session, seq, floor, digest)
+        if outcome is Verdict.FRESH:
+            answer = (
+                self._write_all(held, batch.writes, rows)
+                if once is None
+                else self._write_once(held, batch, digest, once, rows)
+            )
+            recorded = answer
+            if answer.code is Code.OK:
+                batches.remember(rows, held.prefix, session, seq, floor, answer.facts)
+                recorded = DONE
+            held.sessions.record(rows, session, seq, floor, digest, encode_answer(recorded))
+            return answer
+        if isinstance(outcome, Verdict):
+            return self._verdict(outcome)
+        held.sessions.acknowledge(rows, session, floor)
+        answer = decode_answer(outcome.answer)
+        if answer.code is Code.OK:
+            answer = Answer(Code.OK, batches.recall(rows, held.prefix, session, seq))
+        return answer
+
+    def _write_all(self, held: HeldShard, writes: tuple[BatchWrite, ...], rows: Rows) -> Answer:
+        """Do them in order, on rows of their own that `rows` get when all are done; a refusal says
+        which was refused, and leaves nothing behind."""
+        unseen = Overlay(rows)
+        highest_deleted = held.highest_deleted
+        versions: list[int] = []
+        for at, write in enumerate(writes):
+            code, facts = self._write(held, write, unseen)
+            if code is not Code.OK:
+                held.highest_deleted = highest_deleted
+                return Answer(code, (*facts, at))
+            versions += facts
+        for key, row in unseen.writes():
+            if row is None:
+                rows.delete(key)
+            else:
+                rows.put(key, row)
+        return Answer(Code.OK, tuple(versions))
+
+    def _write(self, held: HeldShard, command: Mutation | BatchWrite, rows: Rows) -> Answer:
         """Do it, or refuse it for good. Either answer is recorded."""
         key = held.data_prefix + command.key
         row = rows.get(key)
@@ -388,7 +445,9 @@ class StoreMachine:
         rows = self._noting(held, rows)
         dropped = 0
         for session, idle_since in command.idle:
-            dropped += held.sessions.drop(rows, session, idle_since=idle_since)
+            if held.sessions.drop(rows, session, idle_since=idle_since):
+                batches.forget(rows, held.prefix, session)
+                dropped += 1
         return Answer(Code.OK, (dropped,))
 
     def _noting(self, held: HeldShard, rows: Rows) -> Rows:

@@ -37,6 +37,7 @@ from shardkv.errors import (
     Closed,
     DiskFull,
     InvalidArgument,
+    NotOneShard,
     OutcomeUnknown,
     Overloaded,
     SequenceReused,
@@ -52,7 +53,7 @@ from shardkv.protocol import Result, Trouble
 from shardkv.read_link import ReadLink, ReadLinks, ReadPending
 from shardkv.routing import Routing, SlotRouting
 from shardkv.scan import Network
-from shardkv.types import Answer, Code, Row, SessionId, Version
+from shardkv.types import Answer, Code, Row, SessionId
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,11 @@ class Operations:
             return
         if pending.shard == NO_SHARD:
             assert self._routing is not None and pending.key is not None, "known with the config"
-            pending.shard = self._routing(pending.key)
+            try:
+                pending.shard = pending.place(self._routing)
+            except NotOneShard as error:
+                self._fail(pending, error)
+                return
         if pending.op is not None and pending.session is None and not self._number(pending):
             return
         gid = self._detours.group(config, pending.shard)
@@ -353,8 +358,7 @@ class Operations:
 
     def _done(self, pending: Pending, answer: Answer) -> None:
         if pending.key is not None:
-            version = Version(answer.facts[0]) if answer.facts else Version(0)
-            self._finish(pending, version)
+            self._finish(pending, pending.outcome(answer))
             self._unpark(pending.shard)
             return
         sessions = self._sessions[pending.shard]

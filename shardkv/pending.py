@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from shardctrler.types import ShardId
-from shardkv.commands import Mutation, Op, OpenSession, encode
+from shardkv.commands import Batch, BatchWrite, Mutation, Op, OpenSession, encode
+from shardkv.errors import NotOneShard
 from shardkv.once import Once
 from shardkv.protocol import OPERATION_OVERHEAD_BYTES, Get
+from shardkv.routing import Routing
 from shardkv.session import Session
 from shardkv.tokens import ReadSession
-from shardkv.types import Version
+from shardkv.types import Answer, Version
 
 NO_SHARD: Final = ShardId(-1)
 """Before the first configuration is known, which says how many shards there are."""
@@ -77,6 +79,15 @@ class Pending:
         """Whether it may have been done, or may yet be."""
         return self.op is not None and (self.doubtful or self.in_flight)
 
+    def place(self, routing: Routing) -> ShardId:
+        """The shard of its keys; raises NotOneShard."""
+        assert self.key is not None, "a session is opened in a shard that is known"
+        return routing(self.key)
+
+    def outcome(self, answer: Answer) -> Any:
+        """What the caller of a write gets for an answer that says it is done."""
+        return Version(answer.facts[0] if answer.facts else 0)
+
     def wire(self) -> Get | bytes:
         """What travels. A write's floor is that of this moment."""
         if self.op is not None:
@@ -98,6 +109,42 @@ class Pending:
         if self.key is not None:
             return Get(self.key)
         return encode(OpenSession(self.shard))
+
+
+class BatchPending(Pending):
+    """Writes that are done together or not at all; known by the first of them."""
+
+    __slots__ = ("writes",)
+
+    def __init__(
+        self,
+        future: "asyncio.Future[Any]",
+        writes: tuple[BatchWrite, ...],
+        once: Once | None = None,
+    ) -> None:
+        first = writes[0]
+        super().__init__(future, first.key, first.op, once=once)
+        self.writes = writes
+        self.size = sum(
+            OPERATION_OVERHEAD_BYTES + len(write.key) + len(write.value) for write in writes
+        )
+
+    def place(self, routing: Routing) -> ShardId:
+        shard = routing(self.writes[0].key)
+        for at, write in enumerate(self.writes):
+            if (other := routing(write.key)) != shard:
+                raise NotOneShard(at, other, shard)
+        return shard
+
+    def outcome(self, answer: Answer) -> list[Version]:
+        return [Version(fact) for fact in answer.facts]
+
+    def wire(self) -> bytes:
+        session = self.session
+        assert session is not None, "a write without a number"
+        return encode(
+            Batch(self.shard, session.number, self.seq, session.floor, self.writes, self.once)
+        )
 
 
 class Deadlines:

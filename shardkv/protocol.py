@@ -29,9 +29,11 @@ from raft.errors import StopReplica
 from raft.tracing import CONTEXT_CHARACTERS_MAX, TRACES_MAX
 from raft.types import GroupId, NodeId
 from shardkv import commands
-from shardkv.commands import Mutation, OpenSession
+from shardkv.commands import Asked, Batch, Mutation, OpenSession
 from shardkv.errors import InvalidArgument
 from shardkv.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_OPERATIONS_MAX,
     FRAME_BYTES_MAX,
     FRAME_OPERATIONS_MAX,
     INTEGER_MAX,
@@ -49,10 +51,12 @@ OPERATION_OVERHEAD_BYTES: Final = 64
 
 _GID_MAX: Final = 2**31 - 1
 _NAME_CHARACTERS_MAX: Final = 300
-_FACTS_MAX: Final = 4
 _ROW: Final = 200
 _ONE_OPERATION_BYTES_MAX: Final = KEY_BYTES_MAX + VALUE_BYTES_MAX + 1024
-assert _ONE_OPERATION_BYTES_MAX <= FRAME_BYTES_MAX, "the largest operation fits into a frame"
+_ONE_BATCH_BYTES_MAX: Final = BATCH_BYTES_MAX + 32 * BATCH_OPERATIONS_MAX + 1024
+assert max(_ONE_OPERATION_BYTES_MAX, _ONE_BATCH_BYTES_MAX) <= FRAME_BYTES_MAX, (
+    "the largest operation fits into a frame"
+)
 
 
 class BadFrame(Exception):
@@ -69,7 +73,7 @@ class Proposal(NamedTuple):
     """A client's command as it travels and as it reads."""
 
     data: bytes
-    command: Mutation | OpenSession
+    command: Asked
 
 
 Operation: TypeAlias = Get | Proposal
@@ -213,7 +217,7 @@ def _operation(row: object) -> Operation:
     try:
         if type(row) is bytes:
             command = commands.decode(row)
-            if isinstance(command, Mutation | OpenSession):
+            if isinstance(command, Mutation | Batch | OpenSession):
                 return Proposal(row, command)
             raise BadFrame(f"{type(command).__name__} is no command of a client")
         if type(row) is list and len(row) == 1 and type(row[0]) is bytes:
@@ -249,7 +253,7 @@ def _result(row: Any) -> Result:
             raise BadFrame(f"a value is at most {VALUE_BYTES_MAX} bytes")
         return Row(value, Version(integer(row[1], "version")))
     code = _CODES.get(number)
-    if code is not None and len(row) <= 1 + _FACTS_MAX:
+    if code is not None and len(row) <= 1 + BATCH_OPERATIONS_MAX:
         return Answer(code, tuple([integer(fact, "fact") for fact in row[1:]]))
     trouble = _TROUBLES.get(number)
     if trouble is None or len(row) != 1:

@@ -5,6 +5,7 @@ key (below group and install)             value
 ========================================  =========================================================
 `c`                                       format, the encoded configuration
 `r` u16 shard                             the shard's record: phase, numbers, where its copy stands
+`s` u16 shard, u64 generation, `b` ...    what sessions' batches were answered (`batches.py`)
 `s` u16 shard, u64 generation, `d` key    a client's row: format, u64 version, the value
 `s` u16 shard, u64 generation, `h`        format, u64: the highest version of any deleted key
 `s` u16 shard, u64 generation, `t` ...    the session table (`raft/sessions.py`)

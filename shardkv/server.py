@@ -19,7 +19,7 @@ from raft.rsm import ReplicatedStateMachine
 from raft.types import Entry, GroupId
 from shardctrler.types import ShardId
 from shardkv import copies
-from shardkv.commands import Mutation, Op, OpenSession
+from shardkv.commands import Asked, Batch, Mutation, Op
 from shardkv.feed import ConfigFeed
 from shardkv.giving import Giver
 from shardkv.holding import Holds
@@ -165,12 +165,18 @@ class GroupServer:
         command = operation.command
         if isinstance(command, Mutation) and self._routing(command.key) != command.shard:
             return Answer(Code.BAD_COMMAND)
+        if isinstance(command, Batch) and not self._is_of_one_shard(command):
+            return Answer(Code.BAD_COMMAND)
         if command.shard >= self.machine.nshards:
             return Answer(Code.BAD_COMMAND)
         refusal = self.machine.refusal(command.shard)
         if refusal is not None:
             return refusal
         return None if self._fits(command) else Trouble.NO_ROOM
+
+    def _is_of_one_shard(self, batch: Batch) -> bool:
+        """Whether the shard that a batch names is that of all its keys."""
+        return all(self._routing(write.key) == batch.shard for write in batch.writes)
 
     def _shard_of(self, operation: Operation) -> ShardId:
         if isinstance(operation, Get):
@@ -189,9 +195,13 @@ class GroupServer:
             self.slowed += 1
             await asyncio.sleep(delay)
 
-    def _fits(self, command: Mutation | OpenSession) -> bool:
+    def _fits(self, command: Asked) -> bool:
         """Whether the disk has room for a write. What makes room, or costs none, always goes."""
-        return self.roomy() or not (isinstance(command, Mutation) and command.op is not Op.DELETE)
+        if self.roomy():
+            return True
+        if isinstance(command, Batch):
+            return all(write.op is Op.DELETE for write in command.writes)
+        return not (isinstance(command, Mutation) and command.op is not Op.DELETE)
 
     async def _read(
         self, operations: Sequence[Operation], reads: Sequence[int], results: list[Result | None]

@@ -11,7 +11,15 @@ write cut off that way may have been done.
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from os import PathLike
 from types import TracebackType
@@ -26,6 +34,7 @@ from shardkv.listing import Listed
 from shardkv.lists import ListPage
 from shardkv.tokens import ReadSession
 from shardkv.types import Row, Version
+from shardkv.writes import BatchOperation
 
 T = TypeVar("T")
 
@@ -86,6 +95,14 @@ class AsyncStore(Protocol):
         session: ReadSession | None = None,
         timeout: float | None = None,
     ) -> None: ...
+
+    async def batch(
+        self,
+        operations: Iterable[BatchOperation],
+        *,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> Sequence[Version]: ...
 
     async def list_page(
         self,
@@ -204,6 +221,17 @@ class Store:
     ) -> None:
         """Make the key absent; done too if it is absent already."""
         self._ask(self._store.delete(key, session=session, timeout=timeout))
+
+    def batch(
+        self,
+        operations: Iterable[BatchOperation],
+        *,
+        session: ReadSession | None = None,
+        timeout: float | None = None,
+    ) -> Sequence[Version]:
+        """Do all of the operations, or none; returns the new version of each one's key. The keys
+        must lie in one shard; see `Clerk.batch`."""
+        return self._ask(self._store.batch(operations, session=session, timeout=timeout))
 
     def list_page(
         self,

@@ -37,8 +37,10 @@ class Code(IntEnum):
     What an answer's `facts` hold stands beside each code.
     """
 
-    OK = 0  # (the key's version) | (the session opened) | (): done, now or before
+    OK = 0  # (the key's version) | (one version an operation of a batch; 0 of a delete)
+    #         | (the session opened) | (): done, now or before
     # Refusals that are final, and recorded in the session like any other answer.
+    # Of a batch the first two have a second fact: which operation it was, from 0.
     VERSION_MISMATCH = 1  # (current version): `if_version` asked for another one
     VALUE_TOO_LONG = 2  # (bytes it would have): the append was not done
     NAME_REUSED = 3  # (): another request had the name that the client gave this one

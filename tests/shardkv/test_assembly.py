@@ -18,7 +18,7 @@ from shardctrler.client import ControllerClient
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copies
 from shardkv.clerk import Clerk
-from shardkv.commands import Mutation, Op, OpenSession, encode
+from shardkv.commands import Batch, BatchWrite, Mutation, Op, OpenSession, encode
 from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS, RateLimit
 from shardkv.limits import VALUE_BYTES_MAX
 from shardkv.protocol import (
@@ -111,6 +111,37 @@ def test_a_frame_is_answered_operation_by_operation() -> None:
             Answer(Code.BAD_COMMAND),
             Answer(Code.BAD_COMMAND),
         ]
+
+    with_cluster(story)
+
+
+def test_a_batch_of_keys_that_are_not_its_shards_does_not_enter_the_log() -> None:
+    """The machine does not know the routing: what is let in here is done."""
+    shard = SlotRouting(4)(b"k")
+    other = next(key for key in (b"a", b"b", b"c", b"d") if SlotRouting(4)(key) != shard)
+
+    def batch(*keys: bytes, place: int = shard) -> bytes:
+        writes = tuple(BatchWrite(Op.PUT, key, b"v") for key in keys)
+        return encode(Batch(ShardId(place), SessionId(1), 1, 1, writes))
+
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        to = address_of(cluster, ONE)
+        await ask(stranger, to, encode(OpenSession(shard)))
+
+        reply = await ask(
+            stranger,
+            to,
+            batch(b"k", other),
+            batch(b"k", place=(shard + 1) % 4),
+            batch(b"k", b"{k}", place=9),
+            batch(b"k", b"{k}"),
+        )
+
+        bad = Answer(Code.BAD_COMMAND)
+        assert reply.results == (bad, bad, bad, Answer(Code.OK, (1, 1)))
+        assert await clerk.get(other) is None
 
     with_cluster(story)
 

@@ -12,12 +12,15 @@ from labrpc.sim.loop import run
 from raft.types import GroupId
 from shardkv.clerk import Clerk
 from shardkv.client_sessions import IDLE_SECONDS_MAX
-from shardkv.commands import ExpireSessions, Mutation, encode
+from shardkv.commands import Batch, ExpireSessions, Mutation, encode
 from shardkv.errors import (
+    BatchCount,
+    BatchTooLong,
     Closed,
     InvalidArgument,
     KeyEmpty,
     KeyTooLong,
+    NotOneShard,
     OutcomeUnknown,
     Overloaded,
     Unavailable,
@@ -28,6 +31,7 @@ from shardkv.errors import (
 from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
 from shardkv.protocol import Frame, Proposal
 from shardkv.types import ABSENT, Row, Version
+from shardkv.writes import Append, Delete, Put
 from tests.support.fake_store import FakeStore, Fate
 
 T = TypeVar("T")
@@ -154,6 +158,165 @@ def test_key_and_value_of_the_largest_size_are_stored() -> None:
         assert await clerk.get(key) == value
         with pytest.raises(ValueTooLong):
             await clerk.append(key, b"v")
+
+    with_clerk(story)
+
+
+# Batches
+
+L, R, LOG = "{pair}left", "{pair}right", "{pair}log"
+
+
+def test_a_batch_is_answered_by_the_version_of_each_key() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        batch = [
+            Put(L, "1"),
+            Put(R, b"1"),
+            Append(LOG, "a"),
+            Append(LOG, "b"),
+            Delete("{pair}none"),
+        ]
+
+        assert await clerk.batch(batch) == [1, 1, 1, 2, 0]
+        assert await clerk.batch(iter([Put(L, "2", 1), Delete(R, if_version=1)])) == [2, 0]
+
+        assert [store.value(key.encode()) for key in (L, R, LOG)] == [b"2", None, b"ab"]
+        assert [len(frame.operations) for _, frame in store.frames] == [1, 1, 1], "with the session"
+
+    with_clerk(story)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "at", "says"),
+    [
+        pytest.param([], BatchCount, None, "1 to 128 operations, not 0", id="nothing"),
+        pytest.param([Delete(L)] * 129, BatchCount, None, "not 129", id="129 operations"),
+        pytest.param(
+            [Put(L, b"v" * 2**19), Put(R, b"v" * 2**19)],
+            BatchTooLong,
+            None,
+            "1048576 bytes together, not 1048597",
+            id="too long together",
+        ),
+        pytest.param([Put(L, ""), Put("", "")], KeyEmpty, 1, "1 to 4096", id="an empty key"),
+        pytest.param([Put(L, "", -1)], VersionOutOfRange, 0, "if_version", id="version -1"),
+        pytest.param([Put(L, "", True)], InvalidArgument, 0, "if_version", id="version True"),
+        pytest.param([(L, "v")], InvalidArgument, 0, "must be a Put, an", id="a pair"),
+        pytest.param([Put(L, 7)], InvalidArgument, 0, "value must be bytes or str", id="a number"),
+    ],
+)
+def test_a_batch_that_breaks_a_limit_is_never_sent(
+    batch: Any, error: type[InvalidArgument], at: int | None, says: str
+) -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        with pytest.raises(error, match=says) as caught:
+            await clerk.batch(batch)
+
+        assert caught.value.operation == at
+        assert (f"operation {at} of the batch" in str(caught.value)) == (at is not None)
+        assert store.frames == []
+
+    with_clerk(story)
+
+
+def test_keys_of_several_shards_are_refused_with_a_hint() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        keys = [f"key {number}" for number in range(20)]
+        shards = [store.routing(key.encode()) for key in keys]
+        other = next(at for at, shard in enumerate(shards) if shard != shards[0])
+
+        with pytest.raises(
+            NotOneShard, match=r"one shard\. Keys with the same \{tag\} are"
+        ) as caught:
+            await clerk.batch([Put(key, "v") for key in keys])
+
+        assert caught.value.operation == other
+        assert store.frames == []
+        one = [Put(key, "v") for key, shard in zip(keys, shards, strict=True) if shard == shards[0]]
+        assert await clerk.batch(one) == [1] * len(one), "several keys need no tag, but one shard"
+
+    with_clerk(story)
+
+
+def test_a_refused_batch_says_which_operation_it_was() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.batch([Put(L, "1"), Put(R, b"v" * VALUE_BYTES_MAX)][:1])
+        await clerk.put(R, b"v" * VALUE_BYTES_MAX)
+
+        with pytest.raises(VersionMismatch, match="operation 2 of the batch: the key is at") as one:
+            await clerk.batch([Put(LOG, "1"), Put(L, "2", 1), Put(L, "3", 1)])
+        with pytest.raises(ValueTooLong, match="operation 1 of the batch: value must be") as two:
+            await clerk.batch([Put(LOG, "1"), Append(R, "2")])
+
+        assert (one.value.operation, one.value.version) == (2, 2)
+        assert (two.value.operation, two.value.length) == (1, VALUE_BYTES_MAX + 1)
+        assert (store.value(L.encode()), store.value(LOG.encode())) == (b"1", None)
+
+    with_clerk(story)
+
+
+@pytest.mark.parametrize("fate", list(Fate))
+def test_a_batch_takes_effect_once_whatever_becomes_of_its_frame(fate: Fate) -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(L, "")
+        store.frames.clear()
+        store.fates.append(fate)
+
+        assert await clerk.batch([Append(L, "x"), Append(R, "x")]) == [2, 1]
+
+        sent = [
+            operation.command
+            for _, frame in store.frames
+            for operation in frame.operations
+            if isinstance(operation, Proposal) and isinstance(operation.command, Batch)
+        ]
+        assert {(batch.session, batch.seq) for batch in sent} == {(1, 2)}
+        assert (store.value(L.encode()), store.value(R.encode())) == (b"x", b"x")
+
+    with_clerk(story)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_batches_in_flight_are_whole_under_any_mixture_of_fates(seed: int) -> None:
+    """Over moves of their shard, too; the two keys have each batch, in the same order."""
+    chance = Random(f"batches {seed}")
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        store.fates.extend(chance.choice([None, None, *Fate]) for _ in range(60))
+
+        async def one(client: int) -> None:
+            for number in range(10):
+                word = b"%d-%d " % (client, number)
+                await clerk.batch([Append(L, word), Append(R, word)])
+
+        await asyncio.gather(moving(store, chance), *[one(client) for client in range(9)])
+
+        left, right = store.value(L.encode()), store.value(R.encode())
+        assert left == right
+        words = (left or b"").split()
+        assert len(words) == len(set(words)) == 90
+
+    with_clerk(story, timeout=300.0)
+
+
+async def moving(store: FakeStore, chance: Random) -> None:
+    for _ in range(4):
+        await asyncio.sleep(chance.uniform(0, 0.5))
+        store.configure([chance.choice((1, 2)) for _ in range(4)], hand_over=False)
+        await asyncio.sleep(chance.uniform(0, 0.5))
+        store.hand_over()
+
+
+def test_a_batch_that_nobody_answers_ends_as_unknown() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(L, "")
+        store.fates.append(Fate.REQUEST_LOST)
+        with pytest.raises(OutcomeUnknown):
+            await clerk.batch([Put(L, "1"), Put(R, "1")], timeout=0.5)
+
+        store.fates.extend([Fate.UNREACHABLE] * 1000)
+        with pytest.raises(Unavailable):
+            await clerk.batch([Put(L, "1"), Put(R, "1")], timeout=0.3)
 
     with_clerk(story)
 
@@ -286,13 +449,6 @@ def test_appends_in_flight_take_effect_once_each_under_any_mixture_of_fates(seed
             for client in (at, at + 3, at + 6):
                 own = [word for word in words if word.startswith(b"%d-" % client)]
                 assert own == [b"%d-%d" % (client, number) for number in range(10)]
-
-    async def moving(store: FakeStore, chance: Random) -> None:
-        for _ in range(4):
-            await asyncio.sleep(chance.uniform(0, 0.5))
-            store.configure([chance.choice((1, 2)) for _ in range(4)], hand_over=False)
-            await asyncio.sleep(chance.uniform(0, 0.5))
-            store.hand_over()
 
     with_clerk(story, timeout=300.0)
 

@@ -11,6 +11,8 @@ from raft.errors import StopReplica
 from shardctrler.types import ConfigNumber
 from shardkv import limits
 from shardkv.commands import (
+    Batch,
+    BatchWrite,
     Chunk,
     Command,
     Configure,
@@ -22,6 +24,7 @@ from shardkv.commands import (
     Op,
     OpenSession,
     Restart,
+    check_batch,
     check_if_version,
     check_key,
     check_value,
@@ -29,15 +32,19 @@ from shardkv.commands import (
     decode_answer,
     encode,
     encode_answer,
+    encode_long_answer,
 )
 from shardkv.errors import (
     BadCommand,
+    BatchCount,
+    BatchTooLong,
     InvalidArgument,
     KeyEmpty,
     KeyTooLong,
     ValueTooLong,
     VersionOutOfRange,
 )
+from shardkv.once import Once
 from shardkv.rows import ROWS_DONE, changes_cursor
 from shardkv.types import Answer, Code, CopyId, SessionId, Version
 from tests.support.stores import S0, S3, put
@@ -49,6 +56,20 @@ COMMANDS: list[Command] = [
     put(7, 2, b"k" * 4096, b"v" * 2**20, if_version=0),
     Mutation(Op.APPEND, S0, SessionId(2), 9, 0, b"k", b"v"),
     Mutation(Op.DELETE, S0, SessionId(2), 9, 3, b"k", b"", Version(4)),
+    Batch(S0, SessionId(2), 9, 0, (BatchWrite(Op.PUT, b"k"),)),
+    Batch(
+        S3,
+        SessionId(MAX),
+        MAX,
+        MAX,
+        (
+            BatchWrite(Op.PUT, b"k", b"v", Version(0)),
+            BatchWrite(Op.APPEND, b"\xff", b"v", Version(MAX)),
+            BatchWrite(Op.DELETE, b"l" * 4096, b"", None),
+        )
+        * 42,
+        Once(b"t" * 16, 7),
+    ),
     OpenSession(S3),
     ExpireSessions(S0, ((SessionId(1), 0), (SessionId(9), 70))),
     Configure(b"anything"),
@@ -76,9 +97,16 @@ def test_bytes_of_commands_stay_as_they_are() -> None:
     """They lie in logs on disk: a change here needs a new format number."""
     assert encode(put(3, 2, b"k", b"v", if_version=5)).hex() == "99010100030201c4016bc4017605"
     assert encode(Drop(S3, ConfigNumber(4))).hex() == "9401170304"
+    written = (BatchWrite(Op.PUT, b"k", b"v"), BatchWrite(Op.DELETE, b"l", b"", Version(5)))
+    assert (
+        encode(Batch(S3, SessionId(3), 2, 1, written)).hex()
+        == "98010403030201929401c4016bc40176c09403c4016cc40005c0"
+    )
 
 
 WRITE = [1, 1, 0, 1, 1, 1, b"k", b"v", None]
+BATCHED = [1, b"k", b"v", None]
+BATCH: list[Any] = [1, 4, 0, 1, 1, 1, [BATCHED, [3, b"k", b"", 1]], None]
 CHUNK: list[Any] = [1, 24, 0, 4, 17, b"", b"dz", [[b"da", b"1"], [b"db", b"2"]]]
 CHANGED: list[Any] = [1, 24, 0, 4, 17, ROWS_DONE, changes_cursor(9), [[b"da", None], [b"db", b"2"]]]
 
@@ -121,6 +149,38 @@ def changed(fields: list[Any], at: int, value: Any) -> list[Any]:
         pytest.param(changed(WRITE, 8, 2**63), VersionOutOfRange, id="if_version 2^63"),
         pytest.param(changed(WRITE, 8, float("nan")), BadCommand, id="if_version NaN"),
         pytest.param(changed(WRITE, 1, 3), BadCommand, id="a delete with a value"),
+        pytest.param(BATCH[:-1], BadCommand, id="a batch of a field too few"),
+        pytest.param(changed(BATCH, 4, 0), BadCommand, id="a batch of seq 0"),
+        pytest.param(changed(BATCH, 5, 2), BadCommand, id="a batch of a floor above its seq"),
+        pytest.param(changed(BATCH, 2, 16384), BadCommand, id="a batch of shard 16384"),
+        pytest.param(changed(BATCH, 6, []), BatchCount, id="a batch of nothing"),
+        pytest.param(changed(BATCH, 6, [BATCHED] * 129), BatchCount, id="a batch of 129"),
+        pytest.param(changed(BATCH, 6, 1), BadCommand, id="a batch of a number"),
+        pytest.param(changed(BATCH, 6, [1]), BadCommand, id="a write that is a number"),
+        pytest.param(changed(BATCH, 6, [BATCHED[:-1]]), BadCommand, id="a write without version"),
+        pytest.param(changed(BATCH, 6, [[4, *BATCHED[1:]]]), BadCommand, id="a batch in a batch"),
+        pytest.param(changed(BATCH, 6, [[True, *BATCHED[1:]]]), BadCommand, id="op True"),
+        pytest.param(changed(BATCH, 6, [[3, *BATCHED[1:]]]), BadCommand, id="delete with a value"),
+        pytest.param(
+            changed(BATCH, 6, [BATCHED, [1, b"", b"", None]]),
+            KeyEmpty,
+            id="an empty key in a batch",
+        ),
+        pytest.param(
+            changed(BATCH, 6, [[1, b"k" * 4097, b"", None]]), KeyTooLong, id="a long key in a batch"
+        ),
+        pytest.param(
+            changed(BATCH, 6, [[1, b"k", b"v" * (2**20 + 1), None]]),
+            ValueTooLong,
+            id="a long value in a batch",
+        ),
+        pytest.param(
+            changed(BATCH, 6, [[1, b"k", b"v" * 2**19, None]] * 2), BatchTooLong, id="a long batch"
+        ),
+        pytest.param(changed(BATCH, 6, [[1, "k", b"", None]]), BadCommand, id="a key of text"),
+        pytest.param(changed(BATCH, 6, [[1, b"k", None, None]]), BadCommand, id="a value of nil"),
+        pytest.param(changed(BATCH, 6, [[1, b"k", b"", -1]]), BadCommand, id="a version of -1"),
+        pytest.param(changed(BATCH, 7, [b"short", 1]), BadCommand, id="a batch of a short name"),
         pytest.param([1, 11, 0, []], BadCommand, id="no session to expire"),
         pytest.param([1, 11, 0, [[1, 0]] * 1025], BadCommand, id="1,025 sessions to expire"),
         pytest.param([1, 11, 0, [[1]]], BadCommand, id="a session without its figure"),
@@ -159,6 +219,9 @@ def test_what_does_not_fit_is_refused(fields: object, error: type[Exception]) ->
 
 def test_the_valid_neighbours_of_the_refused_are_read() -> None:
     decode(msgpack.packb(WRITE))
+    decode(msgpack.packb(BATCH))
+    decode(msgpack.packb(changed(BATCH, 6, [BATCHED] * 128)))
+    decode(msgpack.packb(changed(BATCH, 6, [[1, b"k" * 4096, b"v" * (2**20 - 4096), None]])))
     decode(msgpack.packb(CHUNK))
     decode(msgpack.packb(CHANGED))
     decode(msgpack.packb(changed(CHUNK, 7, [])))
@@ -199,6 +262,52 @@ def test_value_and_version_limits() -> None:
             check_if_version(version)
 
 
+def test_batch_limits() -> None:
+    """Each error about one operation names it; each other one the limit."""
+    good = BatchWrite(Op.PUT, b"k", b"v")
+    check_batch([good])
+    check_batch([good] * 128)
+    check_batch([BatchWrite(Op.PUT, b"k", b"v" * (2**20 - 1))])
+
+    with pytest.raises(BatchCount, match="1 to 128 operations, not 0"):
+        check_batch([])
+    with pytest.raises(BatchCount, match="1 to 128 operations, not 129"):
+        check_batch([good] * 129)
+    with pytest.raises(BatchTooLong, match="1048576 bytes together, not 1048577"):
+        check_batch([BatchWrite(Op.PUT, b"k", b"v" * 2**20)])
+    for bad, error in (
+        (good._replace(key=b""), KeyEmpty),
+        (good._replace(value=b"v" * (2**20 + 1)), ValueTooLong),
+        (good._replace(if_version=Version(-1)), VersionOutOfRange),
+    ):
+        with pytest.raises(error, match=r"^operation 2 of the batch: ") as caught:
+            check_batch([good, good, bad, bad])
+        assert caught.value.operation == 2
+
+
+def test_a_digest_tells_batches_apart() -> None:
+    one, two = BatchWrite(Op.PUT, b"ab", b"c"), BatchWrite(Op.APPEND, b"d", b"e")
+
+    def digest(*writes: BatchWrite) -> bytes:
+        return Batch(S0, SessionId(1), 1, 1, writes).digest
+
+    others = [
+        digest(one, two),
+        digest(two, one),
+        digest(one),
+        digest(one, one),
+        digest(one, two._replace(if_version=Version(0))),
+        digest(one._replace(key=b"a", value=b"bc"), two),
+        digest(one._replace(value=b"c" + b" 2 -1 1 1 de"), two),
+        digest(one._replace(op=Op.APPEND), two),
+        put(1, 1, b"ab", b"c").digest,
+    ]
+
+    assert len(set(others)) == len(others)
+    batch = Batch(S0, SessionId(1), 1, 1, (one, two))
+    assert batch._replace(seq=9, floor=9, session=SessionId(4)).digest == digest(one, two)
+
+
 def test_a_digest_tells_commands_apart_and_repetitions_together() -> None:
     command = put(1, 1, b"ab", b"c")
 
@@ -233,7 +342,15 @@ def test_answers_are_small_and_read_as_written(answer: Answer) -> None:
     assert type(decode_answer(data).code) is Code
 
 
-@pytest.mark.parametrize("fields", [[], [99], ["0"], [0, -1], [0, b""], [0, 1, 2, 3, 4, 5], 0])
+def test_a_long_answer_is_read_as_written() -> None:
+    """A batch's, which no session records."""
+    answer = Answer(Code.OK, (MAX,) * limits.BATCH_OPERATIONS_MAX)
+
+    assert decode_answer(encode_long_answer(answer)) == answer
+    assert encode_long_answer(Answer(Code.OK, (7,))) == encode_answer(Answer(Code.OK, (7,)))
+
+
+@pytest.mark.parametrize("fields", [[], [99], ["0"], [0, -1], [0, b""], [0, *range(129)], 0])
 def test_what_is_no_answer_is_refused(fields: object) -> None:
     with pytest.raises(BadCommand):
         decode_answer(msgpack.packb(fields))

@@ -29,6 +29,26 @@ def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
         assert kv.put("gone", "y", if_version=0) == 2
 
 
+def test_a_batch_is_done_whole_and_is_there_after_closing(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with shardkv.open(path) as kv:
+        seen = kv.session()
+        pair = [shardkv.Put("{u}name", "Ada"), shardkv.Append("{u}log", "named;")]
+        assert kv.batch(pair, session=seen) == [1, 1]
+        with pytest.raises(shardkv.VersionMismatch, match="operation 1 of the batch") as caught:
+            kv.batch([shardkv.Delete("{u}name"), shardkv.Put("{u}log", "", if_version=7)])
+        assert (caught.value.operation, caught.value.version) == (1, 1)
+        with pytest.raises(shardkv.NotOneShard, match=r"\{tag\}"):
+            kv.batch([shardkv.Put(f"key {number}", "") for number in range(50)])
+        with pytest.raises(shardkv.InvalidArgument, match="1 to 128 operations"):
+            kv.batch([])
+
+    with shardkv.open(path) as kv:
+        assert (kv.get("{u}name"), kv.get("{u}log")) == (b"Ada", b"named;")
+        assert kv.batch([shardkv.Delete("{u}name", 1), shardkv.Delete("{u}log")]) == [0, 0]
+        assert list(kv.list("{u}")) == []
+
+
 def test_every_acknowledged_write_survives_kill_9(tmp_path: Path) -> None:
     """C8, for one process: nothing is flushed on its way out."""
     path = tmp_path / "store"

