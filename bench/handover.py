@@ -24,7 +24,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.cluster import cluster
+from bench.cluster import BASE_PORT, cluster
 from labrpc.errors import RpcError
 from labrpc.grpc.transport import GrpcTransport
 from labrpc.transport import Address
@@ -190,6 +190,10 @@ if __name__ == "__main__":
     parser.add_argument("sizes", nargs="*", type=int, default=[1, 64])
     parser.add_argument("--moves", type=int, default=10)
     parser.add_argument("--rate", type=float, default=2000.0)
+    parser.add_argument("--base-port", default=str(BASE_PORT))
     asked = parser.parse_args()
-    with cluster() as running, asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with (
+        cluster("--base-port", asked.base_port) as running,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
+    ):
         runner.run(run(running.endpoints, asked.sizes, asked.moves, asked.rate))

@@ -148,7 +148,7 @@ class Raft:
         """Cut the log, but only once the snapshot is durable (a cut log cannot be replayed)."""
         durable = await self.replica.store.flush()
         if not self._node.dead:
-            self.replica.compact(min(durable, index), keep_entries=0)
+            self.replica.compact(durable, index)
 
     def _compacted(self, task: "asyncio.Task[None]") -> None:
         self._compactions.pop(task, None)

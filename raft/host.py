@@ -44,16 +44,20 @@ IDS_SKIPPED: Final = 1_000
 """Replica ids that may have been given by changes of members which no survivor knows of."""
 GARBAGE_ROWS_MAX: Final = 1_000
 HOUSEKEEPING_SECONDS: Final = 0.5
+WORTH: Final = 4
+"""A cut takes away a fourth of what a log may hold at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactionConfig:
-    """When a group's log is cut. Past either bound the data is flushed and the prefix dropped."""
+    """When a group's log is cut. Past either bound the data is flushed and the prefix dropped, if
+    that takes away `WORTH` of the bound: a flush costs tables that are joined again."""
 
     log_bytes_max: int = 32 * 1024 * 1024
     log_entries_max: int = 100_000
     keep_entries: int = 2_000
-    """Entries kept behind the applied one, so that a slow follower needs no snapshot."""
+    """Entries kept at the log's end, so that a slow follower needs no snapshot; but no more of them
+    than fit in half of `log_bytes_max`."""
 
 
 class Host:
@@ -302,21 +306,33 @@ class Host:
                 self._orphans = sweep_orphans(self._data_disk, held, GARBAGE_ROWS_MAX)
 
     def _log_is_long(self, replica: Replica) -> bool:
-        log_ = replica.core.log
-        cuttable = replica.applied - self._compaction.keep_entries - log_.start.last.index
-        if cuttable <= 0 or replica.stopped_because is not None:
+        if replica.stopped_because is not None:
             return False
-        return (
-            log_.last.index - log_.start.last.index > self._compaction.log_entries_max
-            or self._log_store.bytes(replica.gid) > self._compaction.log_bytes_max
+        gid, config = replica.gid, self._compaction
+        start, last = replica.core.log.start.last.index, replica.core.log.last.index
+        if (
+            last - start <= config.log_entries_max
+            and self._log_store.bytes(gid) <= config.log_bytes_max
+        ):
+            return False
+        end = min(replica.applied, self._keep_from(replica))
+        return end > start and (
+            end - start >= config.log_entries_max // WORTH
+            or self._log_store.bytes_up_to(gid, end) >= config.log_bytes_max // WORTH
         )
+
+    def _keep_from(self, replica: Replica) -> Index:
+        """The end of what may be cut from a log, were it all applied durably."""
+        config = self._compaction
+        return self._log_store.floor(replica.gid, config.keep_entries, config.log_bytes_max // 2)
 
     async def compact(self) -> None:
         """Flush the data once for all groups, then cut each log up to what that made durable."""
         noted = [(replica, replica.applied) for replica in self.replicas.values()]
         await self._data_disk.flush()
         for replica, durable in noted:
-            replica.compact(durable, self._compaction.keep_entries)
+            if replica.stopped_because is None:
+                replica.compact(durable, self._keep_from(replica))
 
     # The end
 

@@ -272,17 +272,18 @@ class Replica:
         except Exception as error:
             self._fall_silent(error)
 
-    def compact(self, durable: Index, keep_entries: int) -> None:
-        """Cut the log up to what is durably applied, but for a tail that slow followers read.
+    def compact(self, durable: Index, keep_from: Index) -> None:
+        """Cut the log up to what is durably applied, but for a tail that slow followers read: what
+        lies above `keep_from`.
 
         Safe because the state machine's tables hold every entry up to `durable`, and what a
         snapshot under way still needs is kept (a raft log is cut only up to a
         durable index; redisraft#43 is the loss that follows otherwise).
         """
-        self._guarded(partial(self._compact, durable, keep_entries))
+        self._guarded(partial(self._compact, durable, keep_from))
 
-    def _compact(self, durable: Index, keep_entries: int) -> None:
-        index = min(durable, self.core.log.last.index - keep_entries)
+    def _compact(self, durable: Index, keep_from: Index) -> None:
+        index = min(durable, keep_from)
         if self.snapshot_floor is not None:
             index = min(index, self.snapshot_floor)
         if index > self.core.log.start.last.index:

@@ -18,6 +18,7 @@ batch of them all would hold up every other group of the node.
 
 import asyncio
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -532,6 +533,20 @@ class LogStore:
         group = self._groups[gid]
         held = group.totals[-1] - group.before if group.totals else 0
         return held + HARD_STATE_BYTES
+
+    def floor(self, gid: GroupId, entries_max: int, bytes_max: int) -> Index:
+        """The lowest index above which the log holds at most so many entries and bytes."""
+        group = self._groups[gid]
+        totals = group.totals
+        surplus = (totals[-1] if totals else group.before) - bytes_max
+        dropped = 0 if group.before >= surplus else bisect_left(totals, surplus) + 1
+        return Index(max(group.first - 1 + dropped, group.tail.last.index - entries_max))
+
+    def bytes_up_to(self, gid: GroupId, index: Index) -> int:
+        """Of those `bytes`, what a cut up to an entry of the log, or to its start, takes away."""
+        group = self._groups[gid]
+        cut = index - (group.first - 1)
+        return group.totals[cut - 1] - group.before if cut else 0
 
     # How
 

@@ -7,7 +7,7 @@ import pytest
 from labrpc.sim.loop import run
 from raft.disk.log_store import ReplicaRecord
 from raft.errors import NotLeader, OutcomeUnknown, RaftError
-from raft.host import CompactionConfig
+from raft.host import CompactionConfig, Host
 from raft.types import Member, NodeId, ReplicaId, Role
 from tests.support.hosts import GID, UUID, Node, World, ledger
 
@@ -121,6 +121,43 @@ def test_a_follower_far_behind_gets_a_snapshot_and_keeps_it_through_a_crash(seed
         await world.until(lambda: ledger(behind.replica) == [*expected, b"last"])
 
     run(main())
+
+
+def test_a_log_of_large_entries_is_cut_seldom_and_to_half_its_bound() -> None:
+    """Few entries may be more bytes than a log may hold (the chunks of a shard that arrives). Each
+    cut has to be worth the flush that it costs: tables of every half second were joined again, over
+    and over, while a shard was copied."""
+
+    async def main() -> None:
+        compaction = CompactionConfig(log_bytes_max=100_000, keep_entries=1000)
+        world = await three(3, compaction)
+        await world.leader()
+        flushes: dict[NodeId, int] = {}
+        for node in world.nodes.values():
+            assert node.host is not None
+            count_flushes(node.host, flushes)
+
+        for _ in range(80):
+            await submit(world, bytes(5_000))
+            await asyncio.sleep(0.5)
+
+        for node in world.nodes.values():
+            assert node.host is not None
+            assert node.host.log_bytes(GID) <= 100_000 + 2 * 5_016
+            assert 400_000 / 75_000 <= flushes[node.host.node] <= 400_000 / 40_000
+
+    run(main())
+
+
+def count_flushes(host: Host, flushes: dict[NodeId, int]) -> None:
+    compact = host.compact
+    flushes[host.node] = 0
+
+    async def counted() -> None:
+        flushes[host.node] += 1
+        await compact()
+
+    host.compact = counted  # type: ignore[method-assign]
 
 
 def test_a_read_barrier_on_any_replica_sees_what_was_acknowledged() -> None:

@@ -320,7 +320,7 @@ def keep_the_tail(patch: pytest.MonkeyPatch) -> None:
 def compact_before_flush(patch: pytest.MonkeyPatch) -> None:
     async def broken(self: Host) -> None:
         for replica in self.replicas.values():
-            replica.compact(replica.applied, self._compaction.keep_entries)
+            replica.compact(replica.applied, self._keep_from(replica))
 
     patch.setattr(Host, "compact", broken)
 

@@ -152,6 +152,34 @@ def test_bytes_count_term_index_payload_and_hard_state() -> None:
     run(main())
 
 
+def test_a_floor_is_the_lowest_index_with_no_more_entries_and_bytes_above_it() -> None:
+    """By brute force over every bound, also behind a cut and in an empty log."""
+
+    async def main() -> None:
+        store = await one_group(Storage())
+        assert store.floor(G1, 0, 0) == store.floor(G1, 9, 99) == 0
+        sizes = [0, 30, 5, 200, 1, 64, 7]
+        await store.save(G1, vote(1), [entry(at, 1, bytes(n)) for at, n in enumerate(sizes, 1)])
+
+        for start in (0, 3, 7):
+            if start:
+                await store.cut(G1, meta(start, 1))
+            for entries_max in range(9):
+                for bytes_max in range(420):
+                    floor = next(
+                        index
+                        for index in range(start, 8)
+                        if 7 - index <= entries_max
+                        and sum(16 + n for n in sizes[index:]) <= bytes_max
+                    )
+                    assert store.floor(G1, entries_max, bytes_max) == floor
+            for index in range(start, 8):
+                cut = sum(16 + n for n in sizes[start:index])
+                assert store.bytes_up_to(G1, Index(index)) == cut
+
+    run(main())
+
+
 # Cut and reset
 
 
