@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.versus import RESULTS
+from bench.measuring import RESULTS
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 OURS: Final = "shardkv"

@@ -21,6 +21,24 @@ PREFIX: Final = b"bench/"
 FILL_IN_FLIGHT: Final = 256
 
 
+class Values:
+    """Values that differ, and that no compression shortens: slices of one random block.
+
+    The same bytes over and over would be a few bytes on the disk of a store that compresses.
+    """
+
+    SPREAD: Final = 64 * 1024
+
+    def __init__(self, rng: Random, size: int) -> None:
+        self._block = rng.randbytes(size + self.SPREAD)
+        self._size = size
+        self._random = rng.random
+
+    def draw(self) -> bytes:
+        begin = int(self._random() * self.SPREAD)
+        return self._block[begin : begin + self._size]
+
+
 class Store(Protocol):
     """What a load needs of a store."""
 
@@ -51,23 +69,38 @@ class Measured:
     took_us: tuple[int, ...]
     """Each answered operation's time in microseconds, in no order."""
     errors: int = 0
+    began: float = 0.0
+    """By the clock that all processes of a machine share (`time.time()`)."""
+    cpu_seconds: float = 0.0
+    """Of the load generator, while it measured."""
 
     @classmethod
     def read(cls, text: str) -> "Measured":
         """What a load generator printed: a JSON object."""
         fields = json.loads(text)
-        return cls(fields["seconds"], tuple(fields["took_us"]), fields["errors"])
+        return cls(
+            fields["seconds"],
+            tuple(fields["took_us"] or ()),
+            fields["errors"],
+            fields["began"],
+            fields["cpu_seconds"],
+        )
 
     def write(self) -> str:
-        return json.dumps(
-            {"seconds": self.seconds, "errors": self.errors, "took_us": list(self.took_us)}
-        )
+        return json.dumps(asdict(self))
 
     @classmethod
     def together(cls, parts: Sequence["Measured"]) -> "Measured":
         """Several load generators at the same time, as one."""
-        took = tuple(took for part in parts for took in part.took_us)
-        return cls(max(part.seconds for part in parts), took, sum(part.errors for part in parts))
+        began = min(part.began for part in parts)
+        ended = max(part.began + part.seconds for part in parts)
+        return cls(
+            ended - began,
+            tuple(took for part in parts for took in part.took_us),
+            sum(part.errors for part in parts),
+            began,
+            sum(part.cpu_seconds for part in parts),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +151,13 @@ HEADING: Final = (
 )
 
 
-async def fill(store: Store, load: Load, value: bytes) -> None:
+async def fill(store: Store, load: Load, rng: Random) -> None:
     """Put every key once, so that a get finds one."""
+    values = Values(rng, load.value_bytes)
 
     async def some(first: int) -> None:
         for number in range(first, load.keys, FILL_IN_FLIGHT):
-            await store.put(_key(load, number), value)
+            await store.put(_key(load, number), values.draw())
 
     await asyncio.gather(*(some(first) for first in range(FILL_IN_FLIGHT)))
 
@@ -132,12 +166,13 @@ async def measure(store: Store, load: Load, rng: Random) -> Measured:
     """Keep `load.clients` operations in flight for `load.seconds`.
 
     Args:
-        rng: Draws keys and kinds.
+        rng: Draws keys, kinds and values.
     """
     clock = time.perf_counter
-    value = rng.randbytes(load.value_bytes)
+    values = Values(rng, load.value_bytes)
     took: list[int] = []
     errors = 0
+    began, used = time.time(), time.process_time()
     begun = clock()
     until = begun + load.seconds
 
@@ -149,14 +184,15 @@ async def measure(store: Store, load: Load, rng: Random) -> Measured:
                 if chance.random() < load.gets:
                     await store.get(key)
                 else:
-                    await store.put(key, value)
+                    await store.put(key, values.draw())
             except ShardKVError:
                 errors += 1
             else:
                 took.append(int((clock() - asked) * 1e6))
 
     await asyncio.gather(*(client(Random(rng.random())) for _ in range(load.clients)))
-    return Measured(clock() - begun, tuple(took), errors)
+    seconds, used = clock() - begun, time.process_time() - used
+    return Measured(seconds, tuple(took), errors, began, used)
 
 
 def _key(load: Load, number: int) -> bytes:

@@ -4,16 +4,19 @@ Both come from Debian: etcd-server, golang-go and golang-etcd-server-dev.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from bench.peers.processes import running
-from shardkv.benching import Figures, Load, Measured
+from bench.peers.store import Taken
+from shardkv.benching import Load, Measured
 
 NAME: Final = "etcd"
 CLIENT_PORT, PEER_PORT = 23790, 23890
@@ -24,8 +27,9 @@ SOURCE: Final = Path(__file__).parent / "etcd_load"
 class Etcd:
     """A running cluster, and the program that asks it."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, pids: Sequence[int]) -> None:
         self.name = NAME
+        self._pids = {f"e{n}": pid for n, pid in enumerate(pids)}
         self._program = program
         self._endpoints = ",".join(f"127.0.0.1:{CLIENT_PORT + n}" for n in range(NODES))
 
@@ -34,12 +38,24 @@ class Etcd:
             "-fill", "-clients", "64", "-keys", str(load.keys), "-size", str(load.value_bytes)
         )
 
-    def measure(self, load: Load) -> Figures:
+    def measure(self, load: Load) -> Taken:
         printed = self._run(
             "-clients", str(load.clients), "-seconds", str(load.seconds), "-gets", str(load.gets),
             "-keys", str(load.keys), "-size", str(load.value_bytes),
         )  # fmt: skip
-        return Figures.of(Measured.read(printed))
+        return Taken.of(Measured.read(printed))
+
+    def processes(self) -> Mapping[str, int]:
+        return self._pids
+
+    def leader(self) -> str:
+        for number in range(NODES):
+            address = f"http://127.0.0.1:{CLIENT_PORT + number}/v3/maintenance/status"
+            with urllib.request.urlopen(address, data=b"{}", timeout=5) as answer:
+                said = json.load(answer)
+            if said["header"]["member_id"] == said["leader"]:
+                return f"e{number}"
+        return ""
 
     def _run(self, *arguments: str) -> str:
         command = [self._program, "-endpoints", self._endpoints, *arguments]
@@ -75,5 +91,5 @@ def started() -> Iterator[Etcd]:
             ]
             for n in range(NODES)
         ]  # fmt: skip
-        with running(commands, [CLIENT_PORT + n for n in range(NODES)], place):
-            yield Etcd(program)
+        with running(commands, [CLIENT_PORT + n for n in range(NODES)], place) as pids:
+            yield Etcd(program, pids)

@@ -12,8 +12,12 @@ STARTED_SECONDS_MAX: Final = 30.0
 
 
 @contextlib.contextmanager
-def running(commands: Sequence[Sequence[str]], ports: Sequence[int], logs: Path) -> Iterator[None]:
+def running(
+    commands: Sequence[Sequence[str]], ports: Sequence[int], logs: Path
+) -> Iterator[list[int]]:
     """Run each command until the block ends; entered once every port of 127.0.0.1 answers.
+
+    Gives their process ids, in order.
 
     Raises:
         RuntimeError: one of them ended, or did not listen in time; its log's end is in the text.
@@ -34,7 +38,7 @@ def running(commands: Sequence[Sequence[str]], ports: Sequence[int], logs: Path)
                     tail = (logs / f"{number}.log").read_text(errors="replace")[-2000:]
                     raise RuntimeError(f"{commands[number][0]} did not start:\n{tail}")
                 time.sleep(0.05)
-        yield
+        yield [child.pid for child in children]
 
 
 def _listens(port: int) -> bool:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from shardkv.benching import Figures, Load, Measured
+from bench.peers.store import Taken
+from shardkv.benching import Load, Measured
 
 NAME: Final = "pysyncobj"
 PORT: Final = 24321
@@ -29,13 +30,15 @@ class PySyncObj:
     def __init__(self, directory: Path) -> None:
         self.name = NAME
         self._directory = directory
+        self._children: list[subprocess.Popen[str]] = []
+        self._leads = 0
 
     def fill(self, load: Load) -> None:
         """Each measurement begins with an empty store; a get of an absent key costs the same."""
 
-    def measure(self, load: Load) -> Figures:
+    def measure(self, load: Load) -> Taken:
         fields = [load.clients, load.seconds, load.gets, load.keys, load.value_bytes]
-        children = [
+        children = self._children = [
             subprocess.Popen(
                 [sys.executable, "-m", "bench.peers.pysyncobj", str(n), *map(str, fields)],
                 stdout=subprocess.PIPE,
@@ -44,15 +47,23 @@ class PySyncObj:
             for n in range(NODES)
         ]
         try:
-            for child in children:
+            for number, child in enumerate(children):
                 assert child.stdout is not None
                 if printed := child.stdout.readline().strip():
-                    return Figures.of(Measured.read(printed))
+                    self._leads = number
+                    return Taken.of(Measured.read(printed))
             raise RuntimeError("no node of PySyncObj led")
         finally:
             for child in children:
                 child.kill()
                 child.wait()
+
+    def processes(self) -> Mapping[str, int]:
+        return {f"p{number}": child.pid for number, child in enumerate(self._children)}
+
+    def leader(self) -> str:
+        """Of the last measurement: there the load ran, so its CPU time is the client's, too."""
+        return f"p{self._leads}"
 
 
 def missing() -> str:
@@ -88,6 +99,7 @@ def _node(number: int, load: Load) -> None:
     rng, value = Random(number), Random(0).randbytes(load.value_bytes)
     took: list[int] = []
     errors, flying = 0, 0
+    began = time.time()
     begun = time.perf_counter()
     stop = begun + load.seconds
 
@@ -114,7 +126,7 @@ def _node(number: int, load: Load) -> None:
             if time.perf_counter() >= stop:
                 break
         node.doTick(0.0)
-    measured = Measured(time.perf_counter() - begun, tuple(took), errors)
+    measured = Measured(time.perf_counter() - begun, tuple(took), errors, began)
     print(measured.write(), flush=True)
 
 

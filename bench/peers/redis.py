@@ -7,14 +7,17 @@ redis-server (with redis-tools).
 import contextlib
 import csv
 import io
+import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from bench.peers.processes import running
+from bench.peers.store import Taken
 from shardkv.benching import Figures, Load
 
 NAME: Final = "redis"
@@ -26,18 +29,29 @@ TRIAL: Final = 2_000
 class Redis:
     """A running node."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int) -> None:
         self.name = NAME
+        self._pid = pid
 
     def fill(self, load: Load) -> None:
         self._ask("set", load, 5 * load.keys, 64)
 
-    def measure(self, load: Load) -> Figures:
+    def measure(self, load: Load) -> Taken:
         """Only all puts or all gets: redis-benchmark mixes nothing."""
         assert load.gets in (0.0, 1.0), "redis-benchmark asks one kind at a time"
         kind = "get" if load.gets else "set"
         rate = self._ask(kind, load, TRIAL, load.clients).per_second
-        return self._ask(kind, load, max(int(rate * load.seconds), TRIAL), load.clients)
+        began, used = time.time(), _children_cpu_seconds()
+        requests = max(int(rate * load.seconds), TRIAL)
+        figures = self._ask(kind, load, requests, load.clients)
+        seconds = requests / figures.per_second
+        return Taken(figures, began, seconds, _children_cpu_seconds() - used)
+
+    def processes(self) -> Mapping[str, int]:
+        return {"redis": self._pid}
+
+    def leader(self) -> str:
+        return "redis"
 
     def _ask(self, kind: str, load: Load, requests: int, clients: int) -> Figures:
         command = [
@@ -68,5 +82,10 @@ def started() -> Iterator[Redis]:
             "redis-server", "--port", str(PORT), "--dir", directory, "--appendonly", "yes",
             "--appendfsync", "always", "--save", "", "--bind", "127.0.0.1",
         ]  # fmt: skip
-        with running([command], [PORT], Path(directory)):
-            yield Redis()
+        with running([command], [PORT], Path(directory)) as (pid,):
+            yield Redis(pid)
+
+
+def _children_cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -124,7 +124,15 @@ def bench(
         else:
             measured = _run(_several(request, load, processes, fills=fills))
         found = Figures.of(measured)
-        figures.append({"clients": load.clients, **found.as_dict()})
+        figures.append(
+            {
+                "clients": load.clients,
+                **found.as_dict(),
+                "began": measured.began,
+                "seconds": measured.seconds,
+                "cpu_seconds": measured.cpu_seconds,
+            }
+        )
         if not request.as_json:
             click.echo(f"{load.clients:6d} in flight{found.line()}")
     if request.as_json:
@@ -150,7 +158,7 @@ async def _one(request: Request, load: "Load", *, fills: bool) -> "Measured":
     rng = Random(SystemRandom().getrandbits(64))
     async with aio.connect(request.addresses(), timeout=request.timeout) as store:
         if fills:
-            await fill(store, load, rng.randbytes(load.value_bytes))
+            await fill(store, load, rng)
         else:  # sessions and connections are not what is measured
             await asyncio.gather(
                 *(store.put(load.prefix + b"warm/%d" % n, b"") for n in range(load.clients))
@@ -166,7 +174,7 @@ async def _several(request: Request, load: "Load", processes: int, *, fills: boo
 
     if fills:
         async with aio.connect(request.addresses(), timeout=request.timeout) as store:
-            await fill(store, load, Random(load.keys).randbytes(load.value_bytes))
+            await fill(store, load, Random(load.keys))
     shares = [
         load.clients // processes + (number < load.clients % processes)
         for number in range(processes)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/clientv3"
@@ -24,6 +25,8 @@ type result struct {
 	Operations int     `json:"operations"`
 	Errors     int     `json:"errors"`
 	Seconds    float64 `json:"seconds"`
+	Began      float64 `json:"began"`       // seconds since 1970
+	CPUSeconds float64 `json:"cpu_seconds"` // of this program, while it measured
 	Took       []int64 `json:"took_us"`
 }
 
@@ -64,6 +67,7 @@ func main() {
 
 	took := make([][]int64, *clients)
 	errors := make([]int, *clients)
+	used := cpuSeconds()
 	begun := time.Now()
 	until := begun.Add(time.Duration(*seconds * float64(time.Second)))
 	var group sync.WaitGroup
@@ -95,7 +99,12 @@ func main() {
 		}(number)
 	}
 	group.Wait()
-	all := result{Seconds: time.Since(begun).Seconds()}
+	all := result{
+		Seconds:    time.Since(begun).Seconds(),
+		Began:      float64(begun.UnixNano()) / 1e9,
+		CPUSeconds: cpuSeconds() - used,
+		Took:       []int64{},
+	}
 	for number := range took {
 		all.Took = append(all.Took, took[number]...)
 		all.Errors += errors[number]
@@ -121,6 +130,15 @@ func fillKeys(pool []*clientv3.Client, clients, keys int, value string) {
 		}(number)
 	}
 	group.Wait()
+}
+
+func cpuSeconds() float64 {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		fail(err)
+	}
+	seconds := func(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }
+	return seconds(usage.Utime) + seconds(usage.Stime)
 }
 
 func fail(err error) {
