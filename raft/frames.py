@@ -55,8 +55,11 @@ class FrameCodec:
     def __init__(self, cluster: bytes, node: NodeId, address: str) -> None:
         self._cluster, self._node, self._address = cluster, node, address
         self._packer = msgpack.Packer(use_bin_type=True)
+        self.frames_packed = self.parcels_packed = 0
 
     def pack(self, parcels: list[Parcel]) -> bytes:
+        self.frames_packed += 1
+        self.parcels_packed += len(parcels)
         items = [_encode(parcel) for parcel in parcels]
         packed: bytes = self._packer.pack((FORMAT, self._cluster, self._node, self._address, items))
         return crc32(packed).to_bytes(CHECKSUM_BYTES, "big") + packed

@@ -126,6 +126,16 @@ class Host:
         """What a group's log holds here, in bytes; framing not counted."""
         return self._log_store.bytes(gid)
 
+    @property
+    def frames_sent(self) -> int:
+        """Frames made for other nodes so far; one holds the messages of many groups."""
+        return self._codec.frames_packed
+
+    @property
+    def messages_sent(self) -> int:
+        """What these frames held."""
+        return self._codec.parcels_packed
+
     async def found_group(self, gid: GroupId, uuid: GroupUuid, incarnation: int) -> ReplicaRecord:
         """Give birth to a group: one voter, this node. The explicit, synced command that draws
         `uuid` is the caller's; every other member comes in through the group's own log."""

@@ -73,7 +73,7 @@ from shardctrler.types import (
     successor,
 )
 
-GROUPS_MAX: Final = 64
+GROUPS_MAX: Final = 256
 """Groups that may take part at once."""
 SHARDS_MAX: Final = 16_384
 SESSIONS_SKIPPED: Final = 2**32

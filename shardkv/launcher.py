@@ -57,7 +57,7 @@ NODES_DEFAULT, GROUPS_DEFAULT, REPLICAS_DEFAULT, SHARDS_DEFAULT = 3, 2, 3, 64
 BASE_PORT_DEFAULT: Final = 7400
 PORT_STEP: Final = 10
 NODES_MAX: Final = 64
-GROUPS_MAX: Final = 64
+GROUPS_MAX: Final = 256
 REPLICAS_MAX: Final = 9
 START_SECONDS: Final = 60.0
 """From the start of the processes until every group has all its voters."""

@@ -187,6 +187,11 @@ def _raft(status: NodeStatus, host: Host | None) -> Iterator[Family]:
                 behind.add_metric((str(gid), str(member.node)), last - progress.match)
     yield led
     yield behind
+    yield _counter(
+        "shardkv_raft_frames_sent", "Frames to other nodes, the messages of many groups in each.",
+        host.frames_sent,
+    )  # fmt: skip
+    yield _counter("shardkv_raft_messages_sent", "What the frames held.", host.messages_sent)
     dropped = CounterMetricFamily(
         "shardkv_raft_messages_dropped", "What came from other nodes and was not taken.",
         labels=("why",),
