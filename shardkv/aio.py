@@ -5,6 +5,7 @@ async with shardkv.aio.connect("host:7400,host:7410") as kv: ...
 """
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -19,6 +20,8 @@ from shardkv.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
+
+    from shardkv.tls import TlsFiles
 
 NAME: Final = "clerk"
 
@@ -47,6 +50,7 @@ async def connect(
     *,
     timeout: float = TIMEOUT_SECONDS,
     tracer_provider: "TracerProvider | None" = None,
+    tls: "TlsFiles | None" = None,
 ) -> AsyncIterator[Clerk]:
     """A clerk of a running cluster.
 
@@ -57,11 +61,14 @@ async def connect(
             of the cluster is awaited for as long.
         tracer_provider: Of OpenTelemetry (`pip install 'shardkv[otel]'`): the operations that its
             sampler wants are traced, here and through the nodes that trace too.
+        tls: Certificates of the nodes' CA and, where the nodes ask for one, of this client; None:
+            in the clear.
 
     Raises:
         InvalidArgument: no address.
         Unavailable: no node answered in time.
         ClusterMismatch: the addresses belong to different clusters.
+        ConfigError: a file of `tls` cannot be used.
     """
     addresses = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
     addresses = list(dict.fromkeys(address.strip() for address in addresses if address.strip()))
@@ -70,8 +77,9 @@ async def connect(
     from labrpc.grpc.transport import GrpcTransport  # not where only `open` is used
     from shardkv.discovery import find_cluster
 
-    cluster = await find_cluster(addresses, timeout=timeout)
-    transport = GrpcTransport(cluster, NAME)
+    secured = tls.dialling(time.monotonic) if tls is not None else None
+    cluster = await find_cluster(addresses, timeout=timeout, tls=secured)
+    transport = GrpcTransport(cluster, NAME, tls=secured)
     rng = Random(secrets.randbits(128))
     controller = ControllerClient(transport, [Address(address) for address in addresses], rng)
     clerk = clerk_maker(tracer_provider)(

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,7 +30,6 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 PATH_CHARACTERS_MAX: Final = 4096
 HOST_CHARACTERS_MAX: Final = 253
 OFF: Final = "off"
-LOOPBACK: Final = ("127.", "localhost", "::1")
 
 _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _DIGITS_MAX: Final = 19  # as many as 2^63 - 1 has
@@ -92,6 +92,20 @@ def address(text: str) -> str:
     return text
 
 
+def host_of(address: str) -> str:
+    """The host of `host:port`, without brackets."""
+    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it: by its literal address or as `localhost`, and not by
+    any other name, which a name server may point anywhere."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def address_or_off(text: str) -> str:
     """As `address`; or `off`."""
     return text if text == OFF else address(text)
@@ -104,6 +118,18 @@ def url_or_off(text: str) -> str:
     return text
 
 
+def host_or_off(text: str) -> str:
+    """A host or an address of this machine, IPv6 with or without brackets; or `off`."""
+    if text == OFF:
+        return text
+    bare = text.removeprefix("[").removesuffix("]")
+    if _V6.fullmatch(bare) and ":" in bare:
+        return bare
+    if not _HOST.fullmatch(text) or len(text) > HOST_CHARACTERS_MAX:
+        raise ValueError("must be a host or an address without a port, such as 0.0.0.0, or off")
+    return text
+
+
 def path(text: str) -> Path:
     """A path; `~` is the home directory."""
     if not text or "\0" in text or len(text) > PATH_CHARACTERS_MAX:
@@ -112,6 +138,11 @@ def path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:  # no home directory
         raise ValueError(f"cannot be resolved: {error}") from error
+
+
+def path_or_off(text: str) -> Path | None:
+    """As `path`; or `off`."""
+    return None if text == OFF else path(text)
 
 
 def truth(text: str) -> bool:
@@ -131,7 +162,9 @@ ADDRESS: Final = Kind("address", address)
 ADDRESS_OR_OFF: Final = Kind("address or off", address_or_off)
 ADDRESSES: Final = Kind("addresses", address, many=True)
 URL_OR_OFF: Final = Kind("URL or off", url_or_off)
+HOST_OR_OFF: Final = Kind("host or off", host_or_off)
 PATH: Final = Kind("path", path)
+PATH_OR_OFF: Final = Kind("path or off", path_or_off)
 TRUTH: Final = Kind("true or false", truth)
 WORD: Final = Kind("word", _word)
 
@@ -141,7 +174,7 @@ class Key(NamedTuple):
 
     kind: Kind
     help: str
-    default: Any = None  # None: no default
+    default: Any = None  # None: no default, or off
     low: int | None = None
     high: int | None = None
     unit: str = ""
@@ -197,6 +230,11 @@ class NodeConfig:
         Key(ADDRESS_OR_OFF, "where HTTP is served: keys, status, metrics; off: nowhere",
             default="127.0.0.1:7402")
     )  # fmt: skip
+    listen_host: str = _key(
+        Key(HOST_OR_OFF, "where all ports are opened, with the port numbers of the addresses, such "
+            "as 0.0.0.0: client, peer and http are then only what others are told; off: there",
+            default=OFF)
+    )  # fmt: skip
     http_get_writes: bool = _key(
         Key(TRUTH, "whether GET /set may write: whatever follows links then writes, too",
             default=False)
@@ -210,8 +248,23 @@ class NodeConfig:
         Key(ADDRESSES, "client addresses of nodes by which this one finds the cluster", default=())
     )
     insecure_listen: bool = _key(
-        Key(TRUTH, "allow addresses that other machines reach, although there is no TLS and no "
-            "authentication yet", default=False)
+        Key(TRUTH, "allow addresses that other machines reach without TLS: whoever reaches them "
+            "then rules the store", default=False)
+    )  # fmt: skip
+    # Paths are immutable, which the linter does not know.
+    tls_cert: Path | None = _key(  # noqa: RUF009
+        Key(PATH_OR_OFF, "this node's certificate and those between it and the CA, in PEM, which "
+            "names the hosts of client, peer and http; with it all ports speak TLS")
+    )  # fmt: skip
+    tls_key: Path | None = _key(  # noqa: RUF009
+        Key(PATH_OR_OFF, "the certificate's key, in PEM, which only its owner and group may read")
+    )
+    tls_ca: Path | None = _key(  # noqa: RUF009
+        Key(PATH_OR_OFF, "of the CA that signed the certificates of all nodes and clients, in PEM")
+    )
+    tls_client_auth: bool = _key(
+        Key(TRUTH, "with TLS: whether clients must show a certificate of tls_ca too, over gRPC and "
+            "HTTP (there only /livez and /readyz answer without); peers always must", default=True)
     )  # fmt: skip
     shards: int = _key(
         Key(WHOLE, "shards of the cluster, fixed when it is made; every node has the same",
@@ -293,25 +346,66 @@ class NodeConfig:
                 f"election_max_ms ({self.election_max_ms}) must be above election_min_ms "
                 f"({self.election_min_ms}): equal time-outs split every vote"
             )
-        own = {"client": self.client, "peer": self.peer, "http": self.http}
-        if len(dict.fromkeys(own.values())) < len(own):
+        own = [self.bound(one) for one in (self.client, self.peer, self.http)]
+        if len(dict.fromkeys(own)) < len(own):
             raise ConfigError("client, peer and http must be three different addresses")
-        if not self.insecure_listen:
-            for key, value in own.items():
-                if value != OFF and not value.lstrip("[").startswith(LOOPBACK):
-                    raise ConfigError(
-                        f"{key} {quoted(value)} can be reached by other machines, and there is no "
-                        "TLS yet: use a loopback address, or set insecure_listen: true"
-                    )
         warnings = []
+        if self.tls and self.insecure_listen:
+            warnings.append("insecure_listen is set and changes nothing: the ports speak TLS")
+        elif self.insecure_listen:
+            warnings.append(
+                "insecure_listen is set and there is no TLS: whoever reaches the ports rules the "
+                "store, and whoever sees the traffic reads it"
+            )
+        elif self.open_to and not self.tls:
+            key, value = self.open_to
+            raise ConfigError(
+                f"{key} {quoted(value)} can be reached by other machines, and there is no TLS: "
+                "refusing to listen on a public address without TLS. Set tls_cert, tls_key and "
+                "tls_ca, use a loopback address, or set insecure_listen: true"
+            )
+        if self.tls and self.open_to and not self.tls_client_auth:
+            warnings.append(
+                "tls_client_auth is off: whoever reaches the client or HTTP port rules the store"
+            )
         if self.election_min_ms < 5 * self.heartbeat_ms:
             warnings.append(
                 f"election_min_ms ({self.election_min_ms}) is below the recommended 5 x "
                 f"heartbeat_ms ({self.heartbeat_ms})"
             )
-        if self.insecure_listen:
-            warnings.append("insecure_listen is set: whoever reaches the ports rules the store")
         return warnings
+
+    @property
+    def tls(self) -> bool:
+        """Whether the ports speak TLS.
+
+        Raises:
+            ConfigError: only some of the files are named.
+        """
+        files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key, "tls_ca": self.tls_ca}
+        lacking = [key for key, file in files.items() if file is None]
+        if lacking and len(lacking) < len(files):
+            raise ConfigError(
+                f"{', '.join(lacking)} must be set too: TLS takes tls_cert, tls_key and tls_ca"
+            )
+        return not lacking
+
+    @property
+    def open_to(self) -> tuple[str, str] | None:
+        """A setting by which other machines reach this node, and its value; None: they do not."""
+        if self.listen_host != OFF:
+            return None if is_loopback(self.listen_host) else ("listen_host", self.listen_host)
+        for key, value in (("client", self.client), ("peer", self.peer), ("http", self.http)):
+            if value != OFF and not is_loopback(host_of(value)):
+                return key, value
+        return None
+
+    def bound(self, address: str) -> str:
+        """Where a port of this node is opened."""
+        if self.listen_host == OFF or address == OFF:
+            return address
+        host = f"[{self.listen_host}]" if ":" in self.listen_host else self.listen_host
+        return f"{host}:{address.rpartition(':')[2]}"
 
 
 TABLE: Final[Mapping[str, Key]] = {
@@ -381,6 +475,12 @@ def disable_grpc_fork_handlers() -> None:
     """For a process that starts others while it uses gRPC, and never forks itself. Before gRPC is
     imported: it reads its settings from the environment, then."""
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+def silence_grpc() -> None:
+    """For a command whose standard error is for people: gRPC would add a line of its own to each
+    handshake that fails. Before gRPC is imported, as above."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def variable(key: str) -> str:
@@ -487,6 +587,8 @@ def example() -> str:
 
 
 def _yaml(value: object) -> str:
+    if value is None:
+        return OFF
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):

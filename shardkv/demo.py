@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from labrpc.grpc.transport import GrpcTransport
-from shardkv import aio, clusterfile
+from shardkv import aio, clusterfile, config, tls
 from shardkv.clerk import Clerk
 from shardkv.clusterfile import ClusterFile
 from shardkv.errors import OutcomeUnknown, ShardKVError
@@ -294,14 +294,16 @@ class Story:
         await self._cluster.start()
         self._tell(f"ready: {NODES} nodes, a controller of 3, 2 groups of 3, {SHARDS} shards")
         file = self._cluster.file
+        files = tls.of_environment(config.environment())
         async with AsyncExitStack() as stack:
             clerks = [
                 await stack.enter_async_context(
-                    aio.connect(file.endpoints, timeout=OPERATION_SECONDS)
+                    aio.connect(file.endpoints, timeout=OPERATION_SECONDS, tls=files)
                 )
                 for _ in range(APPENDERS + 1)
             ]
-            transport = GrpcTransport(bytes.fromhex(file.cluster), "demo")
+            secured = files.dialling() if files is not None else None
+            transport = GrpcTransport(bytes.fromhex(file.cluster), "demo", tls=secured)
             stack.push_async_callback(transport.close)
             operator = Operator(transport, {n: place.client for n, place in file.nodes.items()})
             load = Load(clerks, Files(contents))

@@ -6,6 +6,7 @@ from typing import Final
 
 from labrpc.errors import RpcError
 from labrpc.grpc.discovery import cluster_at
+from labrpc.grpc.tls import Tls
 from labrpc.transport import Address
 from shardkv.errors import ShardKVError, Unavailable
 
@@ -19,7 +20,9 @@ class ClusterMismatch(ShardKVError):
     """The addresses given belong to different clusters."""
 
 
-async def find_cluster(addresses: Sequence[str], *, timeout: float) -> bytes:
+async def find_cluster(
+    addresses: Sequence[str], *, timeout: float, tls: Tls | None = None
+) -> bytes:
     """The id of the cluster that all addresses that answer belong to; dead ones are skipped.
 
     Raises:
@@ -27,7 +30,7 @@ async def find_cluster(addresses: Sequence[str], *, timeout: float) -> bytes:
         ClusterMismatch: two that answered belong to different clusters.
     """
     asks = {
-        address: asyncio.ensure_future(cluster_at(Address(address), timeout=timeout))
+        address: asyncio.ensure_future(cluster_at(Address(address), timeout=timeout, tls=tls))
         for address in addresses
     }
     found: dict[str, bytes] = {}

@@ -39,7 +39,7 @@ from labrpc.grpc.transport import GrpcTransport
 from raft.errors import DataInUse, DataUnusable
 from shardctrler.client import ControllerClient
 from shardctrler.errors import ShardCtrlerError
-from shardkv import clusterfile, config, nodedir
+from shardkv import clusterfile, config, nodedir, tls
 from shardkv.clusterfile import ClusterFile, NodePlace
 from shardkv.config import ConfigError
 from shardkv.control import endpoints_of, groups_complete, join_founders
@@ -341,7 +341,9 @@ class Launcher:
 
     async def _until_ready(self) -> int:
         """Bring the cluster to where every group has all its voters; the status if it failed."""
-        transport = GrpcTransport(bytes.fromhex(self._file.cluster), "up")
+        files = tls.of_environment(config.environment())
+        secured = files.dialling() if files is not None else None
+        transport = GrpcTransport(bytes.fromhex(self._file.cluster), "up", tls=secured)
         work = asyncio.create_task(self._establish(transport))
         stopped = asyncio.create_task(self._stopping.wait())
         died = asyncio.create_task(self._first_death())

@@ -37,6 +37,7 @@ from raft.disk.records import NodeIdentity
 from raft.errors import DataUnusable
 from raft.frames import FrameCodec
 from raft.host import CompactionConfig, Host
+from raft.membership import members
 from raft.types import GroupId, NodeId
 from shardctrler import protocol as ctrl
 from shardctrler.types import NodeAddresses
@@ -55,6 +56,7 @@ from shardkv.healing_beats import BEAT, HEALTH, Own
 from shardkv.last_view import VIEW
 from shardkv.listing import LIST
 from shardkv.load import LOAD, Meter, NodeLoad, node_load
+from shardkv.node_tls import NodeTls, files_of
 from shardkv.planner import HealPolicy
 from shardkv.protocol import KV
 from shardkv.reading import READ
@@ -88,20 +90,39 @@ class Node:
         directory: Made by `nodedir.create`, and locked.
         settings: Checked.
         identity: Whose directory it is.
+        warnings: What is barely right in the settings, for `/health`.
     """
 
-    def __init__(self, directory: Path, settings: NodeConfig, identity: NodeIdentity) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: NodeConfig,
+        identity: NodeIdentity,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         self._directory = directory
+        self._warnings = warnings
         self._config = settings
         self._identity = identity
         self._rng = SystemRandom()
         self._boot = secrets.randbits(63)
         self._started = time.monotonic()
         self._state = "starting"
+        self._tls = self._read_certificates(settings)
         self._clients = GrpcTransport(
-            identity.cluster, settings.node, address=Address(settings.client)
+            identity.cluster,
+            settings.node,
+            address=Address(settings.client),
+            bind=Address(settings.bound(settings.client)),
+            tls=self._tls.clients if self._tls is not None else None,
         )
-        self._peers = GrpcTransport(identity.cluster, settings.node, address=Address(settings.peer))
+        self._peers = GrpcTransport(
+            identity.cluster,
+            settings.node,
+            address=Address(settings.peer),
+            bind=Address(settings.bound(settings.peer)),
+            tls=self._tls.peers if self._tls is not None else None,
+        )
         self._databases: nodedir.Opened | None = None
         self._host: Host | None = None
         self._assembly: Assembly | None = None
@@ -118,6 +139,30 @@ class Node:
     def trace(self, tracing: "Tracing") -> None:
         """Send spans there. Before `start`."""
         self._tracing = tracing
+
+    def _read_certificates(self, settings: NodeConfig) -> NodeTls | None:
+        files = files_of(settings)
+        if files is None:
+            return None
+        return NodeTls(
+            files,
+            ask_clients=settings.tls_client_auth,
+            known=self._addresses_of,
+            clock=time.monotonic,
+        )
+
+    def _addresses_of(self, node: str) -> list[str]:
+        """Where a node is known to be: by the controller, and by the groups that have replicas
+        here, which know their members before the controller is heard."""
+        found = []
+        view = self._assembly.feed.view if self._assembly is not None else None
+        if view is not None and (there := view.directory.nodes.get(NodeId(node))) is not None:
+            found += [address for address in there if address]
+        for replica in self._host.replicas.values() if self._host is not None else ():
+            for member in members(replica.core.membership).values():
+                if member.node == node:
+                    found.append(member.address)
+        return found
 
     async def start(self) -> None:
         """Open the ports, then the data, then take part.
@@ -220,7 +265,12 @@ class Node:
             databases=lambda: self._databases,
         )
         self._front = FrontDoor(
-            FrontConfig.of(self._config), parts, clock=time.perf_counter, wall_clock=time.time
+            FrontConfig.of(self._config),
+            parts,
+            clock=time.perf_counter,
+            wall_clock=time.time,
+            tls=self._tls.http() if self._tls is not None else None,
+            warnings=self._warnings,
         )
         await self._front.start()
 
@@ -516,7 +566,7 @@ async def _live(
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     if lifeline is not None:
         _watch(loop, lifeline, stop)
-    node = Node(directory, settings.config, identity)
+    node = Node(directory, settings.config, identity, settings.warnings)
     try:
         await _unless(stopping, node.start())
         if not stopping.done():

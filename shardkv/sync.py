@@ -23,7 +23,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from shardkv import aio
 from shardkv.clerk import TIMEOUT_SECONDS
@@ -35,6 +35,9 @@ from shardkv.lists import ListPage
 from shardkv.tokens import ReadSession
 from shardkv.types import Row, Version
 from shardkv.writes import BatchOperation
+
+if TYPE_CHECKING:
+    from shardkv.tls import TlsFiles
 
 T = TypeVar("T")
 
@@ -386,16 +389,22 @@ def open(
     return Store(lambda: aio.open(path, shards=shards, timeout=timeout))
 
 
-def connect(endpoints: str | Sequence[str], *, timeout: float = TIMEOUT_SECONDS) -> Store:
+def connect(
+    endpoints: str | Sequence[str],
+    *,
+    timeout: float = TIMEOUT_SECONDS,
+    tls: "TlsFiles | None" = None,
+) -> Store:
     """A client of a running cluster.
 
     Args:
         endpoints: Addresses of some of its nodes for clients, `host:port`, in a text with commas
             between or as a sequence; the other nodes are learned from them.
         timeout: Seconds that an operation may take where its caller names none.
+        tls: Certificates, see `aio.connect`.
 
     Raises:
         InvalidArgument: no address.
         Unavailable: no node answered in time.
     """
-    return Store(lambda: aio.connect(endpoints, timeout=timeout))
+    return Store(lambda: aio.connect(endpoints, timeout=timeout, tls=tls))

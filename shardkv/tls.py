@@ -10,15 +10,16 @@ import logging
 import os
 import ssl
 import stat
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from labrpc.grpc.diagnosis import fault
-from labrpc.grpc.tls import Admits, Material, Tls
-from shardkv.config import ConfigError
+from labrpc.grpc.tls import Material, Tls
+from shardkv.config import ConfigError, path_or_off, variable
+from shardkv.text import quoted
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,9 @@ containers are given theirs."""
 class TlsFiles(NamedTuple):
     """Where the certificates are. A client may have only the CA."""
 
-    ca: Path
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: str | PathLike[str]
+    certificate: str | PathLike[str] | None = None
+    key: str | PathLike[str] | None = None
 
     def read(self) -> Material:
         """Read and check all of them.
@@ -97,14 +98,14 @@ class TlsFiles(NamedTuple):
             both = f"{self.certificate} and {self.key}"
             raise ConfigError(f"tls_cert and tls_key: {both}: {_reason(error, '')}") from error
 
-    def tls(self, *, ask: bool = True, admits: Admits | None = None) -> Tls:
-        """For a process's ports and connections.
+    def dialling(self, clock: Callable[[], float] = lambda: 0.0) -> Tls:
+        """For a process that only dials. Without a clock the files are read once.
 
         Raises:
             ConfigError: as `read`.
         """
-        watched = Watched(self, time.monotonic)
-        return Tls(watched.current, ask, admits, self.context, self.flaw)
+        watched = Watched(self, clock)
+        return Tls(watched.current, context=self.context, flaw=self.flaw)
 
     def flaw(self) -> str:
         """What others who trust the same CA will find wrong with this end's certificate; "" if
@@ -128,6 +129,41 @@ class TlsFiles(NamedTuple):
         except ssl.SSLError as error:
             return f"the certificate that this end shows cannot be used: {error.reason}"
         return ""
+
+
+def of_environment(environment: Mapping[str, str]) -> TlsFiles | None:
+    """What a client shows and trusts by `SHARDKV_TLS_CA`, `_CERT` and `_KEY`: the names of a node's
+    settings, so that a shell beside a node needs nothing else. None: it speaks no TLS.
+
+    Raises:
+        ConfigError: a certificate without the CA, or a path that is none.
+    """
+    given = {key: environment.get(variable(key)) for key in ("tls_ca", "tls_cert", "tls_key")}
+    return of_texts(given, variable)
+
+
+def of_texts(given: Mapping[str, str | None], named: Callable[[str], str]) -> TlsFiles | None:
+    """What a client shows and trusts.
+
+    Args:
+        given: `tls_ca`, `tls_cert`, `tls_key` -> a path, `off`, or None.
+        named: What a key is called where it was given, for messages.
+
+    Raises:
+        ConfigError: a certificate without the CA, or a path that is none.
+    """
+    paths = {}
+    for key, text in given.items():
+        try:
+            paths[key] = None if text is None else path_or_off(text)
+        except ValueError as error:
+            raise ConfigError(f"{named(key)}: {quoted(text or '')} {error}") from error
+    ca, certificate, key_file = (paths[key] for key in ("tls_ca", "tls_cert", "tls_key"))
+    if ca is None:
+        if certificate is not None or key_file is not None:
+            raise ConfigError(f"{named('tls_ca')} is needed too: by it the nodes are known")
+        return None
+    return TlsFiles(ca, certificate, key_file)
 
 
 class Watched:
@@ -170,16 +206,16 @@ def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int] | None, ...]:
     found: list[tuple[int, int, int] | None] = []
     for path in files:
         try:
-            status = path.stat() if path is not None else None
+            status = Path(path).stat() if path is not None else None
         except OSError:
             status = None
         found.append(status and (status.st_ino, status.st_size, status.st_mtime_ns))
     return tuple(found)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str | PathLike[str]) -> bytes:
     try:
-        with path.open("rb") as stream:
+        with Path(path).open("rb") as stream:
             text = stream.read(PEM_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(f"TLS: {path}: cannot be read: {error.strerror}") from error
@@ -188,9 +224,9 @@ def _read(path: Path) -> bytes:
     return text
 
 
-def _check_mode(key: Path) -> None:
+def _check_mode(key: str | PathLike[str]) -> None:
     try:
-        mode = stat.S_IMODE(key.stat().st_mode)
+        mode = stat.S_IMODE(Path(key).stat().st_mode)
     except OSError as error:
         raise ConfigError(f"tls_key: {key}: cannot be read: {error.strerror}") from error
     if mode & OTHERS:

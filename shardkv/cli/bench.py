@@ -152,11 +152,10 @@ def _run(work: "Coroutine[Any, Any, Measured]") -> "Measured":
 
 
 async def _one(request: Request, load: "Load", *, fills: bool) -> "Measured":
-    from shardkv import aio
     from shardkv.benching import fill, measure
 
     rng = Random(SystemRandom().getrandbits(64))
-    async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+    async with request.store() as store:
         if fills:
             await fill(store, load, rng)
         else:  # sessions and connections are not what is measured
@@ -168,12 +167,11 @@ async def _one(request: Request, load: "Load", *, fills: bool) -> "Measured":
 
 async def _several(request: Request, load: "Load", processes: int, *, fills: bool) -> "Measured":
     """The load shared by processes of this same command."""
-    from shardkv import aio
     from shardkv.benching import Measured, fill
     from shardkv.errors import Unavailable
 
     if fills:
-        async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+        async with request.store() as store:
             await fill(store, load, Random(load.keys))
     shares = [
         load.clients // processes + (number < load.clients % processes)

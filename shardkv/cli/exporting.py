@@ -45,12 +45,11 @@ def export(request: Request, prefix: str, directory: Path, how: Reading) -> None
 async def _export(
     request: Request, prefix: bytes, directory: Path, how: Reading
 ) -> tuple[int, int, float]:
-    from shardkv import aio
     from shardkv.cli.exportfile import ExportWriter
 
     started = told_at = time.monotonic()
     shows = sys.stderr.isatty()
-    async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+    async with request.store() as store:
         with ExportWriter(directory, prefix) as writer:
             async for row in store.list(prefix, values=True, **how):
                 writer.add(row)

@@ -6,16 +6,21 @@ import math
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import click
 
 from shardkv import clusterfile, config
 from shardkv.config import ConfigError
 from shardkv.text import quoted
+
+if TYPE_CHECKING:
+    from shardkv.clerk import Clerk
+    from shardkv.tls import TlsFiles
 
 TIMEOUT_SECONDS: Final = 10.0
 TIMEOUT_SECONDS_MAX: Final = 3600.0
@@ -33,6 +38,7 @@ class Request:
     endpoints: str | None
     timeout: float
     as_json: bool
+    given_tls: tuple[str | None, str | None, str | None] = (None, None, None)  # CA, cert, key
 
     def addresses(self) -> tuple[str, ...]:
         """Client addresses of nodes: `--endpoints`, else the environment, else ./data.
@@ -51,6 +57,33 @@ class Request:
                 f"{DEFAULT_FILE} is (`shardkv up` writes it)"
             )
         return clusterfile.read(DEFAULT_FILE).endpoints
+
+    def store(self) -> AbstractAsyncContextManager["Clerk"]:
+        """A clerk of the cluster."""
+        from shardkv import aio
+
+        return aio.connect(self.addresses(), timeout=self.timeout, tls=self.tls())
+
+    def tls(self) -> "TlsFiles | None":
+        """Certificates: `--tls-ca`, `--tls-cert`, `--tls-key`, each else by the environment.
+
+        Raises:
+            ConfigError: a certificate without the CA, or a path that is none.
+        """
+        environment = config.environment()
+        given = dict(zip(TLS_KEYS, self.given_tls, strict=True))
+        texts = {
+            key: text if text is not None else environment.get(config.variable(key))
+            for key, text in given.items()
+        }
+        if not any(texts.values()):
+            return None
+        from shardkv.tls import of_texts  # imports gRPC, which commands without TLS may do without
+
+        return of_texts(texts, config.flag)
+
+
+TLS_KEYS: Final = ("tls_ca", "tls_cert", "tls_key")
 
 
 def parse_endpoints(text: str, source: str) -> tuple[str, ...]:
@@ -146,12 +179,23 @@ def talking(seconds: float) -> Callable[[Callable[..., R]], Callable[..., R]]:
             metavar="SECONDS",
             help="How long to wait for an answer.",
         )
+        @click.option("--tls-ca", metavar="FILE", help="The nodes' CA: speak TLS.")
+        @click.option("--tls-cert", metavar="FILE", help="Of this client, if they ask for one.")
+        @click.option("--tls-key", metavar="FILE", help="The certificate's key.")
         @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
         @wraps(command)
         def asking(
-            *args: Any, endpoints: str | None, timeout: float, as_json: bool, **kwargs: Any
+            *args: Any,
+            endpoints: str | None,
+            timeout: float,
+            as_json: bool,
+            tls_ca: str | None,
+            tls_cert: str | None,
+            tls_key: str | None,
+            **kwargs: Any,
         ) -> R:
-            return command(Request(endpoints, timeout, as_json), *args, **kwargs)
+            tls = (tls_ca, tls_cert, tls_key)
+            return command(Request(endpoints, timeout, as_json, tls), *args, **kwargs)
 
         return asking
 

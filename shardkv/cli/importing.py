@@ -92,16 +92,14 @@ def import_(request: Request, source: Path, prefix: str) -> None:
 
 
 async def _import(request: Request, directory: Path, prefix: bytes) -> Tally:
-    from shardkv import aio
 
     files = await asyncio.to_thread(lambda: sorted(walk(directory)))
-    async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+    async with request.store() as store:
         with _progress(len(files)) as advance:
             return await put_files(store, directory, files, prefix, advance)
 
 
 async def _import_export(request: Request, source: Path, prefix: bytes) -> Tally:
-    from shardkv import aio
     from shardkv.cli.exportfile import BadExport, read_export
     from shardkv.cli.failures import refused
 
@@ -110,7 +108,7 @@ async def _import_export(request: Request, source: Path, prefix: bytes) -> Tally
             total = await asyncio.to_thread(lambda: sum(1 for _ in read_export(file)))
         except BadExport as error:
             raise refused(f"{shown(str(source))}: {error}; nothing was written") from None
-        async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+        async with request.store() as store:
             with _progress(total) as advance:
                 return await put_rows(store, read_export(file), prefix, advance)
 

@@ -56,7 +56,8 @@ def init(
     is given to it.
     """
     addresses = _addresses(node, client, peer, http)
-    config.load(flags={"node": node, **addresses})  # refuses what does not fit together
+    given = {"node": node, **addresses}
+    config.load(flags=given, environment=config.environment())  # refuses what does not fit together
     if nodedir.exists(data):
         nodedir.create(data, cluster=b"", settings={})  # says what is there
     endpoints = parse_endpoints(join, "--join")

@@ -48,9 +48,8 @@ def list_(
     """
 
     async def work() -> None:
-        from shardkv import aio
 
-        async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+        async with request.store() as store:
             rows = store.list(
                 os.fsencode(prefix),
                 after=None if after is None else os.fsencode(after),

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import click
 
 from shardkv import __version__
-from shardkv.config import environment
+from shardkv.config import environment, silence_grpc
 from shardkv.text import quoted
 
 COMMANDS: Final = {
@@ -36,6 +36,9 @@ COMMANDS: Final = {
     "help": ("shardkv.cli.version:help_", "Show this, or a command's help."),
 }
 """Name, where it lives, and its line in the list; nothing is imported to print the list."""
+
+SERVERS: Final = ("up", "node")
+"""Their standard error is a log, in which gRPC has its say, too."""
 
 HELP: Final = """A sharded, replicated key/value store: linearizable, each write exactly once.
 
@@ -96,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit status."""
+    if not any(word in SERVERS for word in arguments[:1]):
+        silence_grpc()
     try:
         result = shardkv.main(
             args=list(arguments), prog_name="shardkv", standalone_mode=False

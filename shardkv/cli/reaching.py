@@ -33,8 +33,10 @@ class Reached:
 async def reach(request: Request, name: str) -> AsyncIterator[Reached]:
     """Learn the cluster's id from its endpoints, and be connected to it for a while."""
     addresses = request.addresses()
-    cluster = await find_cluster(addresses, timeout=request.timeout)
-    transport = GrpcTransport(cluster, name)
+    files = request.tls()
+    tls = files.dialling() if files is not None else None
+    cluster = await find_cluster(addresses, timeout=request.timeout, tls=tls)
+    transport = GrpcTransport(cluster, name, tls=tls)
     try:
         yield Reached(transport, addresses, cluster)
     finally:

@@ -124,9 +124,8 @@ def delete(request: Request, key: str) -> None:
 
 async def _with_store(request: Request, act: Callable[["Clerk"], Awaitable[T]]) -> T:
     """Connect, act once, and disconnect, all within the request's time."""
-    from shardkv import aio
 
-    async with aio.connect(request.addresses(), timeout=request.timeout) as store:
+    async with request.store() as store:
         return await act(store)
 
 

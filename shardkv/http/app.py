@@ -26,8 +26,8 @@ from shardkv.http.streams import StreamedResponse
 
 DESCRIPTION: Final = """Any node serves any key. Errors are problem documents (RFC 9457).
 
-A 503 was certainly not done and may be repeated; a 504 **may have been done**. Nothing here needs a
-login yet: see *operations* for who may reach the port."""
+A 503 was certainly not done and may be repeated; a 504 **may have been done**. There are no
+users: see *operations* for who may connect."""
 
 
 class Cold(NamedTuple):

@@ -29,6 +29,10 @@ GONE: Final = 499
 """The client left before its answer; only in our own numbers."""
 
 
+PROBES: Final = (b"/livez", b"/readyz")
+"""What is asked by who has no certificate, and tells no secret."""
+
+
 class Route(NamedTuple):
     """Handlers of one prefix, by method."""
 
@@ -135,6 +139,13 @@ class Door:
 
     def _check(self, scope: Scope) -> None:
         headers = scope["headers"]
+        if not scope.get("shardkv.certified", True) and scope["raw_path"] not in PROBES:
+            raise Problem(
+                403,
+                "certificate-required",
+                "this port takes requests only from who shows a certificate of its CA; without one "
+                "it answers /livez and /readyz",
+            )
         if self._host is not None:
             check_host(headers, self._host)
         if scope["method"] not in SAFE_METHODS or scope["raw_path"] == b"/set":

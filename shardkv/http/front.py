@@ -1,6 +1,7 @@
 """The front door of a node, put together: routes, door, server."""
 
 import logging
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from labrpc.errors import CannotListen
 from labrpc.grpc.addresses import probe
 from labrpc.transport import Address
-from shardkv.config import NodeConfig
+from shardkv.config import NodeConfig, host_of, is_loopback
 from shardkv.http import spec
 from shardkv.http.actions import Actions
 from shardkv.http.app import Cold, make_door, old_routes
@@ -41,13 +42,13 @@ class FrontConfig(NamedTuple):
     @classmethod
     def of(cls, settings: NodeConfig) -> "FrontConfig":
         """Of a node's settings, in which HTTP is not off."""
-        host, _, port = settings.http.rpartition(":")
+        bound = settings.bound(settings.http)
         return cls(
-            host.strip("[]"),
-            int(port),
+            host_of(bound),
+            int(bound.rpartition(":")[2]),
             settings.http_get_writes,
             settings.http_actions,
-            settings.insecure_listen,
+            not is_loopback(host_of(bound)),
         )
 
 
@@ -57,6 +58,8 @@ class FrontDoor:
     Args:
         clock: Seconds that only go forward, fine enough to time one call.
         wall_clock: Seconds since the epoch.
+        tls: Speak HTTPS.
+        warnings: What `/health` shall tell besides.
     """
 
     def __init__(
@@ -66,16 +69,19 @@ class FrontDoor:
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        tls: ssl.SSLContext | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self._config = config
         self._inside = inside
         self._wall_clock = wall_clock
+        self._tls = tls
         self._watching: Watching | None = None
         self._server: HttpServer | None = None
         self.measures = HttpMeasures(clock)
         keys = Keys(inside.clerk, get_writes=config.get_writes, wall_clock=wall_clock)
         figures = inside.figures(self.measures, self._connections, self._refused, self._watchers)
-        views = Views(inside.status, lambda: self._watching, NodeMetrics(figures).text)
+        views = Views(inside.status, lambda: self._watching, NodeMetrics(figures).text, warnings)
         listing = Listing(inside.clerk)
         actions = Actions(inside.means, config.actions)
         cold = cold_routes(keys, listing, views, actions)
@@ -93,7 +99,7 @@ class FrontDoor:
         await probe(self._config.address)
         server = HttpServer(self.door, self._wall_clock)
         try:
-            await server.start(self._config.host, self._config.port)
+            await server.start(self._config.host, self._config.port, self._tls)
         except OSError as error:  # somebody was faster
             raise CannotListen(self._config.address, str(error)) from error
         self._server = server

@@ -102,11 +102,12 @@ COMPONENTS: Final[Mapping[str, Spec]] = {
     },
     "Health": {
         "type": "object",
-        "required": ["status", "node", "reasons"],
+        "required": ["status", "node", "reasons", "warnings"],
         "properties": {
             "status": {"enum": ["healthy", "unhealthy"]},
             "node": {"type": "string"},
             "reasons": {"type": "array", "items": {"type": "string"}},
+            "warnings": {"type": "array", "items": {"type": "string"}},
         },
         "additionalProperties": False,
     },

@@ -34,13 +34,14 @@ def reasons_not_ready(status: NodeStatus) -> list[str]:
     return reasons
 
 
-def health_document(status: NodeStatus) -> dict[str, Any]:
-    """The body of `/health` and `/readyz`."""
+def health_document(status: NodeStatus, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The body of `/health` and `/readyz`. `warnings`: what is barely right in the settings."""
     reasons = reasons_not_ready(status)
     return {
         "status": "unhealthy" if reasons else "healthy",
         "node": status.node,
         "reasons": reasons,
+        "warnings": list(warnings),
     }
 
 

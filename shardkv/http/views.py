@@ -13,7 +13,7 @@ from shardkv.http.metrics import MEDIA_TYPE
 from shardkv.http.problems import Bad, Problem, not_ready, retry_after
 from shardkv.http.replies import Reply, Streamed, json_reply, text_reply
 from shardkv.http.requests import header, query_of
-from shardkv.http.standing import health_document, reasons_not_ready, status_document
+from shardkv.http.standing import health_document, status_document
 from shardkv.http.watching import Watching
 
 EVENT_STREAM: Final = "text/event-stream"
@@ -25,6 +25,7 @@ class Views:
 
     Args:
         watching: None while the node is starting.
+        warnings: Of the settings, for `/health`.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Views:
         status: Callable[[], NodeStatus],
         watching: Callable[[], Watching | None],
         metrics: Callable[[], bytes],
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self._status = status
         self._watching_now = watching
         self._metrics = metrics
+        self._warnings = warnings
 
     async def status(self, asked: Asked) -> Reply:
         query_of(asked.query)
@@ -44,7 +47,8 @@ class Views:
     async def health(self, asked: Asked) -> Reply:
         query_of(asked.query)
         now = self._status()
-        return json_reply(health_document(now), 503 if reasons_not_ready(now) else 200)
+        document = health_document(now, self._warnings)
+        return json_reply(document, 503 if document["reasons"] else 200)
 
     async def alive(self, asked: Asked) -> Reply:
         query_of(asked.query)

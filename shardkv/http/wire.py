@@ -7,6 +7,7 @@ watches: past a bound a connection gets one short answer and is closed.
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, Final
@@ -26,6 +27,7 @@ from shardkv.http.limits import (
     URL_BYTES_MAX,
 )
 from shardkv.http.problems import MEDIA_TYPE, Problem
+from shardkv.node_tls import has_certificate
 
 log = logging.getLogger(__name__)
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -52,6 +54,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._certified = has_certificate(transport)
         if len(self.connections) > CONNECTIONS_MAX:
             self._refuse(Problem(503, "too-many-connections", "too many connections"))
             return
@@ -116,6 +119,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._counted = 0
         super().on_message_begin()
+        self.scope["shardkv.certified"] = self._certified  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         self._headers_came()
@@ -232,14 +236,19 @@ class HttpServer:
         """Connections that were closed for what came by them, by the problem's name."""
         return self._state.refused
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen.
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """Listen; with `tls`, to HTTPS.
 
         Raises:
             OSError: the address cannot be had.
         """
         self._server = await self._loop.create_server(
-            self._protocol, host=host, port=port, backlog=BACKLOG
+            self._protocol,
+            host=host,
+            port=port,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=HEADERS_SECONDS if tls is not None else None,
         )
 
     def _protocol(self) -> GuardedProtocol:

@@ -195,8 +195,8 @@ def test_certificates_that_are_exchanged_are_used_without_a_restart(
             async with port(tls(served)) as peer:
                 assert await me.call(peer.address, "echo", b"old", timeout=SOON) == b"old"
 
-                put(new.sign("n1", ("n1", *HERE)), served.ca.parent)
-                put(new.sign("n2", ("n2", *HERE)), shown.ca.parent)
+                put(new.sign("n1", ("n1", *HERE)), tmp_path / "in-use-n1")
+                put(new.sign("n2", ("n2", *HERE)), tmp_path / "in-use-n2")
 
                 assert await me.call(peer.address, "echo", b"on", timeout=SOON) == b"on"
                 newcomer = tls(new.sign("n3", ("n3",)))
@@ -227,7 +227,7 @@ def test_who_waits_with_a_certificate_that_is_refused_gets_in_with_a_new_one(
             await asyncio.sleep(0.1)
             assert not channel.connected
 
-            put(pki.node, shown.ca.parent)
+            put(pki.node, tmp_path / "in-use")
 
             async with asyncio.timeout(SOON):
                 while not frames:
@@ -249,10 +249,9 @@ async def until_answered(me: GrpcTransport, address: Address) -> bytes:
 def put(files: TlsFiles, directory: Path) -> TlsFiles:
     """Copy certificates to where a process reads them."""
     directory.mkdir(exist_ok=True)
-    assert files.certificate is not None and files.key is not None
     there = TlsFiles(directory / "ca.crt", directory / "tls.crt", directory / "tls.key")
     for source, target in zip(files, there, strict=True):
         assert source is not None and target is not None
-        shutil.copy(source, target.with_suffix(".new"))
-        target.with_suffix(".new").replace(target)
+        shutil.copy(source, Path(target).with_suffix(".new"))
+        Path(target).with_suffix(".new").replace(target)
     return there

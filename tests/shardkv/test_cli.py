@@ -149,7 +149,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -
         pytest.param(["init", "--data", "d", "--node", "n\x1b", "--client", "h:1", "--join", DEAD],
                      "--node: 'n\\x1b' must be 1 to 63", id="no name"),
         pytest.param(["init", "--data", "d", "--node", "n1", "--client", "0.0.0.0:1", "--join",
-                      DEAD], "no TLS yet", id="public without TLS"),
+                      DEAD], "without TLS", id="public without TLS"),
         pytest.param(["init", "--data", "d", "--node", "n1", "--peer", "127.0.0.1:7400", "--join",
                       DEAD], "three different addresses", id="client and peer at one port"),
     ],

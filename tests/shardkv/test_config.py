@@ -66,6 +66,13 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_defau
         pytest.param("insecure_listen: yes", "must be true or false", id="yes"),
         pytest.param("client: 127.0.0.1:7401", "three different addresses", id="peer's port"),
         pytest.param("client: 0.0.0.0:7400", "no TLS", id="public without TLS"),
+        pytest.param("peer: 10.0.0.1:7401", "without TLS", id="a public peer port"),
+        pytest.param("http: '[::]:7402'", "without TLS", id="a public HTTP port"),
+        pytest.param("listen_host: 0.0.0.0", "without TLS", id="public ports"),
+        pytest.param("client: localhost.example:7400", "without TLS", id="localhost of others"),
+        pytest.param("client: 127.0.0.1.example:7400", "without TLS", id="no literal address"),
+        pytest.param("listen_host: a b", "a host or an address", id="no host"),
+        pytest.param("tls_cert: /c\ntls_key: /k", "tls_ca must be set too", id="no CA"),
         pytest.param("seeds: ['a:1', 'a:1']", "must not name one twice", id="a seed twice"),
         pytest.param("seeds: [[a]]", "a list of plain values", id="a list of lists"),
         pytest.param("a: [", "line 3: no YAML", id="cut short"),
@@ -160,3 +167,33 @@ def test_what_init_renders_is_read_back(tmp_path: Path) -> None:
     settings = load(file=written(tmp_path, config.render(values, "for a test")))
 
     assert {key: getattr(settings.config, key) for key in values} == values
+
+
+def test_open_ports_are_named_at_each_start_with_what_they_lack() -> None:
+    def warned(**flags: str) -> tuple[str, ...]:
+        return load(flags={"node": "n1", **flags}).warnings
+
+    tls = {"tls_cert": "/c", "tls_key": "/k", "tls_ca": "/a"}
+    public = {"listen_host": "0.0.0.0"}
+    assert warned() == warned(**tls) == warned(**tls, **public) == ()
+    assert "there is no TLS: whoever reaches" in warned(insecure_listen="true", **public)[0]
+    assert "changes nothing" in warned(insecure_listen="true", **tls)[0]
+    assert "tls_client_auth is off" in warned(tls_client_auth="false", **tls, **public)[0]
+
+
+@pytest.mark.parametrize(
+    ("listen_host", "bound"),
+    [("off", "kv-0.kv:7400"), ("0.0.0.0", "0.0.0.0:7400"), ("::", "[::]:7400"),
+     ("[::1]", "[::1]:7400")],
+)  # fmt: skip
+def test_ports_are_opened_at_listen_host(listen_host: str, bound: str) -> None:
+    given = {"node": "n1", "client": "kv-0.kv:7400", "insecure_listen": "true"}
+    settings = load(flags={**given, "listen_host": listen_host}).config
+
+    assert settings.bound(settings.client) == bound
+    assert settings.client == "kv-0.kv:7400"
+
+
+def test_ports_at_one_host_must_differ() -> None:
+    with pytest.raises(ConfigError, match="three different addresses"):
+        load(flags={"node": "n1", "listen_host": "127.0.0.1", "client": "a:1", "peer": "b:1"})

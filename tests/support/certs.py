@@ -1,11 +1,12 @@
 """Certificates for tests, made by openssl: a CA, what it signs, and what is wrong with it."""
 
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from labrpc.grpc.tls import Admits, Material, Tls
-from shardkv.tls import TlsFiles
+from labrpc.grpc.tls import Admits, Tls
+from shardkv.tls import TlsFiles, Watched
 
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
@@ -48,13 +49,10 @@ class Authority:
         return TlsFiles(ca=self.certificate, certificate=certificate, key=key)
 
 
-def material(files: TlsFiles) -> Material:
-    return files.read()
-
-
 def tls(files: TlsFiles, *, ask: bool = True, admits: Admits | None = None) -> Tls:
     """As a node of these files has it."""
-    return files.tls(ask=ask, admits=admits)
+    watched = Watched(files, time.monotonic)
+    return Tls(watched.current, ask, admits, files.context, files.flaw)
 
 
 def _openssl(*arguments: object) -> None:
