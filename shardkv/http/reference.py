@@ -62,7 +62,8 @@ curl -X POST localhost:7402/cluster/move -H 'Shardkv-Confirm: move' \\
 There are no users: who may connect rules the store. So a node listens on loopback addresses, or
 speaks HTTPS (`tls_cert`, `tls_key`, `tls_ca`) and asks for a client's certificate: without one it
 answers `/livez` and `/readyz`, and else 403 (`certificate-required`). `tls_client_auth: false` asks
-for none, `insecure_listen: true` allows HTTP in the clear, and is told in `/health`. Against web pages of others in the browser of somebody who may:
+for none, `insecure_listen: true` allows HTTP in the clear, and is told in `/health`. Against web
+pages of others in the browser of somebody who may:
 
 - a request that changes something and comes from a page of another origin (`Origin`,
   `Sec-Fetch-Site`) is 403; there are no CORS headers;
