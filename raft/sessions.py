@@ -32,6 +32,7 @@ is the entry in which those commands arrive, so that one put serves them all.
 from collections.abc import Iterator
 from enum import Enum
 from hashlib import blake2b
+from itertools import islice
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -205,10 +206,16 @@ class SessionTable:
         self._cached.pop(session, None)
         return True
 
-    def survey(self, rows: Reader) -> Iterator[tuple[int, int]]:
-        """Each session and the highest seq it has used. One that shows the same figure after the
-        expiry time has been idle for it; the leader then proposes to drop it, figure and all."""
-        for key, row in rows.range(self._key(1), self._key(2**64 - 1)):
+    def survey(self, rows: Reader, after: int = 0) -> Iterator[tuple[int, int]]:
+        """Each session above `after` and the highest seq it has used, in order. One that shows the
+        same figure after the expiry time has been idle for it; the leader then proposes to drop it,
+        figure and all.
+
+        No row is looked for behind the last session: to find that there is none may be to walk over
+        all that was ever deleted behind it.
+        """
+        found = rows.range(self._key(after + 1), self._key(2**64 - 1))
+        for key, row in islice(found, self.count(rows)):
             yield _NUMBER.unpack(key[len(self.prefix) :])[0], _decode(key, row).last
 
     def count(self, rows: Reader) -> int:

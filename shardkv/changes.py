@@ -7,13 +7,21 @@ The change row goes into the same batch, so a replica that has the new row has i
 A row that one entry changes several times has one change row for it. Nobody sees a state between
 two commands of an entry, so no reader of change rows can come between them; and the entry's index
 is the same on every replica, so all of them number alike.
+
+A row that many entries change has as many change rows, and needs to be sent once: `is_superseded`
+says which of them need not be followed (`copying.py` says why that is right). It only remembers,
+and may forget: that costs a row that is sent again, so no replica has to agree with another.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from raft.ports import Reader, Rows, Write
 from raft.types import Index
 from shardkv.rows import change_counter, change_key, end_of_copy
+
+LATEST_MAX: Final = 65_536
+"""Rows whose last change is remembered; some megabytes, while a shard leaves."""
 
 
 class ChangeLog:
@@ -25,7 +33,7 @@ class ChangeLog:
         count: How many there are, which is the counter of the next one.
     """
 
-    __slots__ = ("_index", "_noted", "_skip", "count", "prefix")
+    __slots__ = ("_index", "_latest", "_noted", "_skip", "count", "prefix")
 
     def __init__(self, prefix: bytes, skip: int, count: int = 0) -> None:
         self.prefix = prefix
@@ -33,6 +41,7 @@ class ChangeLog:
         self._skip = skip
         self._index = Index(0)
         self._noted: dict[bytes, None] = {}  # by the entry at `_index`
+        self._latest: dict[bytes, int] = {}  # the last change rows of some rows
 
     def noting(self, rows: Rows, index: Index) -> "NotingRows":
         """`rows`, with each change to them noted: of the entry at `index`."""
@@ -45,8 +54,16 @@ class ChangeLog:
         """The row at `key` is put or deleted."""
         if key not in self._noted:
             self._noted[key] = None
-            rows.put(change_key(self.prefix, self.count), key[self._skip :])
+            row = key[self._skip :]
+            rows.put(change_key(self.prefix, self.count), row)
+            if len(self._latest) >= LATEST_MAX:
+                self._latest.clear()
+            self._latest[row] = self.count
             self.count += 1
+
+    def is_superseded(self, row: bytes, counter: int) -> bool:
+        """Whether `row` is known to have changed again after the change row at `counter`."""
+        return self._latest.get(row, -1) > counter
 
 
 class NotingRows:

@@ -9,6 +9,8 @@ Chunks may come from any replicas that have applied the copy id, each from its o
   made by a replica which has c, so the row was read as that last change left it, or is absent as it
   was left. No later chunk has the row: no change row after c names it. An earlier one may have had
   it older, or may have missed it; the later one wins, because chunks are staged in cursor order.
+  So a change row need not be followed where the replica has a later one of the same row: that one
+  is in the log, every replica numbers it alike, and it lies before any end.
 
 So a destination that has staged everything up to the end that the freeze left holds what the
 freeze left: data, sessions, their counter and floors (S3, S4).
@@ -78,7 +80,8 @@ def _rows(
 def _changed_rows(
     rows: Reader, source: Source, counter: int, bytes_left: int
 ) -> tuple[tuple[tuple[bytes, bytes | None], ...], int]:
-    """Each row named from `counter` on, once; and the change row after the last one looked at."""
+    """Each row named from `counter` on, once, but for those named later again; and the change row
+    after the last one looked at."""
     prefix, skip = source.changes.prefix, len(source.changes.prefix)
     found: dict[bytes, bytes | None] = {}
     reached = counter
@@ -87,7 +90,7 @@ def _changed_rows(
         assert change_counter(change) == at, (change[skip:], at)
         if at - counter >= CHUNK_CHANGES_MAX:
             break
-        if key not in found:
+        if key not in found and not source.changes.is_superseded(key, at):
             row = rows.get(source.prefix + key)
             bytes_left -= len(key) + len(row or b"") + CHUNK_ROW_OVERHEAD_BYTES
             if bytes_left < 0 and found:

@@ -4,8 +4,8 @@ The destination asks for the freeze when it has come to the change rows. The sou
 it when less than `FREEZE_BYTES` are left, so that what happens while nobody serves takes a fixed
 time, however large the shard is. Where the rest does not shrink it slows the shard's writers: each
 has to pay for the bytes it writes, at a rate that halves, and waits at the door for it, never in
-the state machine. After so many rounds that nobody can say it was not tried, it freezes what is
-there (L4).
+the state machine. After so many rounds in vain that nobody can say it was not tried, it freezes
+what is there (L4).
 
 All of this is memory of one leader. A new one begins anew: that costs rounds, and nothing else.
 """
@@ -26,7 +26,7 @@ from shardkv.limits import (
     CHUNK_BYTES_MAX,
     FREEZE_BYTES,
     HOLD_SECONDS,
-    ROUNDS_MAX,
+    ROUNDS_IN_VAIN_MAX,
     ROUNDS_UNTIL_SLOWER,
     SLOWED_BYTES_PER_SECOND,
     WRITE_OVERHEAD_BYTES,
@@ -42,24 +42,29 @@ log = logging.getLogger(__name__)
 class Pace:
     """How one copy gets on.
 
+    It does while at most half as many change rows are written as are copied meanwhile: then what is
+    left, however much that is, takes at most twice as long as if nobody wrote. Every other round
+    was in vain. So a large shard takes many rounds and no harm, and still the copy ends (L4): the
+    rounds that get on are bounded by the change rows, the others by `ROUNDS_IN_VAIN_MAX`.
+
     `level` counts how often the writers were slowed down: each time to half of what they had.
     """
 
     def __init__(self) -> None:
         self.level = 0
-        self.rounds = 0
-        self._least: int | None = None
-        self._in_vain = 0
+        self._last: tuple[int, int] | None = None
+        self._in_vain = 0  # in a row
+        self._in_vain_ever = 0
         self._paid_until = 0.0  # loop seconds
 
-    def round(self, left: int) -> None:
-        """The destination has come again, and so many change rows are left."""
-        self.rounds += 1
-        if self._least is None or left < self._least:
-            self._least = left
+    def round(self, counter: int, total: int) -> None:
+        """The destination comes for the change row at `counter`, and there are `total`."""
+        last, self._last = self._last, (counter, total)
+        if last is None or 2 * (total - last[1]) <= counter - last[0] > 0:
             self._in_vain = 0
             return
         self._in_vain += 1
+        self._in_vain_ever += 1
         if self._in_vain >= ROUNDS_UNTIL_SLOWER:
             self._in_vain = 0
             self.level += 1
@@ -67,7 +72,7 @@ class Pace:
     @property
     def is_vain(self) -> bool:
         """Nothing helps: freeze what there is."""
-        return self.rounds >= ROUNDS_MAX
+        return self._in_vain_ever >= ROUNDS_IN_VAIN_MAX
 
     def pay(self, size: int, restarts: int, now: float) -> float:
         """How long a write of `size` bytes has to wait, at most `HOLD_SECONDS`."""
@@ -131,7 +136,7 @@ class Giver:
         if counter is None or (record.phase, record.number, record.copy_id) != wanted:
             return
         pace = self._pace(shard, copy_id)
-        pace.round(machine.changes(shard) - counter)
+        pace.round(counter, machine.changes(shard))
         rows = self._replica.store.reader
         # Where the rest does not shrink below the bound, one that fits in one chunk will do: the
         # freeze then takes one call and one commit all the same, and waiting only slows writers.

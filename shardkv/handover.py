@@ -12,6 +12,7 @@ No step waits for another group with anything held: it asks, and asks again afte
 
 import asyncio
 import logging
+from itertools import islice
 from random import Random
 from typing import Final
 
@@ -61,6 +62,8 @@ LOOK_SECONDS: Final = 1.0
 """How often the applied state is looked at when nothing said that it changed."""
 SURVEY_SECONDS: Final = 60.0
 """How often a leader looks for idle sessions."""
+SURVEY_SESSIONS_MAX: Final = 256
+"""Sessions looked at in one turn of the loop: a millisecond or two."""
 SESSION_IDLE_SECONDS: Final = 1800.0
 """A session unused for so long is forgotten. A write that was under way in it ends as unknown."""
 SESSION_IDLE_SECONDS_WHEN_FULL: Final = 120.0
@@ -264,6 +267,8 @@ class Handover:
             self._server.holds.end(pull.shard)
         if done and not near:
             await asyncio.sleep(rest_seconds(self._loop.time() - begun))
+        elif done and got.end is None and got.changes_left:
+            await asyncio.sleep(min(self._loop.time() - begun, REST_SECONDS_MAX))
         return done
 
     async def _pulled(self, pull: Pull, *, freeze: bool) -> copies.PullReply | None:
@@ -422,7 +427,8 @@ class Handover:
             before, seen = seen, {}
             for number in range(self._server.machine.nshards):
                 shard = ShardId(number)
-                idle = self._idle_sessions(shard, now, before, seen)
+                used = await self._sessions_of(shard)
+                idle = _idle(shard, used, now, before, seen)
                 for at in range(0, len(idle), EXPIRE_SESSIONS_MAX):
                     command = ExpireSessions(shard, tuple(idle[at : at + EXPIRE_SESSIONS_MAX]))
                     try:
@@ -431,21 +437,34 @@ class Handover:
                         log.debug("group %d: sessions stay: %s", self._server.gid, error)
                 await asyncio.sleep(0)
 
-    def _idle_sessions(
-        self,
-        shard: ShardId,
-        now: float,
-        before: dict[tuple[ShardId, int], tuple[int, float]],
-        seen: dict[tuple[ShardId, int], tuple[int, float]],
-    ) -> list[tuple[SessionId, int]]:
-        rows = self._server.replica.store.reader
-        used = list(self._server.machine.survey(rows, shard))
-        full = len(used) > SESSIONS_MAX * 3 // 4
-        patience = SESSION_IDLE_SECONDS_WHEN_FULL if full else SESSION_IDLE_SECONDS
-        idle: list[tuple[SessionId, int]] = []
-        for session, last in used:
-            last_before, since = before.get((shard, session), (-1, now))
-            seen[shard, session] = (last, since if last == last_before else now)
-            if last == last_before and now - since >= patience:
-                idle.append((SessionId(session), last))
-        return idle
+    async def _sessions_of(self, shard: ShardId) -> list[tuple[int, int]]:
+        """The sessions of a shard with the highest sequence of each, looked at in slices."""
+        used: list[tuple[int, int]] = []
+        while True:
+            rows = self._server.replica.store.reader
+            after = used[-1][0] if used else 0
+            found = self._server.machine.survey(rows, shard, after)
+            page = list(islice(found, SURVEY_SESSIONS_MAX))
+            used += page
+            if len(page) < SURVEY_SESSIONS_MAX:
+                return used
+            await asyncio.sleep(0)
+
+
+def _idle(
+    shard: ShardId,
+    used: list[tuple[int, int]],
+    now: float,
+    before: dict[tuple[ShardId, int], tuple[int, float]],
+    seen: dict[tuple[ShardId, int], tuple[int, float]],
+) -> list[tuple[SessionId, int]]:
+    """Those sessions that were idle for long; what was seen of all goes into `seen`."""
+    full = len(used) > SESSIONS_MAX * 3 // 4
+    patience = SESSION_IDLE_SECONDS_WHEN_FULL if full else SESSION_IDLE_SECONDS
+    idle: list[tuple[SessionId, int]] = []
+    for session, last in used:
+        last_before, since = before.get((shard, session), (-1, now))
+        seen[shard, session] = (last, since if last == last_before else now)
+        if last == last_before and now - since >= patience:
+            idle.append((SessionId(session), last))
+    return idle

@@ -56,6 +56,12 @@ class HeldShard:
         self.changes: ChangeLog | None = None  # while it is on its way from here
         self.sessions = sessions
 
+    def begin_copy(self) -> None:
+        """The record's copy id is new, so there are no change rows of it. Nobody looks: to look for
+        the last one walks over what is left of those of older copies."""
+        prefix = changes_prefix(self.id, self.record.copy_id)
+        self.changes = ChangeLog(prefix, len(self.prefix))
+
     def refresh(self, rows: Reader) -> None:
         """Bring what is derived in line with the record."""
         record = self.record

@@ -65,18 +65,21 @@ COPIES_MAX: Final = 4
 """Shards that one group pulls at a time, one chunk in flight each."""
 COPY_BYTES_PER_SECOND: Final = 32 * MIB
 """Of all copies that arrive at one node."""
-CHUNK_CHANGES_MAX: Final = 16_384
-"""Change rows that one chunk covers: many may name one row."""
+CHUNK_CHANGES_MAX: Final = 4_096
+"""Change rows that one chunk covers: many may name one row. To look at so many takes a few
+milliseconds, in which nobody is answered."""
 FREEZE_BYTES: Final = 64 * KIB
 """With less than this left to copy the source freezes the shard."""
-CHANGE_ROWS_MAX: Final = 500_000
-"""Of one copy; past it the copy begins again."""
+CHANGE_ROWS_MAX: Final = 4_000_000
+"""Of one copy, some 60 bytes each; past it the copy begins again. So many are written in a quarter
+of an hour by 2,000 writes a second, while some gigabytes are copied."""
 RESTARTS_MAX: Final = 3
 """Times that a copy begins again; past them the shard is frozen, however much is left."""
 ROUNDS_UNTIL_SLOWER: Final = 3
-"""Pulls of change rows in a row that do not find fewer than before; then writers are slowed."""
-ROUNDS_MAX: Final = 24
-"""Pulls of change rows after which the shard is frozen, however much is left."""
+"""Pulls of change rows in a row during which more than half as many were written as copied; then
+writers are slowed."""
+ROUNDS_IN_VAIN_MAX: Final = 24
+"""So many such pulls, and the shard is frozen, however much is left."""
 SLOWED_BYTES_PER_SECOND: Final = 4 * MIB
 """What a shard's writers may write when they are slowed for the first time; then half of it."""
 WRITE_OVERHEAD_BYTES: Final = 256

@@ -257,15 +257,16 @@ class StoreMachine:
             for key, row in rows.range(lo, hi):
                 yield key[skip:], decode_row(key, row)
 
-    def survey(self, rows: Reader, shard: ShardId) -> Iterator[tuple[int, int]]:
-        """Each session of a shard served here, with the highest sequence that it has used.
+    def survey(self, rows: Reader, shard: ShardId, after: int = 0) -> Iterator[tuple[int, int]]:
+        """Each session of a shard served here, from the one after `after` on, with the highest
+        sequence that it has used.
 
         A session that shows the same figure after the expiry time was idle for it; the leader then
         proposes `ExpireSessions` with that figure. Nothing for a shard that is not served.
         """
         held = self._shards[shard]
         if held.serves:
-            yield from held.sessions.survey(rows)
+            yield from held.sessions.survey(rows, after)
 
     # Apply
 
@@ -661,6 +662,8 @@ class StoreMachine:
             self._shards[held.id] = held = self._shard(held.id, after)
         else:
             held.record = after
+        if after.copy_id != before.copy_id:
+            held.begin_copy()
         self._mirror(held, rows)
         return held
 

@@ -17,7 +17,7 @@ from shardkv.handover import rest_seconds
 from shardkv.holding import Holds
 from shardkv.limits import (
     HOLD_SECONDS,
-    ROUNDS_MAX,
+    ROUNDS_IN_VAIN_MAX,
     ROUNDS_UNTIL_SLOWER,
     SLOWED_BYTES_PER_SECOND,
     WRITE_OVERHEAD_BYTES,
@@ -147,7 +147,7 @@ def test_a_copy_that_does_not_get_on_is_frozen_in_the_end(monkeypatch: pytest.Mo
             rounds += 1
         return rounds
 
-    assert told(story) == ROUNDS_MAX
+    assert told(story) == 1 + ROUNDS_IN_VAIN_MAX
 
 
 def test_what_does_not_shrink_and_fits_in_one_chunk_is_frozen(
@@ -191,18 +191,43 @@ def test_a_copy_rests_longer_than_its_chunks_take_where_nodes_are_busy() -> None
 
 
 def test_writers_are_slowed_after_rounds_in_vain_and_more_with_each() -> None:
-    pace = Pace()
-    for left in (100, 50, *[60] * ROUNDS_UNTIL_SLOWER):
+    pace, at = Pace(), (0, 1000)
+    gets_on, in_vain = (100, 50), (100, 51)
+    for copied, written in [(0, 0), gets_on, *[in_vain] * ROUNDS_UNTIL_SLOWER]:
         assert pace.pay(10**6, 0, now=0.0) == 0.0
-        pace.round(left)
+        at = (at[0] + copied, at[1] + written)
+        pace.round(*at)
     assert pace.level == 1
     for _ in range(ROUNDS_UNTIL_SLOWER):
-        pace.round(50)
+        pace.round(*at)  # the same place again: nothing was copied
     assert pace.level == 2
-    pace.round(40)  # it shrinks: no further
+    pace.round(at[0] + 100, at[1])
 
     assert pace.level == 2
     assert not pace.is_vain
+
+
+def test_a_large_copy_that_gets_on_is_not_frozen_however_many_rounds_it_takes() -> None:
+    """A hundred chunks of change rows, and each finds fewer. They were counted against the copy:
+    the shard was frozen after 24 of them, with all the others still to go."""
+    pace, left, counter = Pace(), 400_000, 0
+    total = left
+    while counter < total:
+        pace.round(counter, total)
+        counter, total = counter + 4000, total + 500
+
+    assert (pace.level, pace.is_vain) == (0, False)
+
+
+def test_rounds_in_vain_end_a_copy_also_with_others_between_them() -> None:
+    """L4."""
+    pace, counter, total, rounds = Pace(), 0, 10_000, 0
+    while not pace.is_vain:
+        pace.round(counter, total)
+        rounds += 1
+        counter, total = counter + 100, total + (100 if rounds % 3 else 0)
+
+    assert rounds < 3 * ROUNDS_IN_VAIN_MAX
 
 
 def test_a_slowed_writer_pays_for_its_bytes_and_never_waits_for_long() -> None:

@@ -222,6 +222,7 @@ def test_many_changes_of_one_row_go_once_and_in_bounded_pieces(
     for seq in range(4, 20):
         pair.write(append(1, seq, b"a", b"x"))
 
+    pair.a.restart()  # it has forgotten which change rows have later ones
     first = pair.a.pull(S0, 2, cursor)
     pulled = pair.a.pulled(S0, 2, first.next_cursor)
 
@@ -229,6 +230,30 @@ def test_many_changes_of_one_row_go_once_and_in_bounded_pieces(
     assert first.next_cursor == changes_cursor(10)
     assert pulled.changes_left == 12
     assert limits.CHUNK_CHANGES_MAX > 1000
+
+
+def test_a_row_that_changes_again_later_goes_with_its_last_change(pair: Pair) -> None:
+    """Whoever knows of the later change row sends nothing for the earlier one, though it is behind
+    and so would send an older row; whoever does not, does."""
+    cursor = pair.stage()
+    pair.write(append(1, 4, b"a", b"x"))
+    pair.write(append(1, 5, b"b", b"x"))
+    pair.catch_up()
+    pair.write(append(1, 6, b"a", b"y"))
+
+    ahead, behind = pair.a.pull(S0, 2, cursor), pair.lagging.pull(S0, 2, cursor)
+
+    assert [key for key, _ in ahead.rows if key[:1] == b"d"] == [b"da", b"db"]
+    assert ahead.next_cursor == changes_cursor(6)
+    only_first = pair.a.pull(S0, 2, cursor, bytes_max=1)
+    assert [key for key, _ in only_first.rows] == [b"db"]
+    assert only_first.next_cursor == changes_cursor(4)
+    assert dict(behind.rows)[b"da"] == pair.lagging.copy(S0)[b"da"]
+    assert pair.b.apply(behind) == DONE
+    cursor = pair.stage(behind.next_cursor)
+    pair.freeze()
+    assert pair.install(cursor) == DONE
+    pair.check_equal()
 
 
 def test_changes_go_in_chunks_of_the_size_asked_for(pair: Pair) -> None:
