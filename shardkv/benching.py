@@ -19,6 +19,7 @@ KEYS: Final = 10_000
 VALUE_BYTES: Final = 256
 PREFIX: Final = b"bench/"
 FILL_IN_FLIGHT: Final = 256
+FILL_BYTES_IN_FLIGHT: Final = 16 * 1024 * 1024
 
 
 class Values:
@@ -154,12 +155,14 @@ HEADING: Final = (
 async def fill(store: Store, load: Load, rng: Random) -> None:
     """Put every key once, so that a get finds one."""
     values = Values(rng, load.value_bytes)
+    room = FILL_BYTES_IN_FLIGHT // max(load.value_bytes, 1)
+    in_flight = max(1, min(FILL_IN_FLIGHT, room))
 
     async def some(first: int) -> None:
-        for number in range(first, load.keys, FILL_IN_FLIGHT):
+        for number in range(first, load.keys, in_flight):
             await store.put(_key(load, number), values.draw())
 
-    await asyncio.gather(*(some(first) for first in range(FILL_IN_FLIGHT)))
+    await asyncio.gather(*(some(first) for first in range(in_flight)))
 
 
 async def measure(store: Store, load: Load, rng: Random) -> Measured:

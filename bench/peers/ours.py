@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 from bench.cluster import Running, cluster
 from bench.peers.store import Taken
@@ -50,14 +50,14 @@ class Ours:
     def leader(self) -> str:
         return f"n{self.running.leader() + 1}" if self._groups == 1 else ""
 
-    def _run(self, load: Load, *arguments: str) -> dict[str, list[dict[str, float]]]:
+    def _run(self, load: Load, *arguments: str) -> dict[str, list[dict[str, Any]]]:
         command = [
             sys.executable, "-m", "shardkv", "bench", "--json", "--timeout", "60",
             "--endpoints", ",".join(self.running.endpoints), "--keys", str(load.keys),
             "--size", str(load.value_bytes), *arguments,
         ]  # fmt: skip
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        fields: dict[str, list[dict[str, float]]] = json.loads(printed)
+        fields: dict[str, list[dict[str, Any]]] = json.loads(printed)
         return fields
 
 

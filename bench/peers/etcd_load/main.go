@@ -39,7 +39,12 @@ func main() {
 	keys := flag.Int("keys", 10000, "how many keys there are")
 	size := flag.Int("size", 256, "bytes of a value")
 	fill := flag.Bool("fill", false, "put every key once, and ask nothing else")
+	ycsb := flag.String("ycsb", "", "ask as this workload of YCSB does, A to F")
 	flag.Parse()
+	keyOf := func(number int) string { return fmt.Sprintf("bench/%d", number) }
+	if *ycsb != "" {
+		keyOf = userKey
+	}
 
 	value := make([]byte, *size)
 	if _, err := rand.Read(value); err != nil {
@@ -61,7 +66,7 @@ func main() {
 		pool[i] = client
 	}
 	if *fill {
-		fillKeys(pool, *clients, *keys, string(value))
+		fillKeys(pool, *clients, *keys, keyOf, string(value))
 		return
 	}
 
@@ -77,18 +82,27 @@ func main() {
 			defer group.Done()
 			chance := mathrand.New(mathrand.NewSource(int64(number)))
 			client, mine := pool[number%len(pool)], make([]int64, 0, 65536)
+			var next func() error
+			if *ycsb != "" {
+				next = newWorkload(*ycsb, client, *keys, string(value), chance)
+			} else {
+				next = func() error {
+					key := keyOf(chance.Intn(*keys))
+					var err error
+					if chance.Float64() < *gets {
+						_, err = client.Get(context.Background(), key)
+					} else {
+						_, err = client.Put(context.Background(), key, string(value))
+					}
+					return err
+				}
+			}
 			for {
 				start := time.Now()
 				if !start.Before(until) {
 					break
 				}
-				key := fmt.Sprintf("bench/%d", chance.Intn(*keys))
-				var err error
-				if chance.Float64() < *gets {
-					_, err = client.Get(context.Background(), key)
-				} else {
-					_, err = client.Put(context.Background(), key, string(value))
-				}
+				err := next()
 				if err != nil {
 					errors[number]++
 					continue
@@ -115,15 +129,15 @@ func main() {
 	}
 }
 
-func fillKeys(pool []*clientv3.Client, clients, keys int, value string) {
+func fillKeys(pool []*clientv3.Client, clients, keys int, keyOf func(int) string, value string) {
 	var group sync.WaitGroup
 	for number := 0; number < clients; number++ {
 		group.Add(1)
 		go func(number int) {
 			defer group.Done()
 			for key := number; key < keys; key += clients {
-				name := fmt.Sprintf("bench/%d", key)
-				if _, err := pool[number%len(pool)].Put(context.Background(), name, value); err != nil {
+				client := pool[number%len(pool)]
+				if _, err := client.Put(context.Background(), keyOf(key), value); err != nil {
 					fail(err)
 				}
 			}
