@@ -21,7 +21,8 @@ class Kind(Enum):
 
 @dataclass(slots=True)
 class Operation:
-    """One operation of one client; its client has no other open at the same time."""
+    """One operation of one client; its client has no other open at the same time, but those of the
+    same batch, which begin and end together."""
 
     client: int
     kind: Kind

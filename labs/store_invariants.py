@@ -18,6 +18,8 @@ it, and costs O(1), but for the freeze and the install of a shard, which are has
 - C3  no write takes effect twice.  C4  told "not done": it never is. Told "done": it is, once.
 - C5  a repeated write gets its first answer.
 - C7  every operation ends within its deadline and an election's time.
+- C10 a batch does all of its writes, in their order, or none; and whoever was told of one of them
+      is told of all.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +35,8 @@ from raft.types import GroupId, Index, Term
 from shardctrler.types import ShardConfig, ShardId
 from shardkv.commands import (
     Abandoned,
+    Batch,
+    BatchWrite,
     Chunk,
     Configure,
     Drop,
@@ -79,6 +83,8 @@ class _Key:
     states: list[State] = field(default_factory=lambda: [State(None, 0, 0.0)])
     told: int = 0
     """The newest state that any client was told of."""
+    batched: dict[int, tuple[tuple[bytes, int], ...]] = field(default_factory=dict)
+    """Of a state that a batch made: which states of which keys the batch made, this one too."""
 
 
 @dataclass(slots=True)
@@ -168,8 +174,12 @@ class StoreInvariants:
         record = (
             None if isinstance(decoded, Configure | Abandoned) else machine.record(decoded.shard)
         )
-        key = machine.row_key(decoded) if isinstance(decoded, Mutation) else b""
-        row = rows.get(key) if key else None
+        written = (
+            machine.row_keys(decoded.shard, _writes(decoded))
+            if isinstance(decoded, Mutation | Batch)
+            else ()
+        )
+        stood = [rows.get(key) for key in written]
         busy = bool(machine.unsettled) if isinstance(decoded, Configure) else False
         before = machine.number
         answer = carry_out()
@@ -179,9 +189,10 @@ class StoreInvariants:
             self._configured(machine, index, before, busy, shards, answer, rows)
         elif isinstance(decoded, Abandoned):
             self._given_up(machine, shards)
-        elif isinstance(decoded, Mutation):
+        elif isinstance(decoded, Mutation | Batch):
             assert record is not None
-            self._mutated(machine, index, decoded, record, answer, row, rows.get(key))
+            stand = [rows.get(key) for key in written]
+            self._mutated(machine, index, decoded, record, answer, written, stood, stand)
         elif isinstance(decoded, OpenSession):
             self._opened(machine, decoded, answer)
         elif isinstance(decoded, Chunk | Install | Freeze | Restart | Drop):
@@ -403,12 +414,14 @@ class StoreInvariants:
         self,
         machine: "WatchedMachine",
         index: Index,
-        write: Mutation,
+        write: Mutation | Batch,
         record: ShardRecord,
         answer: Answer,
-        before: bytes | None,
-        after: bytes | None,
+        keys: Sequence[bytes],
+        before: Sequence[bytes | None],
+        after: Sequence[bytes | None],
     ) -> None:
+        """The rows at `keys`, one a write, were `before` and are `after`."""
         gid = machine.gid
         changed = before != after
         if record.phase not in SERVES or self._serving[write.shard] != gid:
@@ -435,17 +448,63 @@ class StoreInvariants:
                     f"group {gid}: {write} is answered {answer} at {index}, {first[0]} at first",
                 )
             self._repeated(gid, index, answer, first)
+            if isinstance(write, Batch):
+                self.observer.probe("batch repeated")
             return
         if answer.code in _FINAL:
             self._answers[request] = (answer, gid, self._term_of(gid, index))
-        if changed and answer.code is not Code.OK:
+        if isinstance(write, Batch) and write.once is None and answer.code in _FINAL:
+            self._batched(gid, index, write, answer, keys, before, after)
+        elif changed and answer.code is not Code.OK:
             self.observer.broke(
                 "C4", f"group {gid}: {write} is answered {answer}, and changed the row"
             )
         if changed and record.phase is Phase.MOVING:
             self.observer.probe("shard written while it moved")
         if answer.code is Code.OK and changed:
-            self._effect(gid, index, write, machine.row_key(write), after)
+            made = [
+                (one.key, self._effect(gid, index, one, key, row))
+                for one, key, row in zip(_writes(write), keys, after, strict=True)
+            ]
+            if isinstance(write, Batch):
+                for each, at in made:
+                    self._keys[each].batched[at] = tuple(made)
+
+    def _batched(
+        self,
+        gid: GroupId,
+        index: Index,
+        batch: Batch,
+        answer: Answer,
+        keys: Sequence[bytes],
+        before: Sequence[bytes | None],
+        after: Sequence[bytes | None],
+    ) -> None:
+        """C10, of a batch that is applied for the first time."""
+        rows = zip(keys, before, strict=True)
+        stood = {key: None if row is None else decode_row(key, row) for key, row in rows}
+        values = {key: None if row is None else row.value for key, row in stood.items()}
+        versions = {key: 0 if row is None else int(row.version) for key, row in stood.items()}
+        if answer.code is Code.OK:
+            for at, (one, key) in enumerate(zip(batch.writes, keys, strict=True)):
+                old = values[key] or b""
+                values[key] = None if one.op is Op.DELETE else one.value
+                if one.op is Op.APPEND:
+                    values[key] = old + one.value
+                versions[key] = answer.facts[at]
+            self.observer.probe("batch done")
+        else:
+            self.observer.probe("batch refused")
+            if answer.facts[-1] > 0:
+                self.observer.probe("batch refused in the middle")
+        for key, row in zip(keys, after, strict=True):
+            found = (None, 0) if row is None else tuple(decode_row(key, row))
+            if found != (values[key], versions[key]):
+                self.observer.broke(
+                    "C10",
+                    f"group {gid}: {batch} is answered {answer} at {index} and leaves {found} "
+                    f"at {key!r}, where {(values[key], versions[key])} belongs",
+                )
 
     def _repeated(
         self, gid: GroupId, index: Index, answer: Answer, first: tuple[Answer, GroupId, Term]
@@ -459,17 +518,23 @@ class StoreInvariants:
             self.observer.probe("duplicate answered after leader change")
 
     def _effect(
-        self, gid: GroupId, index: Index, write: Mutation, key: bytes, row: bytes | None
-    ) -> None:
+        self,
+        gid: GroupId,
+        index: Index,
+        write: Mutation | BatchWrite,
+        key: bytes,
+        row: bytes | None,
+    ) -> int:
+        """A write is done, alone or in a batch, and the row is `row` now; returns the place of the
+        state that it leads to. A batch leads each key to one state."""
         states = self._keys.setdefault(write.key, _Key()).states
         now = self._now()
-        if row is None:
-            states.append(State(None, 0, now))
-        else:
-            value, version = decode_row(key, row)
-            states.append(State(value, version, now))
+        state = State(None, 0, now) if row is None else State(*decode_row(key, row), now)
+        if states[-1] != state:  # else the batch has led there by a write before this one
+            states.append(state)
+        at = len(states) - 1
         if write.op is Op.DELETE or not self.values_are_unique:
-            return
+            return at
         named = (write.key, write.value)
         known = self.effects.setdefault(named, len(states) - 1)
         if known != len(states) - 1:
@@ -484,6 +549,7 @@ class StoreInvariants:
                 f"group {gid}: {write.value!r} for {write.key!r} was told not to be done, "
                 f"and is, at {index}",
             )
+        return at
 
     # What clients are told
 
@@ -502,19 +568,26 @@ class StoreInvariants:
         key = self._keys[operation.key]
         if operation.kind is Kind.GET:
             if operation.happened:
-                at = self._state_read(operation, key, told)
-                key.told = max(key.told, at)
+                self._tell(key, self._state_read(operation, key, told))
         elif operation.value is not None:
             named = (operation.key, operation.value)
             at = self.effects.get(named, 0)
             if operation.happened:
                 if not (at > 0 and key.states[at].since >= operation.began):
                     self.observer.broke("C4", f"told to be done, and is not: {operation}")
-                key.told = max(key.told, at)
+                self._tell(key, at)
             elif operation.happened is False:
                 if at != 0:
                     self.observer.broke("C4", f"told not to be done, and is: {operation}")
                 self._undone[named] = None
+
+    def _tell(self, key: _Key, at: int) -> None:
+        """A client was told of state `at` of a key: so all clients are, from now on, and of all
+        that the batches have made which led there (C10)."""
+        newest, key.told = key.told, max(key.told, at)
+        for told in range(newest + 1, at + 1):
+            for other, its in key.batched.get(told, ()):
+                self._tell(self._keys[other], its)
 
     def _state_read(self, read: Operation, key: _Key, told: int) -> int:
         for at in range(len(key.states) - 1, told - 1, -1):
@@ -611,6 +684,13 @@ class WatchedMachine(StoreMachine):
     def has_garbage(self) -> bool:
         return bool(self._dead)
 
-    def row_key(self, write: Mutation) -> bytes:
-        generation = self.record(write.shard).generation
-        return prefix_of(write.shard, generation) + DATA + write.key
+    def row_keys(
+        self, shard: ShardId, writes: Sequence[Mutation | BatchWrite]
+    ) -> tuple[bytes, ...]:
+        """Of the rows that writes to a shard are about, one a write."""
+        prefix = prefix_of(shard, self.record(shard).generation) + DATA
+        return tuple([prefix + write.key for write in writes])
+
+
+def _writes(command: Mutation | Batch) -> Sequence[Mutation | BatchWrite]:
+    return command.writes if isinstance(command, Batch) else (command,)

@@ -8,6 +8,7 @@
       key by key, also when its token goes on with another clerk, and after moves of the shard.
 - C9  a *list* is in order, none twice; a key present from its begin to its end is in it; and what
       it shows of a key stood at some moment in between.
+- C10 whoever sees both halves of a pair at one moment sees what one batch made of them.
 
 States are those of `StoreInvariants`: a state begins when the first replica applies its write, so
 it is committed by then, and whoever asks the leader later is told of an index behind it.
@@ -37,7 +38,7 @@ BOUNDS: Final = (0.0, 0.4, 1.5, 5.0)
 """Of stale reads, in seconds."""
 UNBOUNDED_SECONDS: Final = 86_400.0
 """The bound of a session's reads: only the session says how new they must be."""
-PREFIXES: Final = (b"", b"list ", b"register ")
+PREFIXES: Final = (b"", b"list ", b"register ", b"{pair ")
 KINDS: Final = {"spread": 4, "stale": 4, "session": 6, "list": 1}
 """How often each is asked, among each other."""
 
@@ -150,11 +151,10 @@ class WeakerReads(Workload):
     # Sessions
 
     async def _in_session(self, client: int, seen: _Seen, number: int, rng: Random) -> None:
-        key = rng.choice(self.keys)
         if rng.random() < self._config.writes:
-            await self._write(client, seen, key, number)
+            await self._write(client, seen, rng.choice(self.written_alone), number)
         else:
-            await self._read(client, seen, key)
+            await self._read(client, seen, rng.choice(self.keys))
 
     async def _write(self, client: int, seen: _Seen, key: bytes, number: int) -> None:
         kind = Kind.APPEND if key in self.lists else Kind.PUT
@@ -225,9 +225,26 @@ class WeakerReads(Workload):
             states = self._oracle.states(row.key)[standing.get(row.key, 0) :]
             if _newest(states, Row(row.value, row.version)) is None:
                 self._observer.broke("C9", f"what a list shows did not stand during it: {row}")
+        self._look_at_pairs(rows, prefix, consistency)
         for key in _missing(keys, listed):
             if all(state.value is not None for state in self._oracle.states(key)[standing[key] :]):
                 self._observer.broke("C9", f"{key!r} was there all the time, and a list lacks it")
+
+    def _look_at_pairs(self, rows: Sequence[Listed], prefix: bytes, consistency: str) -> None:
+        """C10: the rows of a pair lie beside each other in one shard, and so come from one page,
+        which shows one moment: both halves have one value, or both are absent."""
+        shown = {row.key: row.value for row in rows}
+        for left, right, _ in self.pairs:
+            if not left.startswith(prefix):
+                continue
+            if shown.get(left) != shown.get(right):
+                self._observer.broke(
+                    "C10",
+                    f"a {consistency} list shows half a batch: {left!r} is {shown.get(left)!r}, "
+                    f"{right!r} is {shown.get(right)!r}",
+                )
+            elif left in shown:
+                self._observer.probe("list that showed a whole batch")
 
 
 def _missing(keys: Sequence[bytes], without: Sequence[bytes]) -> list[bytes]:

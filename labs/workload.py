@@ -1,19 +1,24 @@
-"""What simulated clients ask: appends to lists, and registers that are put, read and deleted.
+"""What simulated clients ask: appends to lists, registers that are put, read and deleted, and pairs
+of registers that only batches write, both halves at once.
 
-Every written value is unique in its run, so that a read names its write.
+Every written value is unique in its run, so that a read names its write; the halves of a pair get
+the same one, so that whoever sees both knows whether they belong together.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 from labs.history import History, Kind, Operation
 from labs.store_invariants import StoreInvariants
 from shardkv.clerk import Clerk
-from shardkv.errors import OutcomeUnknown, Unavailable
+from shardkv.errors import OutcomeUnknown, Unavailable, VersionMismatch
 from shardkv.tokens import ReadSession
+from shardkv.types import Version
+from shardkv.writes import Append, BatchOperation, Delete, Put
 
 SEPARATOR: Final = b" "
 
@@ -25,6 +30,7 @@ class WorkloadConfig:
     clients: int = 6
     lists: int = 12
     registers: int = 12
+    pairs: int = 4
     timeout: float = 3.0
     pause_max: float = 0.2
     """A client waits so long at most between two operations. Six clients then ask about 50 times
@@ -33,8 +39,18 @@ class WorkloadConfig:
     """The share of operations that write."""
     deletes: float = 0.15
     """The share of a register's writes that delete it."""
+    batches: float = 0.15
+    """The share of operations that are batches on a pair and its list."""
     readers: int = 2
     """Clients beside them that read from any replica, keep sessions and list."""
+
+
+class Pair(NamedTuple):
+    """Two registers that are written together, and a list beside them; their tag is one."""
+
+    left: bytes
+    right: bytes
+    log: bytes
 
 
 class Workload:
@@ -67,11 +83,21 @@ class Workload:
         self._config = config
         self._history = history
         self._stopping = False
+        tags = [b"{pair %d}" % number for number in range(config.pairs)]
+        self.pairs = [Pair(tag + b"left", tag + b"right", tag + b"log") for tag in tags]
+        self.halves = [half for pair in self.pairs for half in (pair.left, pair.right)]
         self.lists = [b"list %d" % number for number in range(config.lists)]
+        self.lists += [pair.log for pair in self.pairs]
         self.registers = [b"register %d" % number for number in range(config.registers)]
+        self._versions: dict[bytes, int] = {}  # of left halves, as somebody was told last
 
     @property
     def keys(self) -> list[bytes]:
+        return self.written_alone + self.halves
+
+    @property
+    def written_alone(self) -> list[bytes]:
+        """What any write may write; halves are written by batches only."""
         return self.lists + self.registers
 
     async def run(self) -> None:
@@ -85,15 +111,65 @@ class Workload:
         rng = self._rngs[client]
         written = 0
         while not self._stopping:
-            kind, key = self._draw(rng)
-            value: bytes | None = None
-            if kind in (Kind.PUT, Kind.APPEND):
-                written += 1
-                value = b"%d.%d" % (client, written)
-                value += SEPARATOR if kind is Kind.APPEND else b""
             timeout = None if self._deadline is None else self._deadline(rng)
-            await self.ask(client, kind, key, value, timeout)
+            if self.pairs and rng.random() < self._config.batches:
+                written += 1
+                await self._batch(client, b"%d.%d" % (client, written), rng, timeout)
+            else:
+                kind, key = self._draw(rng)
+                value: bytes | None = None
+                if kind in (Kind.PUT, Kind.APPEND):
+                    written += 1
+                    value = b"%d.%d" % (client, written)
+                    value += SEPARATOR if kind is Kind.APPEND else b""
+                await self.ask(client, kind, key, value, timeout)
             await asyncio.sleep(rng.uniform(0, self._config.pause_max))
+
+    async def _batch(self, client: int, value: bytes, rng: Random, timeout: float | None) -> None:
+        """Both halves of a pair get `value`, or both go; now and then on a condition, or with more
+        beside them."""
+        left, right, log = rng.choice(self.pairs)
+        batch: list[BatchOperation]
+        match rng.choice(("put", "put", "put and append", "put twice", "delete", "if")):
+            case "put":
+                batch = [Put(left, value), Put(right, value)]
+            case "put and append":
+                batch = [Put(left, value), Append(log, value + SEPARATOR), Put(right, value)]
+            case "put twice":  # the first value is never seen
+                batch = [Put(right, value + b"?"), Put(left, value), Put(right, value)]
+            case "delete":
+                batch = [Delete(right), Delete(left)]
+            case _:  # refused in the middle, if somebody was faster
+                version = rng.choice((0, self._versions.get(left, 0)))
+                batch = [Append(log, value + SEPARATOR), Put(right, value)]
+                batch += [Put(left, value, version)]
+        await self.ask_batch(client, batch, timeout)
+
+    async def ask_batch(
+        self, client: int, batch: Sequence[BatchOperation], timeout: float | None = None
+    ) -> list[Operation]:
+        """A batch, recorded as one operation a write, all with the same call and answer."""
+        now = asyncio.get_running_loop().time()
+        seconds = self._config.timeout if timeout is None else timeout
+        operations = [
+            self._history.begin(self.first_client + client, *_recorded(one), now) for one in batch
+        ]
+        with self._witnessed(operations, seconds):
+            try:
+                versions = await self._clerks[client].batch(batch, timeout=seconds)
+            except OutcomeUnknown:
+                return operations
+            except (Unavailable, VersionMismatch):
+                happened = False
+                versions = [Version(0)] * len(batch)
+            else:
+                happened = True
+            for operation, version in zip(operations, versions, strict=True):
+                operation.happened, operation.version = happened, version
+                operation.ended = asyncio.get_running_loop().time()
+                if happened:
+                    self._versions[operation.key] = version
+        return operations
 
     def _draw(self, rng: Random) -> tuple[Kind, bytes]:
         config = self._config
@@ -101,7 +177,7 @@ class Workload:
         if rng.random() * (config.lists + config.registers) < config.lists:
             return (Kind.APPEND if writes else Kind.GET), rng.choice(self.lists)
         if not writes:
-            return Kind.GET, rng.choice(self.registers)
+            return Kind.GET, rng.choice(self.registers + self.halves)
         deletes = rng.random() < config.deletes
         return (Kind.DELETE if deletes else Kind.PUT), rng.choice(self.registers)
 
@@ -121,14 +197,23 @@ class Workload:
         clerk = self._clerks[client]
         seconds = self._config.timeout if timeout is None else timeout
         operation = self._history.begin(self.first_client + client, kind, key, value, loop.time())
-        witness = self._witness
-        told = witness.called(operation) if witness is not None else 0
-        try:
+        with self._witnessed([operation], seconds):
             await self._carry_out(clerk, operation, seconds, consistency, session)
-        finally:
-            if witness is not None:
-                witness.ended(operation, told, operation.began + seconds)
         return operation
+
+    @contextmanager
+    def _witnessed(self, operations: Sequence[Operation], seconds: float) -> Iterator[None]:
+        """Tell the witness of operations that begin now and end with the block."""
+        witness = self._witness
+        if witness is None:
+            yield
+            return
+        told = [witness.called(operation) for operation in operations]
+        try:
+            yield
+        finally:
+            for operation, known in zip(operations, told, strict=True):
+                witness.ended(operation, known, operation.began + seconds)
 
     async def _carry_out(
         self,
@@ -162,3 +247,14 @@ class Workload:
         else:
             operation.happened = True
         operation.ended = asyncio.get_running_loop().time()
+
+
+def _recorded(operation: BatchOperation) -> tuple[Kind, bytes, bytes | None]:
+    match operation:
+        case Put(bytes(key), bytes(value)):
+            return Kind.PUT, key, value
+        case Append(bytes(key), bytes(value)):
+            return Kind.APPEND, key, value
+        case Delete(bytes(key)):
+            return Kind.DELETE, key, None
+    raise AssertionError(operation)

@@ -1,4 +1,4 @@
-"""The typed service of `kv.proto` on a node: one plain call an operation, for any language.
+"""The typed service of `kv.proto` on a node: plain calls, for any language.
 
 The node is a clerk on the caller's behalf. A caller that repeats a call after DEADLINE_EXCEEDED
 asks for a second operation; with `if_version` that is safe.
@@ -15,6 +15,7 @@ from shardkv.consistency import Consistency
 from shardkv.errors import (
     DiskFull,
     InvalidArgument,
+    NotOneShard,
     OutcomeUnknown,
     Overloaded,
     ShardKVError,
@@ -23,6 +24,7 @@ from shardkv.errors import (
 )
 from shardkv.limits import PAGE_ROWS_MAX
 from shardkv.tokens import ReadSession
+from shardkv.writes import Append, BatchOperation, Delete, Put
 
 
 class TypedService:
@@ -81,6 +83,15 @@ class TypedService:
             _translate(error)
         return kv.DeleteReply(session=_token(session))
 
+    async def batch(self, request: kv.BatchRequest, timeout: float) -> kv.BatchReply:
+        try:
+            session = self._session(request)
+            operations = [_operation(at, one) for at, one in enumerate(request.operations)]
+            versions = await self._clerk.batch(operations, session=session, timeout=timeout)
+        except ShardKVError as error:
+            _translate(error)
+        return kv.BatchReply(versions=versions, session=_token(session))
+
     async def list(self, request: kv.ListRequest, timeout: float) -> kv.ListReply:
         try:
             session = self._session(request)
@@ -132,7 +143,14 @@ class TypedService:
         return clerk
 
 
-_InSession = kv.GetRequest | kv.PutRequest | kv.AppendRequest | kv.DeleteRequest | kv.ListRequest
+_InSession = (
+    kv.GetRequest
+    | kv.PutRequest
+    | kv.AppendRequest
+    | kv.DeleteRequest
+    | kv.BatchRequest
+    | kv.ListRequest
+)
 _CONSISTENCIES: Final = {
     kv.LINEARIZABLE: Consistency.LINEARIZABLE,
     kv.SPREAD: Consistency.SPREAD,
@@ -154,6 +172,21 @@ def _reading(request: kv.GetRequest | kv.ListRequest) -> _Reading:
     return _Reading(consistency=consistency, max_age=max_age)
 
 
+def _operation(at: int, said: kv.BatchOperation) -> BatchOperation:
+    """Raises InvalidArgument for an operation that this version does not know, or that is none."""
+    if_version = said.if_version if said.HasField("if_version") else None
+    match said.WhichOneof("write"):
+        case "put":
+            return Put(said.key, said.put, if_version)
+        case "append":
+            return Append(said.key, said.append, if_version)
+        case "delete" if said.delete:
+            return Delete(said.key, if_version)
+    error = InvalidArgument("it must be a put, an append, or a delete that is true")
+    error.operation = at
+    raise error
+
+
 def _token(session: ReadSession | None) -> str:
     return "" if session is None else session.token
 
@@ -161,6 +194,8 @@ def _token(session: ReadSession | None) -> str:
 def _translate(error: ShardKVError) -> NoReturn:
     """The store's errors as the transport's, which carry gRPC's codes."""
     match error:
+        case NotOneShard():  # another number of shards might hold them in one
+            raise Refused("FAILED_PRECONDITION", str(error)) from error
         case InvalidArgument():
             raise Refused("INVALID_ARGUMENT", str(error)) from error
         case VersionMismatch():

@@ -37,6 +37,8 @@ class KvHandler(Protocol):
 
     async def delete(self, request: kv.DeleteRequest, timeout: float) -> kv.DeleteReply: ...
 
+    async def batch(self, request: kv.BatchRequest, timeout: float) -> kv.BatchReply: ...
+
     async def list(self, request: kv.ListRequest, timeout: float) -> kv.ListReply: ...
 
     async def status(self, request: kv.StatusRequest, timeout: float) -> kv.StatusReply: ...
@@ -100,6 +102,7 @@ def kv_service(handler: KvHandler, work: Work) -> grpc.GenericRpcHandler:
             "Put": method(kv.PutRequest.FromString, handler.put),
             "Append": method(kv.AppendRequest.FromString, handler.append),
             "Delete": method(kv.DeleteRequest.FromString, handler.delete),
+            "Batch": method(kv.BatchRequest.FromString, handler.batch),
             "List": method(kv.ListRequest.FromString, handler.list),
             "Status": method(kv.StatusRequest.FromString, handler.status),
         },

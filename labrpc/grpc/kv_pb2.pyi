@@ -92,6 +92,36 @@ class DeleteReply(_message.Message):
     session: str
     def __init__(self, session: _Optional[str] = ...) -> None: ...
 
+class BatchRequest(_message.Message):
+    __slots__ = ("operations", "session")
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    operations: _containers.RepeatedCompositeFieldContainer[BatchOperation]
+    session: str
+    def __init__(self, operations: _Optional[_Iterable[_Union[BatchOperation, _Mapping]]] = ..., session: _Optional[str] = ...) -> None: ...
+
+class BatchOperation(_message.Message):
+    __slots__ = ("key", "put", "append", "delete", "if_version")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PUT_FIELD_NUMBER: _ClassVar[int]
+    APPEND_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    IF_VERSION_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    put: bytes
+    append: bytes
+    delete: bool
+    if_version: int
+    def __init__(self, key: _Optional[bytes] = ..., put: _Optional[bytes] = ..., append: _Optional[bytes] = ..., delete: bool = ..., if_version: _Optional[int] = ...) -> None: ...
+
+class BatchReply(_message.Message):
+    __slots__ = ("versions", "session")
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedScalarFieldContainer[int]
+    session: str
+    def __init__(self, versions: _Optional[_Iterable[int]] = ..., session: _Optional[str] = ...) -> None: ...
+
 class ListRequest(_message.Message):
     __slots__ = ("prefix", "after", "page_token", "limit", "values", "consistency", "max_age_seconds", "session")
     PREFIX_FIELD_NUMBER: _ClassVar[int]

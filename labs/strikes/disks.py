@@ -147,14 +147,16 @@ class DiskStrikes:
         if what.startswith("data"):
             for watcher in self._cluster.watchers.values():
                 watcher.data_lost(victim.name, victim.drive.durable(DATA))
-        await victim.start()
-        if victim.refused:
-            arena.probe(f"damage refused: {what}")
-        await asyncio.sleep(self._rng.uniform(0.0, 1.0))
-        if spared:
-            arena.end(victim)
-            await self._cluster.add_node()
-        elif not victim.alive:
+        try:
+            await victim.start()
+            if victim.refused:
+                arena.probe(f"damage refused: {what}")
+            await asyncio.sleep(self._rng.uniform(0.0, 1.0))
+        finally:
+            if spared:  # also when all is healed meanwhile: or nobody would ever come in its place
+                arena.end(victim)
+                await self._cluster.add_node()
+        if not spared and not victim.alive:
             victim.condemned = len(arena.nodes()) > 1  # the last one is struck on, in vain
 
     def _harm(self, node: SimNode, what: str, before: DriveImage) -> bool:

@@ -72,9 +72,13 @@ def hot_routes(keys: Keys) -> tuple[Route, ...]:
     )
 
 
-def old_routes(keys: Keys) -> tuple[Cold, ...]:
-    """Keys in the query, as some clients know it."""
+def key_routes(keys: Keys) -> tuple[Cold, ...]:
+    """Batches; and keys in the query, as some clients know it."""
     return (
+        Cold(
+            "POST", "/batch", "batch", "keys",
+            "Write several keys of one shard: all of them, or none.", keys.batch, spec.BATCH,
+        ),
         Cold("GET", "/get", "get", "keys", "Read a key, as text.", keys.old_get, spec.OLD_GET),
         Cold("POST", "/set", "put", "keys", "Write a key.", keys.old_set, spec.OLD_SET),
         Cold(

@@ -12,7 +12,7 @@ from labrpc.transport import Address
 from shardkv.config import NodeConfig, host_of, is_loopback
 from shardkv.http import spec
 from shardkv.http.actions import Actions
-from shardkv.http.app import Cold, make_door, old_routes
+from shardkv.http.app import Cold, key_routes, make_door
 from shardkv.http.inside import Parts
 from shardkv.http.keys import Keys
 from shardkv.http.listing import Listing
@@ -133,7 +133,7 @@ def cold_routes(keys: Keys, listing: Listing, views: Views, actions: Actions) ->
     """All that the door leaves to FastAPI."""
     return (
         Cold("GET", "/kv", "list", "keys", "List keys by prefix.", listing.list_, spec.LIST),
-        *old_routes(keys),
+        *key_routes(keys),
         *views.routes(),
         *actions.routes(),
     )

@@ -1,4 +1,4 @@
-"""Single keys: `/kv/{key}` and `/append/{key}`, and the older `/get` and `/set`.
+"""Single keys: `/kv/{key}` and `/append/{key}`, and the older `/get` and `/set`; and batches.
 
 Each handler parses, asks the clerk once, and says what became of it; whatever is wrong with a
 request is found before anything is done.
@@ -11,8 +11,9 @@ from typing import Final, NamedTuple, Protocol
 
 from shardkv.clerk import Clerk
 from shardkv.commands import check_key
+from shardkv.http.batching import operations_of
 from shardkv.http.bodies import Body
-from shardkv.http.limits import JSON_BODY_BYTES_MAX, RAW_BODY_BYTES_MAX
+from shardkv.http.limits import BATCH_BODY_BYTES_MAX, JSON_BODY_BYTES_MAX, RAW_BODY_BYTES_MAX
 from shardkv.http.problems import Bad, Problem, not_ready
 from shardkv.http.replies import (
     APPENDED,
@@ -21,6 +22,7 @@ from shardkv.http.replies import (
     Headers,
     Reply,
     etag,
+    json_reply,
     key_text,
     row_reply,
     text_reply,
@@ -149,6 +151,21 @@ class Keys:
             key, if_version=condition.if_version, session=session, once=once, timeout=timeout
         )
         return _marked(written_reply(key, form, 0, DELETED, None), session)
+
+    async def batch(self, asked: Asked) -> Reply:
+        """`POST /batch`: writes to keys of one shard, all done or none (`batching.py`)."""
+        timeout = timeout_of(query_of(asked.query, "timeout"))
+        if condition_of(asked.headers) != Condition():
+            raise Bad("a batch takes its conditions as if_version of its operations")
+        once = self._once(asked.headers)
+        wanted(asked.headers, JSON)
+        if media_type(asked.headers) != JSON:
+            raise Problem(415, "unsupported-media-type", f"a batch comes as {JSON}")
+        operations = operations_of(await asked.body.read(BATCH_BODY_BYTES_MAX))
+        clerk = self._clerk()
+        session = _session(clerk, asked.headers)
+        versions = await clerk.batch(operations, session=session, once=once, timeout=timeout)
+        return _marked(json_reply({"versions": versions}), session)
 
     async def old_get(self, asked: Asked) -> Reply:
         """`GET /get?key=`: the value, as text."""

@@ -5,7 +5,7 @@ Sizes are bytes, times seconds. The store's own bounds are in `shardkv/limits.py
 
 from typing import Final
 
-from shardkv.limits import KEY_BYTES_MAX, KIB, MIB, VALUE_BYTES_MAX
+from shardkv.limits import BATCH_BYTES_MAX, KEY_BYTES_MAX, KIB, MIB, VALUE_BYTES_MAX
 
 URL_BYTES_MAX: Final = 3 * KEY_BYTES_MAX + 4 * KIB
 """The longest key with every byte percent-encoded, and room for a query."""
@@ -14,6 +14,7 @@ HEADERS_MAX: Final = 100
 RAW_BODY_BYTES_MAX: Final = VALUE_BYTES_MAX
 JSON_BODY_BYTES_MAX: Final = 6 * VALUE_BYTES_MAX + 4 * KIB
 r"""JSON may write each byte of a value as `\u0000`."""
+BATCH_BODY_BYTES_MAX: Final = 6 * BATCH_BYTES_MAX + 64 * KIB
 ACTION_BODY_BYTES_MAX: Final = 64 * KIB
 BODIES_BYTES_MAX: Final = 64 * MIB
 """Of all bodies that a node is reading at a time; past it: 503."""

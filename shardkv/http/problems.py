@@ -15,9 +15,11 @@ from shardctrler.errors import (
 )
 from shardctrler.errors import OutcomeUnknown as ChangeUnknown
 from shardkv.errors import (
+    BatchTooLong,
     DiskFull,
     InvalidArgument,
     KeyTooLong,
+    NotOneShard,
     OutcomeUnknown,
     Overloaded,
     RequestNameReused,
@@ -65,6 +67,7 @@ class Problem(Exception):
         name: Stable, for programs: `key-not-found`.
         detail: For people: what, which limit, what to do.
         headers: Besides the usual ones.
+        operation: Of a batch: which one it is about, from 0.
     """
 
     def __init__(
@@ -73,27 +76,33 @@ class Problem(Exception):
         name: str,
         detail: str,
         headers: tuple[tuple[bytes, bytes], ...] = (),
+        operation: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.status, self.name, self.headers = status, name, headers
+        self.operation = operation
         self.detail = detail[:DETAIL_CHARACTERS_MAX]
 
     def body(self) -> bytes:
         """The document's bytes."""
-        fields = {
+        fields: dict[str, object] = {
             "type": f"/problems/{self.name}",
             "title": TITLES[self.status],
             "status": self.status,
             "detail": self.detail,
         }
+        if self.operation is not None:
+            fields["operation"] = self.operation
         return json.dumps(fields).encode()
 
 
 class Bad(Problem):
     """The request itself is wrong: 400."""
 
-    def __init__(self, detail: str, name: str = "bad-request") -> None:
-        super().__init__(400, name, detail)
+    def __init__(
+        self, detail: str, name: str = "bad-request", *, operation: int | None = None
+    ) -> None:
+        super().__init__(400, name, detail, operation=operation)
 
 
 def retry_after(seconds: float = RETRY_SECONDS) -> tuple[tuple[bytes, bytes], ...]:
@@ -111,11 +120,22 @@ def problem_of(error: ShardKVError | ShardCtrlerError) -> Problem:
 
     `OutcomeUnknown` is 504 and never 503: software repeats a 503 by itself, and this must not be.
     """
+    problem = _problem_of(error)
+    if isinstance(error, ShardKVError):
+        problem.operation = error.operation
+    return problem
+
+
+def _problem_of(error: ShardKVError | ShardCtrlerError) -> Problem:
     text = str(error)
     match error:
         case ValueTooLong():
             return Problem(413, "value-too-long", text)
-        case KeyTooLong():
+        case BatchTooLong():
+            return Problem(413, "batch-too-long", text)
+        case NotOneShard():
+            return Problem(400, "not-one-shard", text)
+        case KeyTooLong() if error.operation is None:
             return Problem(414, "key-too-long", text)
         case InvalidArgument():
             return Problem(400, "bad-request", text)

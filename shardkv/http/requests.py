@@ -284,6 +284,13 @@ def json_of(body: bytes, fields: Mapping[str, Callable[[object, str], Any]]) -> 
         raise Bad(f"the body is no JSON{place}") from None
     if type(document) is not dict:
         raise Bad("the JSON body must be an object")
+    return json_fields(document, fields)
+
+
+def json_fields(
+    document: Mapping[str, object], fields: Mapping[str, Callable[[object, str], Any]]
+) -> dict[str, Any]:
+    """An object's fields, each read by its function; raises Bad for one that is unknown."""
     for name in document:
         if name not in fields:
             known = ", ".join(fields)

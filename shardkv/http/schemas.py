@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from shardkv.limits import BATCH_OPERATIONS_MAX, INTEGER_MAX, KEY_BYTES_MAX
+
 Spec = dict[str, Any]
 
 _SCHEMAS: Final = "#/components/schemas/"
+_BASE64: Final[Spec] = {"type": "string", "contentEncoding": "base64"}
 _OPEN: Final[Spec] = {"type": "object", "additionalProperties": True}
 
 
@@ -31,6 +34,7 @@ PROBLEM: Final[Spec] = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "what, which limit, what to do"},
+        "operation": {"type": "integer", "description": "which one of a batch, from 0"},
     },
 }
 COMPONENTS: Final[Mapping[str, Spec]] = {
@@ -42,6 +46,46 @@ COMPONENTS: Final[Mapping[str, Spec]] = {
         "required": ["key", "message"],
     },
     "KeyAnswer": text_fields("key", "message"),
+    "BatchRequest": {
+        "type": "object",
+        "required": ["operations"],
+        "properties": {
+            "operations": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": BATCH_OPERATIONS_MAX,
+                "items": schema("BatchOperation"),
+                "description": "done in this order, each sees those before it; all keys lie in "
+                "one shard, as keys with the same `{tag}` do; 1 MiB of keys and values together",
+            }
+        },
+        "additionalProperties": False,
+    },
+    "BatchOperation": {
+        "type": "object",
+        "required": ["op"],
+        "properties": {
+            "op": {"enum": ["put", "append", "delete"]},
+            "key": {"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX},
+            "key_base64": {**_BASE64, "description": "instead of `key`: bytes that are not text"},
+            "value": {"type": "string", "description": "of a put or an append"},
+            "value_base64": {**_BASE64, "description": "instead of `value`"},
+            "if_version": {
+                "type": "integer",
+                "minimum": 0,
+                "maximum": INTEGER_MAX,
+                "description": "the whole batch is done only if the key has this version when its "
+                "turn comes; 0: only if it is absent",
+            },
+        },
+        "additionalProperties": False,
+    },
+    "BatchAnswer": {
+        "type": "object",
+        "required": ["versions"],
+        "properties": {"versions": {"type": "array", "items": {"type": "integer"}}},
+        "additionalProperties": False,
+    },
     "Keys": {
         "type": "object",
         "required": ["keys", "token"],

@@ -181,6 +181,31 @@ DELETE_KEY: Final[Spec] = {
         **problems(400, 403, 406, 409, 412, 414, 421, 429, 503, 504),
     },
 }
+BATCH: Final[Spec] = {
+    "parameters": [TIMEOUT, SESSION, IDEMPOTENCY_KEY],
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": schema("BatchRequest"),
+                "example": {
+                    "operations": [
+                        {"op": "put", "key": "{user:7}name", "value": "Ada", "if_version": 0},
+                        {"op": "append", "key": "{user:7}log", "value": "named;"},
+                        {"op": "delete", "key": "{user:7}draft"},
+                    ]
+                },
+            }
+        },
+    },
+    "responses": {
+        **document(
+            "BatchAnswer",
+            "All of it is done: the new version of each operation's key, in order; 0 of a delete.",
+        ),
+        **problems(400, 403, 406, 408, 409, 412, 413, 415, 421, 429, 503, 504, 507),
+    },
+}
 _QUERY_KEY: Final = {**KEY, "in": "query", "description": "the key"}
 OLD_GET: Final[Spec] = {
     "parameters": [_QUERY_KEY, CONSISTENCY, MAX_AGE, TIMEOUT],

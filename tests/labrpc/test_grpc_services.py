@@ -64,6 +64,12 @@ class Shelf:
         self.rows.pop(request.key, None)
         return kv.DeleteReply()
 
+    async def batch(self, request: kv.BatchRequest, timeout: float) -> kv.BatchReply:
+        await self._enter(timeout)
+        for one in request.operations:
+            self.rows[one.key] = one.put, self.rows.get(one.key, (b"", 0))[1] + 1
+        return kv.BatchReply(versions=[self.rows[one.key][1] for one in request.operations])
+
     async def list(self, request: kv.ListRequest, timeout: float) -> kv.ListReply:
         await self._enter(timeout)
         keys = sorted(key for key in self.rows if key.startswith(request.prefix))
@@ -113,6 +119,9 @@ def test_each_operation_reaches_its_handler() -> None:
             assert await ask(kv.GetRequest(key=b"k"), kv.GetReply) == kv.GetReply(
                 found=True, value=b"ab", version=2
             )
+            two = [kv.BatchOperation(key=key, put=b"v") for key in (b"k", b"l")]
+            batch = await ask(kv.BatchRequest(operations=two), kv.BatchReply)
+            assert batch == kv.BatchReply(versions=[3, 1])
             assert await ask(kv.DeleteRequest(key=b"k"), kv.DeleteReply) == kv.DeleteReply()
             assert not (await ask(kv.GetRequest(key=b"k"), kv.GetReply)).found
             assert (await ask(kv.StatusRequest(), kv.StatusReply)).node == "n1"

@@ -179,6 +179,9 @@ def _the_typed_service(cluster: Cluster) -> None:
         assert got == kv.GetReply(found=True, value=b"12", version=2)
         call("Delete", kv.DeleteRequest(key=b"typed"), kv.DeleteReply)
         assert call("Get", kv.GetRequest(key=b"typed"), kv.GetReply) == kv.GetReply(version=0)
+        two = [kv.BatchOperation(key=b"{typed}%d" % at, put=b"v", if_version=0) for at in (1, 2)]
+        batch = call("Batch", kv.BatchRequest(operations=two), kv.BatchReply)
+        assert batch == kv.BatchReply(versions=[1, 1])
         for request, code in (
             (kv.PutRequest(key=b"", value=b"1"), grpc.StatusCode.INVALID_ARGUMENT),
             (kv.PutRequest(key=b"typed", if_version=7), grpc.StatusCode.FAILED_PRECONDITION),

@@ -13,13 +13,16 @@ from raft.disk.overlay import Overlay
 from raft.sessions import SessionTable, _Session
 from shardctrler.machine import ControllerMachine
 from shardkv import copying, steps
+from shardkv.clerk import Clerk
 from shardkv.commands import Chunk
+from shardkv.errors import VersionMismatch
 from shardkv.handover import Handover
 from shardkv.machine import StoreMachine
 from shardkv.pending import Pending
 from shardkv.phases import Phase
 from shardkv.rows import SESSIONS, counter_at
 from shardkv.types import NO_COPY, Answer, Code
+from shardkv.writes import Append, Put
 from tests.scorecard.trials import Row, cluster, first_of, model, tests
 from tests.shardkv import test_handover_model as handover
 
@@ -222,6 +225,33 @@ def versions_begin_again(patch: Patch) -> None:
     patch.setattr(StoreMachine, "_write", broken)
 
 
+def batches_write_by_write(patch: Patch) -> None:
+    """The clerk sends each operation of a batch alone: every one of them is right by itself."""
+
+    async def broken(self: Clerk, operations: Any, **how: Any) -> list[Any]:
+        done: list[Any] = []
+        for at, one in enumerate(operations):
+            try:
+                done.append(await _alone(self, one, how["timeout"]))
+            except VersionMismatch as error:
+                error.operation = at
+                raise
+        return done
+
+    patch.setattr(Clerk, "batch", broken)
+
+
+async def _alone(clerk: Clerk, operation: Any, timeout: float) -> Any:
+    match operation:
+        case Put(key, value, if_version):
+            return await clerk.put(key, value, if_version=if_version, timeout=timeout)
+        case Append(key, value):
+            return await clerk.append(key, value, timeout=timeout)
+        case _:
+            await clerk.delete(operation.key, timeout=timeout)
+            return 0
+
+
 ONCE = ("C1", "C3", "C5")
 COPY = ("S3", "S4")
 
@@ -285,4 +315,10 @@ def rows() -> list[Row]:
         Row("H07", "a command reads the state before its entry", read_below_the_entry,
             (*ONCE, *COPY, "silent"), model()),
         Row("H08", "versions begin again after a delete", versions_begin_again, ONCE, model()),
+        Row("K09", "a batch that is refused leaves what came before", handover.half_a_batch,
+            ("C10",), cluster("loss", "changes")),
+        Row("K10", "a batch is sent write by write", batches_write_by_write, ("C10", "C2", "C4"),
+            cluster("loss", "changes")),
+        Row("K11", "the versions that batches were answered stay behind",
+            handover.no_change_row_for_the_versions_of_batches, (*COPY, "silent"), model()),
     ]  # fmt: skip

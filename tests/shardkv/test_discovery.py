@@ -39,6 +39,9 @@ class Speaks:
     async def delete(self, request: kv.DeleteRequest, timeout: float) -> kv.DeleteReply:
         raise AssertionError("never asked")
 
+    async def batch(self, request: kv.BatchRequest, timeout: float) -> kv.BatchReply:
+        raise AssertionError("never asked")
+
     async def list(self, request: kv.ListRequest, timeout: float) -> kv.ListReply:
         raise AssertionError("never asked")
 

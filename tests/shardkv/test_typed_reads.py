@@ -59,6 +59,38 @@ def test_lists_come_in_pages(tmp_path: Path) -> None:
     told(tmp_path, story)
 
 
+def operation(key: bytes, **write: Any) -> kv.BatchOperation:
+    return kv.BatchOperation(key=key, **write)
+
+
+def test_a_batch_is_done_whole_in_a_session_or_refused_by_its_operation(tmp_path: Path) -> None:
+    async def story(service: TypedService) -> None:
+        asked = [
+            operation(b"{t}a", put=b"1", if_version=0),
+            operation(b"{t}b", append=b"2"),
+            operation(b"{t}a", append=b"3", if_version=1),
+            operation(b"{t}c", delete=True),
+            operation(b"{t}d", put=b""),
+        ]
+        done = await service.batch(kv.BatchRequest(operations=asked, session=""), SECONDS)
+        assert list(done.versions) == [1, 1, 2, 0, 1]
+        got = await service.get(
+            kv.GetRequest(key=b"{t}a", session=done.session, consistency=kv.STALE), SECONDS
+        )
+        assert (got.value, got.version) == (b"13", 2)
+        refused = [operation(b"{t}b", put=b"9"), operation(b"{t}a", put=b"9", if_version=1)]
+        with pytest.raises(Refused, match="operation 1 of the batch: the key is at") as caught:
+            await service.batch(kv.BatchRequest(operations=refused), SECONDS)
+        assert caught.value.code == "FAILED_PRECONDITION"
+        scattered = [operation(b"%d" % number, put=b"v") for number in range(64)]
+        with pytest.raises(Refused, match=r"a batch is of one shard.*\{tag\}") as caught:
+            await service.batch(kv.BatchRequest(operations=scattered), SECONDS)
+        assert caught.value.code == "FAILED_PRECONDITION"
+        assert (await service.get(kv.GetRequest(key=b"{t}b"), SECONDS)).value == b"2"
+
+    told(tmp_path, story)
+
+
 @pytest.mark.parametrize(
     ("request_", "why"),
     [
@@ -68,6 +100,13 @@ def test_lists_come_in_pages(tmp_path: Path) -> None:
         (kv.GetRequest(key=b"k", consistency=kv.STALE, max_age_seconds=float("nan")), "max_age"),
         (kv.GetRequest(key=b"k", session="edited"), "cut or edited"),
         (kv.PutRequest(key=b"k", value=b"v", session="edited"), "cut or edited"),
+        (kv.BatchRequest(), "1 to 128 operations, not 0"),
+        (kv.BatchRequest(operations=[operation(b"k", put=b"")] * 129), "not 129"),
+        (kv.BatchRequest(operations=[operation(b"k", put=b"v" * 2**19)] * 2), "1048576 bytes"),
+        (kv.BatchRequest(operations=[operation(b"k")]), "operation 0 of the batch: it must be"),
+        (kv.BatchRequest(operations=[operation(b"k", delete=False)]), "a delete that is true"),
+        (kv.BatchRequest(operations=[operation(b"", put=b"")]), "operation 0 .* 1 to 4096"),
+        (kv.BatchRequest(operations=[operation(b"k", put=b"", if_version=2**63)]), "if_version"),
         (kv.ListRequest(limit=0), "from 1 on"),
         (kv.ListRequest(page_token="edited"), "cut or edited"),
         (kv.ListRequest(prefix=b"p" * 4097), "prefix must be at most"),

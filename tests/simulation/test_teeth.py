@@ -2,23 +2,29 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from labrpc.sim.chance import Chance
-from labrpc.sim.loop import VirtualLoop, run
+from labrpc.sim.loop import Unhandled, VirtualLoop, run
 from labs.cluster import SimCluster
+from labs.history import Kind, Operation
 from labs.knobs import Knobs
 from labs.observer import InvariantBroken
 from labs.rest import everything_ends
 from labs.scenario import Played, ScenarioConfig, play
+from labs.workload import WorkloadConfig
 from raft.config import RaftConfig
 from raft.courier import FrameCourier
 from raft.disk.data_store import Capture
 from raft.types import GroupId
 from shardctrler import machine
+from shardkv.clerk import Clerk
 from shardkv.feed import ConfigFeed
+from shardkv.writes import Append, Put
+from tests.shardkv.test_handover_model import half_a_batch
 
 SMALL = ScenarioConfig(seconds=4.0, topology="T1", faults=("changes", "loss"))
 
@@ -80,6 +86,67 @@ def test_answers_that_come_too_late_break_l7(monkeypatch: pytest.MonkeyPatch) ->
     config = ScenarioConfig(seconds=1.0, topology="T0", faults=(), knobs=Knobs(raft=hasty))
 
     assert until_broken(range(6), config) == "L7"
+
+
+def test_half_a_batch_breaks_c10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is applied: the writes before the one that was refused have stayed."""
+    half_a_batch(monkeypatch)
+
+    assert until_broken(range(3), SMALL) == "C10"
+
+
+def test_a_list_that_shows_half_a_batch_breaks_c10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write is right by itself, as a batch sent in pieces would have it; only who sees both
+    halves at one moment can tell."""
+
+    async def broken(clerk: Clerk, batch: Sequence[Any], *, timeout: float) -> list[int]:
+        versions = []
+        for one in batch:
+            match one:
+                case Put(key, value):
+                    versions.append(await clerk.put(key, value, timeout=timeout))
+                case Append(key, value):
+                    versions.append(await clerk.append(key, value, timeout=timeout))
+                case _:
+                    await clerk.delete(one.key, timeout=timeout)
+                    versions.append(0)
+        return versions
+
+    monkeypatch.setattr(Clerk, "batch", broken)
+    busy = replace(SMALL, faults=(), workload=WorkloadConfig(pairs=1, batches=0.7, readers=4))
+
+    assert until_broken(range(4), busy) == "C10"
+
+
+def test_a_read_that_lacks_the_other_half_of_what_was_told_breaks_c2() -> None:
+    """One half was read after a batch; then nobody may be shown the other from before it."""
+
+    async def main() -> None:
+        cluster = SimCluster(Chance("teeth"), groups=1)
+        oracle = cluster.oracle
+        oracle.values_are_unique = True
+        await cluster.start()
+        clerk, admin = cluster.client()
+        await admin.join([cluster.joining(cluster.gids[0])])
+        left, right = b"{pair}left", b"{pair}right"
+        await clerk.batch([Put(left, "1"), Put(right, "1")])
+        await clerk.batch([Put(left, "2"), Put(right, "2")])
+
+        def read(key: bytes, value: bytes, version: int) -> None:
+            said = Operation(0, Kind.GET, key, value, 0.0, 1.0, version, True)
+            oracle.ended(said, oracle.called(said), 10.0)
+
+        read(right, b"1", 1)  # nobody was told of more
+        read(left, b"2", 2)
+        read(right, b"2", 2)
+        assert not oracle.observer.broken
+        read(right, b"1", 1)
+        await clerk.close()
+        await admin.close()
+        oracle.observer.finish()
+
+    with pytest.raises((Unhandled, InvariantBroken), match="C2: no such value stood since"):
+        run(main())
 
 
 def test_a_task_that_outlives_its_process_breaks_b8(monkeypatch: pytest.MonkeyPatch) -> None:
