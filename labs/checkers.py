@@ -30,7 +30,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from struct import Struct
 from typing import Final
@@ -41,9 +41,8 @@ from labs.observer import InvariantBroken, Observer
 from labs.raft_probes import RaftProbes
 from raft.courier import Courier
 from raft.disk.data_store import PROGRESS, decode_progress
-from raft.disk.promise import decode_promise
+from raft.disk.promise import Vow, decode_promise
 from raft.disk.records import (
-    ENTRY,
     HARD_STATE,
     REPLICA,
     START,
@@ -291,10 +290,11 @@ class RaftInvariants:
 
     def log_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
+        entries: list[tuple[Index, bytes | None]] = []
         for key, value in batch:
-            if key.startswith(ENTRY):
-                continue
-            if key == self._keys[REPLICA]:
+            if key.startswith(self._entry_prefix):
+                entries.append((index_of(key), value))
+            elif key == self._keys[REPLICA]:
                 if value is None:
                     self._durable[node] = durable = _Durable()
                 else:
@@ -321,9 +321,8 @@ class RaftInvariants:
             elif key == self._keys[TAIL]:
                 before, durable.tail = durable.tail, decode_tail(self.gid, value)
                 durable.cut_by = max(before.last.index - durable.tail.last.index, 0)
-        for key, value in batch:
-            if key.startswith(self._entry_prefix):
-                self._entry_durable(node, durable, index_of(key), value)
+        for index, value in entries:  # after the start and the end that they lie between
+            self._entry_durable(node, durable, index, value)
 
     def data_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
@@ -338,19 +337,14 @@ class RaftInvariants:
                 durable.applied = progress.applied.index
                 durable.incarnation = progress.incarnation
 
-    def promise_durable(self, node: str, batch: Sequence[Write]) -> None:
+    def vow_durable(self, node: str, vow: Vow) -> None:
+        """A promise names this group's replica on a node."""
         durable = self._durable[node]
-        for _, record in batch:
-            promise = _promise_of(record) if record is not None else None
-            for vow in promise.vows if promise is not None else ():
-                if vow.gid == self.gid:
-                    if vow.replica > durable.vow_of:  # a later replica of the group on this node
-                        durable.vow_of, durable.vow = vow.replica, NO_STATE
-                    if not (vow.hard_state.term >= durable.vow.term):
-                        self._broke(
-                            "R12", f"{node}: its promise {durable.vow} becomes {vow.hard_state}"
-                        )
-                    durable.vow = vow.hard_state
+        if vow.replica > durable.vow_of:  # a later replica of the group on this node
+            durable.vow_of, durable.vow = vow.replica, NO_STATE
+        if not (vow.hard_state.term >= durable.vow.term):
+            self._broke("R12", f"{node}: its promise {durable.vow} becomes {vow.hard_state}")
+        durable.vow = vow.hard_state
 
     def _vote_durable(self, node: str, durable: _Durable, new: HardState) -> None:
         old = durable.hard_state
@@ -404,11 +398,13 @@ class RaftInvariants:
     def said(self, node: str, parcel: Parcel) -> None:
         """A message leaves a replica: what it promises must be durable (R9), its term its own."""
         message = parcel.content
-        if type(message) is SnapshotChunk:
-            self.probes.chunk(node, message)
-            if self.healed and message.number == 0:
-                self._stream_begins(node, message)
-        if parcel.gid != self.gid or isinstance(message, (SnapshotChunk, ChunkReply)):
+        if isinstance(message, (SnapshotChunk, ChunkReply)):
+            if isinstance(message, SnapshotChunk):
+                self.probes.chunk(node, message)
+                if self.healed and message.number == 0:
+                    self._stream_begins(node, message)
+            return
+        if parcel.gid != self.gid:
             return
         kind = type(message)
         self.messages += 1
@@ -417,8 +413,7 @@ class RaftInvariants:
             return  # during the start
         durable, core = self._durable[node], life.replica.core
         term, now = message.term, core.term
-        pre = isinstance(message, (RequestVote, VoteReply)) and message.pre
-        if not pre:
+        if not (isinstance(message, (RequestVote, VoteReply)) and message.pre):
             if term > durable.hard_state.term or term > durable.vow.term:
                 self._broke(
                     "R9",
@@ -429,7 +424,9 @@ class RaftInvariants:
                 self._broke("R17", f"{node} of term {now} says {message!r}")
         if self.observer.wire:
             self.observer.tell_wire(f"g{self.gid} {message_line(message)}")
-        if kind is AppendEntries or kind is Heartbeat:
+        if isinstance(message, HeartbeatReply):
+            self._check_claim(node, durable, message.last)
+        elif kind is Heartbeat or kind is AppendEntries:
             leads_now = term == now and core.role is Role.LEADER
             if not (leads_now or self.leaders.get(term) == node):
                 self._broke("R17", f"{node} does not lead term {term} and says {message!r:.200}")
@@ -440,6 +437,13 @@ class RaftInvariants:
                     self._broke("B3", f"{node} has {told} under way to {progress.id}")
         else:
             self._check_promise(node, durable, message)
+
+    def _check_claim(self, node: str, durable: _Durable, last: Index) -> None:
+        """Made before a cut of the same turn it may leave after it: the leader believes it only
+        where it says less than what was acknowledged, and that is never cut."""
+        held = max(durable.tail.last.index, durable.start.meta.last.index)
+        if last > held + durable.cut_by:
+            self._broke("R9", f"{node} claims entries up to {last}, it has {held} durable")
 
     def _in_window(self, life: _Life, progress: Progress) -> bool:
         config = life.replica.core.config
@@ -485,14 +489,6 @@ class RaftInvariants:
                     )
             case AppendReply() if message.rejected == 0:
                 self._check_held(node, durable, message, message.match)
-            case HeartbeatReply():
-                # Made before a cut of the same turn it may leave after it: the leader believes it
-                # only where it says less than what was acknowledged, and that is never cut.
-                held = max(durable.tail.last.index, durable.start.meta.last.index)
-                if message.last > held + durable.cut_by:
-                    self._broke(
-                        "R9", f"{node} claims entries up to {message.last}, it has {held} durable"
-                    )
 
     def _check_held(self, node: str, durable: _Durable, message: AppendReply, match: Index) -> None:
         """Everything up to `match` is durable, and is what the leader has.
@@ -533,39 +529,36 @@ class RaftInvariants:
             return
         self.checks += 1
         core = life.replica.core
+        log, applied, commit = core.log, core.applied, core.commit
         leads = core.role is Role.LEADER
         if leads:
             self._look_at_leader(node, life)
         elif life.led:
             self._deposed(node, life)
-        if core.log.membership_index != life.members_last:
-            if core.log.membership_index < life.members_last:
+        members_at = log.memberships[-1][0]
+        if members_at != life.members_last:
+            if members_at < life.members_last:
                 self.observer.probe("change of members truncated")
-            life.members_last = core.log.membership_index
-        if core.log.start.last.index != life.start:
-            life.start = core.log.start.last.index
-            if any(p.match < life.start for p in core.progress.values()):
+            life.members_last = members_at
+        start, last = log.start.last.index, log.last.index
+        if start != life.start:
+            life.start = start
+            if any(p.match < start for p in core.progress.values()):
                 self.observer.probe("log cut while a peer lagged")
         # A snapshot that is being installed has restarted the log in memory, not yet the state.
-        start = core.log.start.last.index
-        installing = core.log.durable < start
-        if not (
-            (start <= core.applied or installing)
-            and max(start, core.applied) <= core.commit <= core.log.last.index
-        ):
+        installing = log.durable < start
+        if not (start <= commit and applied <= commit <= last and (start <= applied or installing)):
             self._broke(
-                "R7",
-                f"{node}: start {start}, applied {core.applied}, commit {core.commit}, "
-                f"last {core.log.last.index}",
+                "R7", f"{node}: start {start}, applied {applied}, commit {commit}, last {last}"
             )
-        if not (core.applied >= life.applied):
-            self._broke("R7", f"{node}: applied falls to {core.applied}")
-        life.applied = core.applied
-        if not (core.commit >= life.commit):
-            self._broke("R7", f"{node}: commit falls to {core.commit}")
-        if core.commit > life.commit:
+        if applied < life.applied:
+            self._broke("R7", f"{node}: applied falls to {applied}")
+        life.applied = applied
+        if commit < life.commit:
+            self._broke("R7", f"{node}: commit falls to {commit}")
+        elif commit > life.commit:
             self._look_at_commit(node, life, leads)
-            life.commit = core.commit
+            life.commit = commit
 
     def _deposed(self, node: str, life: _Life) -> None:
         core = life.replica.core
@@ -579,25 +572,27 @@ class RaftInvariants:
 
     def _look_at_leader(self, node: str, life: _Life) -> None:
         core = life.replica.core
-        term, log = core.term, core.log
+        term, log, last = core.term, core.log, core.log.last
         if life.led != term:
             other = self.leaders.get(term)
             if other is not None:
                 self._broke("R1", f"{node} leads term {term}, which {other} has led already")
             self.leaders[term] = node
-            self.observer.tell(f"g{self.gid} {node} leads term={term} last={log.last.index}")
+            self.observer.tell(f"g{self.gid} {node} leads term={term} last={last.index}")
             self._look_at_victory(node, life)
             life.led = term
-        elif life.last != log.last:
-            kept = log.last.index >= life.last.index and (
+        elif last is not life.last and last != life.last:
+            kept = last.index >= life.last.index and (
                 life.last.index < log.start.last.index or log.holds(life.last)
             )
             if not (kept):
                 self._broke("R4", f"{node} leads term {term} and replaces its own {life.last}")
-        life.last = log.last
+        life.last = last
         if log.membership_index != life.members_at:
             self._look_at_members(node, life)
-        self._look_at_transfer(node, life)
+        target = core.transfer_target
+        if target != NOBODY or life.transfer is not None:
+            self._look_at_transfer(node, life, target)
 
     def _look_at_members(self, node: str, life: _Life) -> None:
         """R11. The commit index is looked at after the append: a change that was appended before
@@ -624,8 +619,8 @@ class RaftInvariants:
                     f"{Electorate.of(after)}, at {index}, need not meet",
                 )
 
-    def _look_at_transfer(self, node: str, life: _Life) -> None:
-        core, target = life.replica.core, life.replica.core.transfer_target
+    def _look_at_transfer(self, node: str, life: _Life, target: ReplicaId) -> None:
+        core = life.replica.core
         if target == NOBODY:
             life.transfer = None
         elif life.transfer is None or life.transfer[0] != target:
@@ -722,8 +717,11 @@ def watch_drive(
 
     def watch(name: str, batch: Sequence[Write]) -> None:
         if name not in (log, data):
-            for watcher in watchers.values():
-                watcher.promise_durable(node, batch)
+            for _, record in batch:
+                promise = decode_promise(record) if record is not None else None
+                for vow in promise.vows if promise is not None else ():
+                    if (watcher := watchers.get(vow.gid)) is not None:
+                        watcher.vow_durable(node, vow)
             return
         for group in dict.fromkeys([key[1:9] for key, _ in batch]):
             found = by_key.get(group)
@@ -819,7 +817,6 @@ class _WatchedMachine:
 STREAMS_MAX: Final = 3
 PAGE_BYTES: Final = 2**62
 _GROUP_OF_KEY: Final = Struct(">Q")  # after a key's first byte, in both databases
-_promise_of = lru_cache(maxsize=16)(decode_promise)  # the watchers of all groups ask at once
 REPLICAS_ENUMERATED_MAX: Final = 9
 
 

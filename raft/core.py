@@ -35,7 +35,7 @@ from raft.messages import (
 )
 from raft.quorum import Verdict
 from raft.reads import ForwardedReads, Read, answer
-from raft.ready import Ready
+from raft.ready import NOTHING, Ready
 from raft.replication import take_append
 from raft.snapshots import take_snapshot
 from raft.state import State
@@ -54,8 +54,6 @@ from raft.types import (
 
 TERM_JUMP_MAX: Final = 2**32
 """No group gets through more terms while a replica is away; a larger jump is a damaged message."""
-
-NOTHING: Final = Ready()
 
 
 class Raft(Facts):
@@ -344,9 +342,10 @@ class Raft(Facts):
         state = self._state
         if self._leader is not None:
             self._leader.flush()
-        committed = state.take_committed()
+        committed = state.take_committed() if state.commit > state.emitted else ()
         hard_state: HardState | None = None
-        if (state.term, state.vote) != self._told_hard_state:
+        told = self._told_hard_state
+        if state.term != told.term or state.vote != told.vote:
             hard_state = self._told_hard_state = HardState(state.term, state.vote)
         if not (committed or hard_state or state.has_effects or state.log.has_unsaved):
             return NOTHING

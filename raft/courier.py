@@ -94,12 +94,16 @@ class FrameCourier:
             return
         urgent, self._urgent = self._urgent, {}
         entries, self._entries = self._entries, {}
-        for address in [a for a in self._held if a in urgent or a in entries]:
-            urgent.setdefault(address, []).extend(self._held.pop(address))
+        if self._held:
+            for address in [a for a in self._held if a in urgent or a in entries]:
+                urgent.setdefault(address, []).extend(self._held.pop(address))
         for address, parcels in entries.items():
             urgent.setdefault(address, []).extend(parcels)
         for address, parcels in urgent.items():
-            self._send_all(address, parcels)
+            if len(parcels) == 1:
+                self._send(address, parcels, bulk=False)
+            else:
+                self._send_all(address, parcels)
 
     def _send_all(self, address: str, parcels: list[Parcel]) -> None:
         batch: list[Parcel] = []

@@ -105,9 +105,10 @@ def _decode(item: Any) -> Parcel:
     gid, uuid, kind, fields, *more = item
     if not _is_number(gid) or not isinstance(uuid, bytes):
         raise BadMessage("malformed parcel header")
-    head = (GroupId(gid), GroupUuid(uuid))
     if kind == MESSAGE:
-        return Parcel(*head, decode_message(fields), _decode_traces(more[0]) if more else ())
+        traces = _decode_traces(more[0]) if more else ()
+        return Parcel(GroupId(gid), GroupUuid(uuid), decode_message(fields), traces)
+    head = (GroupId(gid), GroupUuid(uuid))
     if kind == CHUNK:
         return Parcel(*head, _decode_chunk(fields))
     if kind == CHUNK_REPLY:

@@ -267,10 +267,11 @@ class Host:
         deadline = self._timer_at
         for replica in due:
             replica.turn()
-            if replica.stopped_because is None:
-                deadline = min(deadline, replica.core.deadline)
+            if replica.stopped_because is None and (at := replica.core.deadline) < deadline:
+                deadline = at
         self._courier.flush()
-        self._arm(deadline)
+        if deadline < self._timer_at:
+            self._arm(deadline)
 
     def _arm(self, deadline: float) -> None:
         """Wake at `deadline`, unless an earlier timer already will."""

@@ -3,7 +3,7 @@
 The field order is the safety argument; `raft/replica.py` is the only code that carries it out.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raft.messages import AnyMessage, AppendEntries, Heartbeat
 from raft.types import Entry, HardState, Index, ReplicaId, SnapshotMeta
@@ -48,3 +48,7 @@ class Ready(NamedTuple):
     def last_saved(self) -> Index:
         """The last index that this batch makes durable; 0 when it holds no entries."""
         return self.entries[-1].index if self.entries else Index(0)
+
+
+NOTHING: Final = Ready()
+"""What a core with nothing to do says; this very value, so that a driver need not look into it."""

@@ -39,7 +39,7 @@ from raft.messages import (
 )
 from raft.parcel import Parcel
 from raft.ports import StateMachine, StateStore
-from raft.ready import ReadState, Ready
+from raft.ready import NOTHING, ReadState, Ready
 from raft.snapshot_stream import ChunkReply, SnapshotChunk, SnapshotReceiver, SnapshotSender
 from raft.tracing import EntryTracer, Traces
 from raft.types import (
@@ -47,7 +47,6 @@ from raft.types import (
     Entry,
     EntryId,
     EntryKind,
-    GroupId,
     Index,
     Member,
     Membership,
@@ -97,6 +96,7 @@ class Replica:
         boot: int,
     ) -> None:
         self.record = record
+        self.gid, self.id = record.gid, record.replica
         self.core = core
         self.store = store
         self.stopped_because: str | None = None
@@ -131,14 +131,6 @@ class Replica:
         machine.reload(store.reader)
 
     # What others may know
-
-    @property
-    def gid(self) -> GroupId:
-        return self.record.gid
-
-    @property
-    def id(self) -> ReplicaId:
-        return self.record.replica
 
     @property
     def leads(self) -> bool:
@@ -253,7 +245,7 @@ class Replica:
                     stream.sender.answered(content)
             elif not isinstance(content, InstallSnapshot):  # only its own driver may say that one
                 self.core.step(content, self._loop.time())
-                if isinstance(content, Heartbeat):
+                if type(content) is Heartbeat:
                     self._stay_fresh()
         except Exception as error:
             self._fall_silent(error)
@@ -328,8 +320,9 @@ class Replica:
         self.stop(f"{type(error).__name__}: {error}")
 
     def _turn(self) -> None:
-        self._ask_for_reads()
-        while self._installing is None and (ready := self.core.ready()):
+        if self._reads_waiting or self._reads_asked:
+            self._ask_for_reads()
+        while self._installing is None and (ready := self.core.ready()) is not NOTHING:
             self._carry_out(ready)
         if self._installing is None and self._receiver.staged is not None:
             self._receiver.abort()  # the core had no use for it: older than what is committed

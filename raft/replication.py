@@ -4,11 +4,15 @@ Source: Raft (extended), sections 5.3 and 5.4; dissertation, section 10.2.1 (the
 own disk in parallel); etcd-io/raft for the flow control.
 """
 
+from typing import Final
+
 from raft.errors import Compacted
 from raft.messages import AppendEntries, AppendReply, HeartbeatReply
 from raft.progress import Flight, Progress, Sending
 from raft.state import State
 from raft.types import Entry, EntryId, Index, ReplicaId
+
+NO_SLICE: Final[tuple[Index, tuple[Entry, ...]]] = (Index(0), ())
 
 # A follower
 
@@ -86,7 +90,7 @@ class Replication:
         self._state = state
         self.followers: dict[ReplicaId, Progress] = {}
         self.round = 0
-        self._last_slice: tuple[Index, tuple[Entry, ...]] = (Index(0), ())
+        self._last_slice = NO_SLICE
 
     def match(self, replica: ReplicaId) -> int:
         """What `replica` certainly has on disk; of itself the leader asks its own disk (10.2.1)."""
@@ -118,12 +122,14 @@ class Replication:
         """Send each follower what it lacks and may get; called once a `ready`, so that whatever
         was proposed since the last one travels together. A raised commit index alone sends
         nothing: it rides on the next append or heartbeat."""
+        last = self._state.log.last.index
         for progress in self.followers.values():
             if progress.sending is Sending.REPLICATE:
-                self._stream(progress)
+                if progress.next <= last or progress.recheck:
+                    self._stream(progress)
             elif progress.sending is Sending.PROBE and not progress.waiting:
                 self._probe(progress)
-        self._last_slice = (Index(0), ())
+        self._last_slice = NO_SLICE
 
     def _stream(self, progress: Progress) -> None:
         config, log = self._state.config, self._state.log

@@ -127,7 +127,7 @@ class State:
     @property
     def has_effects(self) -> bool:
         """Whether something waits to be sent or told."""
-        return bool(self.early or self.messages or self.reads or self.send_snapshot)
+        return bool(self.messages or self.early or self.reads or self.send_snapshot)
 
     def forget_effects(self) -> None:
         """They were handed out."""

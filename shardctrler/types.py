@@ -125,7 +125,7 @@ class Directory:
 
     def _resolved(self, member: GroupMember) -> GroupMember:
         registered = self.nodes.get(member.node)
-        if registered is None or not registered.client:
+        if registered is None or registered.client in ("", member.address):
             return member
         return GroupMember(member.node, registered.client)
 

@@ -541,4 +541,9 @@ def _apply(rows: dict[bytes, bytes], batch: Sequence[Write]) -> None:
 
 
 def _size(batch: Sequence[Write]) -> int:
-    return sum(len(key) + len(value or b"") for key, value in batch)
+    size = 0
+    for key, value in batch:
+        size += len(key)
+        if value is not None:
+            size += len(value)
+    return size

@@ -56,25 +56,35 @@ class _Soon(asyncio.Handle):
     """A handle made without asking for debugging each time."""
 
     __slots__ = ()
+    _repr = _source_traceback = None  # of debugging only: not of each handle
 
     def __init__(self, callback: Any, args: Any, loop: Any, context: Context | None) -> None:
         self._context = copy_context() if context is None else context
-        self._loop, self._callback, self._args = loop, callback, args
-        self._cancelled, self._repr, self._source_traceback = False, None, None
+        self._loop, self._callback, self._args, self._cancelled = loop, callback, args, False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback, self._args = None, ()
 
 
 class _Timer(asyncio.TimerHandle):
     """The same for a timer, which is on the heap until the loop takes it off."""
 
     __slots__ = ()
+    _repr = _source_traceback = None
 
     def __init__(
         self, when: float, callback: Any, args: Any, loop: Any, context: Context | None
     ) -> None:
         self._context = copy_context() if context is None else context
-        self._loop, self._callback, self._args = loop, callback, args
-        self._cancelled, self._repr, self._source_traceback = False, None, None
-        self._when, self._scheduled = when, True  # so that cancelling it is counted
+        self._loop, self._callback, self._args, self._cancelled = loop, callback, args, False
+        self._when, self._scheduled = when, True
+
+    def cancel(self) -> None:
+        if self._scheduled and not self._cancelled:
+            self._loop._timer_cancelled_count += 1
+        self._cancelled = True
+        self._callback, self._args = None, ()
 
 
 class VirtualLoop(base_events.BaseEventLoop):
@@ -84,7 +94,7 @@ class VirtualLoop(base_events.BaseEventLoop):
     """
 
     # Of the base class:
-    _ready: "deque[asyncio.Handle]"
+    _ready: "deque[Any]"
     _stopping: bool
     _timer_cancelled_count: int
 
@@ -97,7 +107,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         self.events = 0  # callbacks run so far
         self._timers_set = 0
         # By time, and those of one moment in the order they were set. Tuples: they compare in C.
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Any]] = []
         self._standing: dict[str, list[asyncio.Handle]] = {}
         self._rates: dict[str, float] = {}
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
@@ -161,14 +171,14 @@ class VirtualLoop(base_events.BaseEventLoop):
     def _run_once(self) -> None:
         """Turns, until somebody stops the loop: what is ready runs, and what that makes ready runs
         in the next one. When nothing is, the clock jumps to the next timer."""
-        ready, pop = self._ready, heapq.heappop
+        ready, pop, standing = self._ready, heapq.heappop, self._standing
         while True:
             if self._timer_cancelled_count > CANCELLED_TIMERS_MAX:
                 self._forget_cancelled()
             timers = self._timers
-            while timers and timers[0][2].cancelled():
+            while timers and timers[0][2]._cancelled:
                 self._timer_cancelled_count -= 1
-                _unschedule(pop(timers)[2])
+                pop(timers)[2]._scheduled = False
             if ready or self._stopping or (timers and timers[0][0] <= self._now):
                 self._turns_without_time += 1
                 if self._turns_without_time > TURNS_WITHOUT_TIME_MAX:
@@ -185,35 +195,41 @@ class VirtualLoop(base_events.BaseEventLoop):
             due = self._now + RESOLUTION_SECONDS
             while timers and timers[0][0] < due:
                 timer = pop(timers)[2]
-                _unschedule(timer)
+                timer._scheduled = False
                 ready.append(timer)
             for _ in range(len(ready)):
-                self._run_handle(ready.popleft())
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                if standing and self._stands(handle):
+                    continue
+                self.events += 1
+                try:  # as `Handle._run` does
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self._failed(handle, error)
             if self._stopping:
                 return
 
-    def _run_handle(self, handle: Any) -> None:
-        """As `Handle._run` does; what is a standing process's waits for it to go on."""
-        if handle._cancelled:
-            return
-        standing = self._standing
-        if standing and (held := standing.get(handle._context.get(PROCESS, ""))) is not None:
-            held.append(handle)
-            return
-        self.events += 1
-        try:
-            handle._context.run(handle._callback, *handle._args)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            message = f"Exception in callback {handle!r}"
-            self.call_exception_handler({"message": message, "exception": error, "handle": handle})
+    def _stands(self, handle: Any) -> bool:
+        """Whether it is a standing process's; then it waits for that to go on."""
+        held = self._standing.get(handle._context.get(PROCESS, ""))
+        if held is None:
+            return False
+        held.append(handle)
+        return True
+
+    def _failed(self, handle: Any, error: BaseException) -> None:
+        message = f"Exception in callback {handle!r}"
+        self.call_exception_handler({"message": message, "exception": error, "handle": handle})
 
     def _forget_cancelled(self) -> None:
         kept = []
         for item in self._timers:
-            if item[2].cancelled():
-                _unschedule(item[2])
+            if item[2]._cancelled:
+                item[2]._scheduled = False
             else:
                 kept.append(item)
         heapq.heapify(kept)
@@ -244,7 +260,11 @@ class VirtualLoop(base_events.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call back in `delay` virtual seconds."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        when = self._now + delay
+        self._timers_set += 1
+        timer = _Timer(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, self._timers_set, timer))
+        return timer
 
     def call_soon(
         self,
@@ -376,10 +396,6 @@ def true_clock() -> Callable[[], float]:
     """The running loop's time; of a virtual loop the one that no process's clock bends."""
     loop = asyncio.get_running_loop()
     return loop.true_time if isinstance(loop, VirtualLoop) else loop.time
-
-
-def _unschedule(timer: asyncio.TimerHandle) -> None:
-    timer._scheduled = False  # type: ignore[attr-defined]
 
 
 def _birth(task: "asyncio.Task[Any]") -> int:

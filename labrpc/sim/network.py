@@ -97,12 +97,13 @@ class _Link:
     def loses(self) -> bool:
         """Whether the next message is lost; drawn also on a cut link, so that a cut moves no
         later draw."""
-        lost = self.faults.loss > 0 and self.rng.random() < self.faults.loss
-        return self.cut or lost
+        loss = self.faults.loss
+        return (loss > 0 and self.rng.random() < loss) or self.cut
 
     def delay(self) -> float:
         faults, rng = self.faults, self.rng
-        seconds = rng.uniform(faults.delay_seconds_min, faults.delay_seconds_max)
+        least = faults.delay_seconds_min
+        seconds = least + (faults.delay_seconds_max - least) * rng.random()
         if faults.long_delay > 0 and rng.random() < faults.long_delay:
             seconds += rng.uniform(0, faults.long_delay_seconds_max)
         return seconds
@@ -249,14 +250,11 @@ class SimTransport:
         call = _Call(self, to, method, body)
         self._asking[call] = None
         call.send()
+        expiry = call.loop.call_later(timeout, call.expire, timeout)
         try:
-            async with asyncio.timeout(timeout):
-                return await call.answer
-        except TimeoutError:
-            if call.certainly_unsent:
-                raise Unreachable(f"no connection to {to} within {timeout} s") from None
-            raise Unknown(f"no answer of {to} to {method} within {timeout} s") from None
+            return await call.answer
         finally:
+            expiry.cancel()
             self._asking.pop(call, None)
 
     def channel(self, to: Address, *, bulk: bool = False) -> "SimChannel":
@@ -412,6 +410,13 @@ class _Call:
         if not self.answer.done():
             self.answer.set_exception(error)
 
+    def expire(self, timeout: float) -> None:
+        """The caller waits no longer."""
+        if self.certainly_unsent:
+            self.fail(Unreachable(f"no connection to {self.to} within {timeout} s"))
+        else:
+            self.fail(Unknown(f"no answer of {self.to} to {self.method} within {timeout} s"))
+
     def _deliver(self, outcome: bytes | RpcError) -> None:
         if isinstance(outcome, RpcError):
             self.fail(outcome)
@@ -441,27 +446,25 @@ class SimChannel:
     def send(self, frame: bytes) -> bool:
         """Queue a frame; False if it was dropped."""
         now = self._loop.time()
-        network = self._source.network
-        size = len(frame)
+        network, faults = self._source.network, self._link.faults
+        size, queued = len(frame), self._queued_bytes
         if (
             not self._source.alive
             or now < self._refuses_until
             or size > BODY_BYTES_MAX
-            or (
-                self._queued_bytes and self._queued_bytes + size > self._link.faults.queue_bytes_max
-            )
+            or (queued and queued + size > faults.queue_bytes_max)
         ):
             return False
         network.counts.frames += 1
         network.counts.frame_bytes += size
-        self._queued_bytes += size
-        seconds = (size + ENVELOPE_BYTES) / self._link.faults.bytes_per_second
+        seconds = (size + ENVELOPE_BYTES) / faults.bytes_per_second
         self._free_at = max(self._free_at, now) + seconds
         target = network.process(self._to)
-        if self._queued_bytes == size and seconds < AT_ONCE_SECONDS_MAX:
-            self._leave(size)  # nothing is before it, and no timer for the common case
+        if not queued and seconds < AT_ONCE_SECONDS_MAX:
+            # Nothing is before it: no timer for the common case. (Nobody waits for room, either.)
             self._depart(frame, target, self._free_at)
         else:
+            self._queued_bytes += size
             self._loop.call_at(self._free_at, self._left, frame, target, self._free_at, self._life)
         return True
 
@@ -500,10 +503,10 @@ class SimChannel:
         link = self._link
         faults, rng = link.faults, link.rng
         arrives = departs + link.delay()
-        if link.loses():
-            self._source.network.counts.lost += 1
-            return
         network = self._source.network
+        if link.loses():
+            network.counts.lost += 1
+            return
         if network.archive is not None:
             network.archive.append((self._to, frame))
         if faults.truncation > 0 and rng.random() < faults.truncation:
