@@ -319,6 +319,10 @@ class NodeConfig:
         Key(WORD, "the least urgent lines that are written", default="info",
             choices=("debug", "info", "warning", "error"))
     )  # fmt: skip
+    log_to: str = _key(
+        Key(WORD, "where the log goes: to DIR/node.log, or to standard error", default="file",
+            choices=("file", "stderr"))
+    )  # fmt: skip
     log_format: str = _key(
         Key(WORD, "how a line of the log is written", default="text", choices=("text", "json"))
     )

@@ -22,7 +22,8 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
@@ -81,6 +82,8 @@ OPEN_FILES_MIN: Final = 1024
 FREE_BYTES_MIN: Final = 64 * 1024 * 1024
 """What opening writes: the memory tables of both databases, as files."""
 LATER: Final = "UNAVAILABLE"
+
+Beside = Callable[[], Awaitable[None]]
 
 
 class Node:
@@ -451,6 +454,7 @@ def run(
     flags: Mapping[str, str],
     file: Path | None = None,
     lifeline: int | None = None,
+    beside: Beside | None = None,
 ) -> int:
     """Run the node of a directory until SIGINT or SIGTERM; returns the exit status.
 
@@ -458,6 +462,7 @@ def run(
         flags: Settings given on the command line.
         file: Settings instead of the directory's `node.yaml`.
         lifeline: A pipe whose other end the parent holds: the node stops when it ends.
+        beside: Run beside the node as soon as it runs.
 
     Raises:
         DataUnusable, DataInUse, ConfigError, CannotListen: it did not start.
@@ -472,18 +477,22 @@ def run(
         )
         check_identity(directory, settings.config, identity)
         check_resources(directory)
-        _log_to_file(directory, settings)
-        return _run_logged(directory, settings, identity, lifeline)
+        _open_log(directory, settings)
+        return _run_logged(directory, settings, identity, lifeline, beside)
     finally:
         lock.release()
 
 
 def _run_logged(
-    directory: Path, settings: Settings, identity: NodeIdentity, lifeline: int | None
+    directory: Path,
+    settings: Settings,
+    identity: NodeIdentity,
+    lifeline: int | None,
+    beside: Beside | None,
 ) -> int:
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_live(directory, settings, identity, lifeline))
+            return runner.run(_live(directory, settings, identity, lifeline, beside))
     except BaseException as error:
         log.error("the node ends: %s: %s", type(error).__name__, error)
         raise
@@ -529,16 +538,19 @@ def check_resources(directory: Path) -> None:
         )
 
 
-def _log_to_file(directory: Path, settings: Settings) -> None:
+def _open_log(directory: Path, settings: Settings) -> None:
     chosen = settings.config
     try:
-        logs.to_file(
-            directory / nodedir.LOG_FILE,
-            level=chosen.log_level,
-            form=chosen.log_format,
-            bytes_max=chosen.log_bytes_max,
-            files=chosen.log_files,
-        )
+        if chosen.log_to == "stderr":
+            logs.to_stream(level=chosen.log_level, form=chosen.log_format)
+        else:
+            logs.to_file(
+                directory / nodedir.LOG_FILE,
+                level=chosen.log_level,
+                form=chosen.log_format,
+                bytes_max=chosen.log_bytes_max,
+                files=chosen.log_files,
+            )
     except OSError as error:
         raise ConfigError(f"{directory / nodedir.LOG_FILE}: {error.strerror}") from error
     given = {key: origin for key, origin in settings.origins.items() if origin != "default"}
@@ -549,7 +561,11 @@ def _log_to_file(directory: Path, settings: Settings) -> None:
 
 
 async def _live(
-    directory: Path, settings: Settings, identity: NodeIdentity, lifeline: int | None
+    directory: Path,
+    settings: Settings,
+    identity: NodeIdentity,
+    lifeline: int | None,
+    beside: Beside | None,
 ) -> int:
     """From the start to the stop, whatever asks for it."""
     loop = asyncio.get_running_loop()
@@ -573,7 +589,8 @@ async def _live(
             log.info("running", extra={"client": settings.config.client})
             gc.collect()
             gc.freeze()  # what lives as long as the process is not walked again and again
-            await stopping
+            async with _beside(beside):
+                await stopping
             log.info("stopping", extra={"by": stopping.result()})
     except BaseException:
         await asyncio.wait_for(node.stop(hand_over=False), CLOSE_SECONDS)
@@ -586,6 +603,27 @@ async def _live(
         os._exit(0)
     log.info("stopped")
     return 0
+
+
+@asynccontextmanager
+async def _beside(work: Beside | None) -> AsyncIterator[None]:
+    """Run `work` as long as the block lasts. Its failure is told, and stops nothing."""
+    if work is None:
+        yield
+        return
+
+    async def told() -> None:
+        try:
+            await work()
+        except Exception:
+            log.exception("what was to be done beside the node failed")
+
+    task = asyncio.create_task(told())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _unless(stopping: "asyncio.Future[str]", work: Awaitable[None]) -> None:

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "restore": ("shardkv.cli.backup:restore", "Make a new cluster's data from a backup."),
     "up": ("shardkv.cli.up:up", "Run a whole cluster on this machine."),
     "node": ("shardkv.cli.node:node", "Run one node on its directory."),
+    "auto": ("shardkv.cli.auto:auto", "Run a node that forms its cluster with others."),
     "init": ("shardkv.cli.init:init", "Make a node's directory."),
     "demo": ("shardkv.cli.demo:demo", "See a cluster survive; every byte is checked."),
     "bench": ("shardkv.cli.bench:bench", "Put load on a cluster, and print figures."),
@@ -37,7 +38,7 @@ COMMANDS: Final = {
 }
 """Name, where it lives, and its line in the list; nothing is imported to print the list."""
 
-SERVERS: Final = ("up", "node")
+SERVERS: Final = ("up", "node", "auto")
 """Their standard error is a log, in which gRPC has its say, too."""
 
 HELP: Final = """A sharded, replicated key/value store: linearizable, each write exactly once.

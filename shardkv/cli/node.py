@@ -1,5 +1,6 @@
 """`shardkv node`: one node on the directory that `init` or `up` made."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ INIT_ONLY = ("node", "shards")
 """What was fixed when the directory was made."""
 
 
-def _with_settings(command: Any) -> Any:
-    """A flag for each key of the table that may still change."""
-    for key, row in reversed(list(config.TABLE.items())):
-        if key not in INIT_ONLY:
-            text = f"{row.help[0].upper()}{row.help[1:]}."
-            command = click.option(config.flag(key), key, metavar=_metavar(row), help=text)(command)
-    return command
+def with_settings(*, but: Sequence[str]) -> Callable[[Any], Any]:
+    """A flag for each key of the table, `but` for some."""
+
+    def decorate(command: Any) -> Any:
+        for key, row in reversed(list(config.TABLE.items())):
+            if key not in but:
+                text = f"{row.help[0].upper()}{row.help[1:]}."
+                option = click.option(config.flag(key), key, metavar=_metavar(row), help=text)
+                command = option(command)
+        return command
+
+    return decorate
 
 
 def _metavar(row: config.Key) -> str:
@@ -29,7 +35,7 @@ def _metavar(row: config.Key) -> str:
 @click.option("--data", type=Place(), required=True, help="Its directory.")
 @click.option("--config", "file", type=Place(), help="Settings. [default: DIR/node.yaml]")
 @click.option("--lifeline", type=Whole(0, 2**20), hidden=True, help="Stop when this pipe ends.")
-@_with_settings
+@with_settings(but=INIT_ONLY)
 def node(data: Path, file: Path | None, lifeline: int | None, **flags: str | None) -> int:
     """Run one node until SIGINT or SIGTERM. It never creates anything: `shardkv init` does.
 
