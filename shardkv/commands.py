@@ -39,7 +39,7 @@ from shardkv.limits import (
     SLOTS,
     VALUE_BYTES_MAX,
 )
-from shardkv.once import TOKEN_BYTES, Once
+from shardkv.once import PASS_MS_MAX, TOKEN_BYTES, Once
 from shardkv.rows import COPY_END, counter_at
 from shardkv.types import Answer, Code, CopyId, SessionId, Version
 
@@ -141,6 +141,13 @@ class ExpireSessions(NamedTuple):
     idle: tuple[tuple[SessionId, int], ...]
 
 
+class PassTime(NamedTuple):
+    """Let a shard grow older by so many milliseconds, as its leader measured them (`once.py`)."""
+
+    shard: ShardId
+    ms: int
+
+
 class Configure(NamedTuple):
     """Take the next configuration: the encoded `ShardConfig`, whole, so that apply asks nobody."""
 
@@ -211,7 +218,7 @@ Step: TypeAlias = Chunk | Install | Freeze | Restart | Drop
 """A step of a hand-over."""
 Asked: TypeAlias = Mutation | Batch | OpenSession
 """What clients ask of a group."""
-Command: TypeAlias = Asked | ExpireSessions | Configure | Abandoned | Step
+Command: TypeAlias = Asked | ExpireSessions | PassTime | Configure | Abandoned | Step
 
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
 
@@ -259,6 +266,7 @@ def check_batch(writes: Sequence[BatchWrite]) -> None:
 _BATCH: Final = 4  # after the kinds of an `Op`
 _OPEN_SESSION: Final = 10
 _EXPIRE_SESSIONS: Final = 11
+_PASS_TIME: Final = 12
 _CONFIGURE: Final = 20
 _DROP: Final = 23
 _CHUNK: Final = 24  # 21 and 22 were the steps of a copy that froze its shard first
@@ -271,6 +279,7 @@ _KINDS: Final[dict[type, int]] = {
     Batch: _BATCH,
     OpenSession: _OPEN_SESSION,
     ExpireSessions: _EXPIRE_SESSIONS,
+    PassTime: _PASS_TIME,
     Configure: _CONFIGURE,
     Chunk: _CHUNK,
     Install: _INSTALL,
@@ -388,11 +397,11 @@ def _batch_write(row: Any) -> BatchWrite:
 
 
 def _once(value: object) -> Once:
-    if type(value) is not list or len(value) != 2 or type(value[0]) is not bytes:
-        raise BadCommand("a request's name is a token and a time")
+    if type(value) is not list or len(value) != 1 or type(value[0]) is not bytes:
+        raise BadCommand("a request's name is a token")
     if len(value[0]) != TOKEN_BYTES:
         raise BadCommand(f"a token has {TOKEN_BYTES} bytes, not {len(value[0])}")
-    return Once(value[0], _integer("when", value[1], 0))
+    return Once(value[0])
 
 
 def _open_session(fields: list[Any]) -> OpenSession:
@@ -411,6 +420,11 @@ def _expire_sessions(fields: list[Any]) -> ExpireSessions:
         session = SessionId(_integer("session", pair[0], 1))
         pairs.append((session, _integer("idle since", pair[1], 0)))
     return ExpireSessions(_shard(shard), tuple(pairs))
+
+
+def _pass_time(fields: list[Any]) -> PassTime:
+    shard, ms = _take(fields, "PassTime", 2)
+    return PassTime(_shard(shard), _integer("ms", ms, 0, PASS_MS_MAX))
 
 
 def _configure(fields: list[Any]) -> Configure:
@@ -490,6 +504,7 @@ _DECODERS: Final[dict[int, Callable[[list[Any]], Command]]] = {
     _BATCH: _batch,
     _OPEN_SESSION: _open_session,
     _EXPIRE_SESSIONS: _expire_sessions,
+    _PASS_TIME: _pass_time,
     _CONFIGURE: _configure,
     _CHUNK: _chunk,
     _INSTALL: _install,

@@ -271,6 +271,20 @@ class SequenceReused(SessionError):
         super().__init__("request id reused: the session has recorded another command under it")
 
 
+class NamesFull(ShardKVError):
+    """The shard knows its fill of named requests, each for a day: this one was not done. Come again
+    later, or without a name."""
+
+    retriable = True
+
+    def __init__(self, names: int) -> None:
+        super().__init__(
+            f"the key's shard knows {names} named requests, its limit, each for a day: come again "
+            "later, or without a name"
+        )
+        self.names = names
+
+
 class WindowFull(SessionError):
     """Too many requests of one session are unacknowledged: wait, or open another session."""
 
@@ -328,6 +342,8 @@ def error_of(answer: Answer, *, shard: ShardId, group: GroupId) -> ShardKVError 
             return ValueTooLong(facts[0])
         case Code.NAME_REUSED:
             return RequestNameReused()
+        case Code.NAMES_FULL:
+            return NamesFull(facts[0])
         case Code.SESSION_EXPIRED:
             return SessionExpired()
         case Code.SEQUENCE_STALE:

@@ -24,7 +24,7 @@ from shardctrler.codec import encode_config
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copies
 from shardkv.backoff import Backoff
-from shardkv.commands import Configure, Drop, ExpireSessions, Freeze, Restart, encode
+from shardkv.commands import Configure, Drop, ExpireSessions, Freeze, PassTime, Restart, encode
 from shardkv.feed import ConfigFeed
 from shardkv.giving_up import waits_for_lost, what_to_propose
 from shardkv.limits import (
@@ -46,6 +46,7 @@ from shardkv.migration import (
     owners_since,
     todo,
 )
+from shardkv.once import PASS_MS_MAX, PASS_SECONDS
 from shardkv.progress import Meter, Progress
 from shardkv.protocol import BadFrame
 from shardkv.rows import ShardRecord, counter_at
@@ -155,7 +156,7 @@ class Handover:
             self._rest()
             return
         if self._survey is None:
-            self._survey = self._loop.create_task(self._expire_sessions())
+            self._survey = self._loop.create_task(self._forget_old())
         machine = self._server.machine
         unsettled = machine.unsettled
         for step in todo(machine.number, unsettled, machine.changes, CHANGE_ROWS_MAX):
@@ -416,11 +417,13 @@ class Handover:
             meter = self._meters[shard] = Meter(copy_id, self._loop.time())
         return meter
 
-    # Sessions that nobody uses
+    # Sessions that nobody uses, and names of requests that are past their day
 
-    async def _expire_sessions(self) -> None:
-        """Forget, through the log, the sessions that were idle for the whole of a long time."""
+    async def _forget_old(self) -> None:
+        """Forget, through the log, the sessions that were idle for the whole of a long time; and
+        let shards that know names of requests grow older, so that those are forgotten."""
         seen: dict[tuple[ShardId, int], tuple[int, float]] = {}  # last sequence, and since when
+        told: dict[ShardId, float] = {}  # until when a shard's age has been told
         while True:
             await asyncio.sleep(SURVEY_SECONDS)
             now = self._loop.time()
@@ -435,7 +438,25 @@ class Handover:
                         await self._propose(encode(command))
                     except RaftError as error:  # they are as idle at the next look
                         log.debug("group %d: sessions stay: %s", self._server.gid, error)
+                await self._pass_time(shard, told)
                 await asyncio.sleep(0)
+
+    async def _pass_time(self, shard: ShardId, told: dict[ShardId, float]) -> None:
+        """Say how much time has passed for a shard since it was said last, if that is due."""
+        machine, rows = self._server.machine, self._server.replica.store.reader
+        names = machine.names(rows, shard)
+        now = self._loop.time()
+        if names is None or not names.names:  # it begins to age with its first name
+            told.pop(shard, None)
+            return
+        passed = now - told.setdefault(shard, now)
+        if passed < PASS_SECONDS and not machine.has_old_names(rows, shard, names.age):
+            return
+        told[shard] = now  # said once at most: what is not heard does not count
+        try:
+            await self._propose(encode(PassTime(shard, min(int(passed * 1000), PASS_MS_MAX))))
+        except RaftError as error:
+            log.debug("group %d: shard %d grows no older: %s", self._server.gid, shard, error)
 
     async def _sessions_of(self, shard: ShardId) -> list[tuple[int, int]]:
         """The sessions of a shard with the highest sequence of each, looked at in slices."""

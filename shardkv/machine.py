@@ -64,6 +64,7 @@ from shardkv.commands import (
     Mutation,
     Op,
     OpenSession,
+    PassTime,
     Restart,
     decode,
     decode_answer,
@@ -79,7 +80,7 @@ from shardkv.limits import (
     SLOTS,
     VALUE_BYTES_MAX,
 )
-from shardkv.once import Once, forget_old, recall, remember
+from shardkv.once import NAMES_MAX, Life, Names, Once, life, old_names
 from shardkv.phases import SETTLED, Phase
 from shardkv.rows import (
     ABSENT_RECORD,
@@ -137,6 +138,7 @@ class StoreMachine:
         nshards: How many shards the cluster has, in [1, 16384]; fixed when it is created.
         window: How many requests of one session may be unacknowledged.
         sessions_max: How many sessions a shard keeps.
+        names_max: How many named requests a shard knows.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class StoreMachine:
         *,
         window: int = SESSION_WINDOW,
         sessions_max: int = SESSIONS_MAX,
+        names_max: int = NAMES_MAX,
     ) -> None:
         if gid == NO_GROUP:
             raise ValueError("gid 0 is the controller and owns no shards")
@@ -155,6 +158,7 @@ class StoreMachine:
         self.nshards = nshards
         self._window = window
         self._sessions_max = sessions_max
+        self._names_max = names_max
         self._uuid: GroupUuid | None = None
         self._clear()
 
@@ -268,6 +272,16 @@ class StoreMachine:
         if held.serves:
             yield from held.sessions.survey(rows, after)
 
+    def names(self, rows: Reader, shard: ShardId) -> Life | None:
+        """How old a shard served here is, and how many named requests it knows; else None."""
+        held = self._shards[shard]
+        return life(rows, held.prefix) if held.serves else None
+
+    def has_old_names(self, rows: Reader, shard: ShardId, age: int) -> bool:
+        """Whether a shard of this age that is served here knows names which it may forget."""
+        prefix = self._shards[shard].prefix
+        return next(old_names(rows, prefix, age), None) is not None
+
     # Apply
 
     def apply(self, index: Index, command: bytes, rows: Rows) -> Answer:
@@ -298,6 +312,8 @@ class StoreMachine:
                 return self._open_session(held, rows)
             case ExpireSessions():
                 return self._expire_sessions(held, decoded, rows)
+            case PassTime():
+                return self._pass_time(held, decoded, rows)
             case Chunk():
                 return self._chunk(held, decoded, rows)
             case Install():
@@ -333,6 +349,8 @@ class StoreMachine:
                 if once is None
                 else self._write_once(held, command, digest, once, rows)
             )
+            if answer.code is Code.NAMES_FULL:
+                return answer  # as of a full table: the session knows nothing of it
             held.sessions.record(rows, session, seq, floor, digest, encode_answer(answer))
             return answer
         if type(outcome) is Recorded:
@@ -345,17 +363,19 @@ class StoreMachine:
         self, held: HeldShard, command: Mutation | Batch, digest: bytes, once: Once, rows: Rows
     ) -> Answer:
         """Do it, unless the request of this name was answered before (`once.py`)."""
-        forget_old(rows, held.prefix, once)
-        known = recall(rows, held.prefix, once, digest)
+        names = Names(rows, held.prefix, self._names_max)
+        known = names.recall(once, digest)
         if type(known) is bytes:
             return decode_answer(known)
         if known is not None:
             return Answer(Code.NAME_REUSED)
+        if not names.make_room():
+            return Answer(Code.NAMES_FULL, (self._names_max,))
         if isinstance(command, Batch):
             answer = self._write_all(held, command.writes, rows)
         else:
             answer = self._write(held, command, rows)
-        remember(rows, held.prefix, once, digest, encode_long_answer(answer))
+        names.remember(once, digest, encode_long_answer(answer))
         return answer
 
     def _mutate_all(self, held: HeldShard, batch: Batch, rows: Rows) -> Answer:
@@ -372,6 +392,8 @@ class StoreMachine:
                 if once is None
                 else self._write_once(held, batch, digest, once, rows)
             )
+            if answer.code is Code.NAMES_FULL:
+                return answer
             recorded = answer
             if answer.code is Code.OK:
                 batches.remember(rows, held.prefix, session, seq, floor, answer.facts)
@@ -450,6 +472,13 @@ class StoreMachine:
                 batches.forget(rows, held.prefix, session)
                 dropped += 1
         return Answer(Code.OK, (dropped,))
+
+    def _pass_time(self, held: HeldShard, command: PassTime, rows: Rows) -> Answer:
+        """Never on a frozen shard, as above."""
+        if not held.serves:
+            return self._elsewhere(held)
+        Names(self._noting(held, rows), held.prefix).pass_time(command.ms)
+        return DONE
 
     def _noting(self, held: HeldShard, rows: Rows) -> Rows:
         """`rows`, with what changes in a shard that is being copied noted (safeguard H01)."""

@@ -323,6 +323,8 @@ class Operations:
             case Code.SEQUENCE_STALE:
                 # Only what was given up falls below the floor; then nobody waits for it.
                 self._fail(pending, OutcomeUnknown("its number was acknowledged before its answer"))
+            case Code.NAMES_FULL if pending.unknown:
+                self._fail(pending, OutcomeUnknown("the shard knows its fill of named requests"))
             case Code.BAD_COMMAND if pending.unknown:
                 self._fail(pending, OutcomeUnknown("the group does not know the command"))
             case _:

@@ -50,6 +50,7 @@ class Code(IntEnum):
     SEQUENCE_OVER_WINDOW = 12  # (window): too many requests in flight in one session
     SEQUENCE_REUSED = 13  # (): another command had this sequence
     SESSIONS_FULL = 14  # (limit): no session is opened until some expire
+    NAMES_FULL = 15  # (limit): the shard knows its fill of named requests; this one was not done
     # Not here. Nothing was touched: the same request may go to another group, or come again.
     WRONG_GROUP = 20  # (config number): the group of that configuration owns the shard
     NOT_READY = 21  # (config number, source group): it is on its way from there

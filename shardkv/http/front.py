@@ -79,7 +79,7 @@ class FrontDoor:
         self._watching: Watching | None = None
         self._server: HttpServer | None = None
         self.measures = HttpMeasures(clock)
-        keys = Keys(inside.clerk, get_writes=config.get_writes, wall_clock=wall_clock)
+        keys = Keys(inside.clerk, get_writes=config.get_writes)
         figures = inside.figures(self.measures, self._connections, self._refused, self._watchers)
         views = Views(inside.status, lambda: self._watching, NodeMetrics(figures).text, warnings)
         listing = Listing(inside.clerk)

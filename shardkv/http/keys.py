@@ -5,7 +5,6 @@ request is found before anything is done.
 """
 
 import re
-from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
@@ -77,14 +76,10 @@ class Keys:
     Args:
         clerk: Of this node: any node serves any key.
         get_writes: Whether `GET /set` may write (setting `http_get_writes`).
-        wall_clock: Seconds since the epoch, for the age of idempotency keys.
     """
 
-    def __init__(
-        self, clerk: ClerkSource, *, get_writes: bool, wall_clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, clerk: ClerkSource, *, get_writes: bool) -> None:
         self._clerk_now = clerk
-        self._wall_clock = wall_clock
         self._get_writes = get_writes
 
     async def get(self, asked: Asked) -> Reply:
@@ -195,15 +190,15 @@ class Keys:
         version = await self._clerk().put(key, value, timeout=timeout)
         return text_reply(b"OK\n", etag(version))
 
-    def _once(self, headers: Headers) -> Once | None:
+    @staticmethod
+    def _once(headers: Headers) -> Once | None:
         """By what a request that comes again is recognised."""
         name = header(headers, IDEMPOTENCY)
         if name is None:
             return None
         if not _NAME.fullmatch(name):
             raise Bad(f"Idempotency-Key must be 1 to {NAME_BYTES_MAX} printable ASCII characters")
-        token = blake2b(name, digest_size=TOKEN_BYTES).digest()
-        return Once(token, int(self._wall_clock() * 1000))
+        return Once(blake2b(name, digest_size=TOKEN_BYTES).digest())
 
     def _clerk(self) -> Clerk:
         clerk = self._clerk_now()

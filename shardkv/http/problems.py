@@ -19,6 +19,7 @@ from shardkv.errors import (
     DiskFull,
     InvalidArgument,
     KeyTooLong,
+    NamesFull,
     NotOneShard,
     OutcomeUnknown,
     Overloaded,
@@ -32,6 +33,8 @@ from shardkv.errors import (
 from shardkv.http.limits import RETRY_SECONDS
 
 MEDIA_TYPE: Final = "application/problem+json"
+NAMES_SECONDS: Final = 60.0
+"""Names go by the minute, a day after they came."""
 DETAIL_CHARACTERS_MAX: Final = 400
 
 TITLES: Final = {
@@ -145,6 +148,8 @@ def _problem_of(error: ShardKVError | ShardCtrlerError) -> Problem:
             return Problem(507, "disk-full", text)
         case Overloaded():
             return Problem(429, "overloaded", text, retry_after(error.retry_seconds))
+        case NamesFull():
+            return Problem(429, "too-many-idempotency-keys", text, retry_after(NAMES_SECONDS))
         case WindowFull():
             return Problem(429, "overloaded", text, retry_after())
         case RequestNameReused():

@@ -14,6 +14,7 @@ from shardkv.http.problems import TITLES
 from shardkv.http.spec import WHY
 from shardkv.http.views import Views
 from shardkv.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from shardkv.once import NAMES_MAX
 
 HEAD: Final = """# HTTP
 
@@ -53,8 +54,9 @@ curl -X POST localhost:7402/cluster/move -H 'Shardkv-Confirm: move' \\
 - **`Idempotency-Key: NAME` makes a repeated write exactly once**, through whatever node it comes,
   for 24 hours: of all PUT, POST and DELETE requests of that name to one key one is done, and each
   gets its answer, a refusal too. The name with another body, condition or method is 409. The same
-  name for another key names another request. (It moves with its shard; the nodes' clocks must be
-  right to within hours.)
+  name for another key names another request. It moves with its shard, and is in backups. Time is
+  the shard's own, as its leaders measure it: no machine's clock forgets a name early. A shard that
+  has its fill of names (below) answers a new one with 429: nothing was done.
 - **Unknown query parameters and JSON fields are refused**, not ignored.
 
 ## Who may reach it
@@ -146,7 +148,7 @@ def _routes_of_nothing() -> tuple[Cold, ...]:
         raise AssertionError("nothing is answered here")
 
     return cold_routes(
-        Keys(lambda: None, get_writes=False, wall_clock=lambda: 0.0),
+        Keys(lambda: None, get_writes=False),
         Listing(lambda: None),
         Views(status, lambda: None, lambda: b""),
         Actions(lambda: None, "off"),
@@ -211,6 +213,7 @@ def _limits() -> list[str]:
         "bodies being read at a time": f"{limits.BODIES_BYTES_MAX} bytes",
         "readers of `/events`": f"{limits.STREAMS_MAX}",
         "lists being streamed": f"{limits.LISTINGS_MAX}",
+        "idempotency keys of a shard": f"{NAMES_MAX}, each for 24 hours",
         "`timeout`": f"{limits.TIMEOUT_SECONDS_MIN:g} to {limits.TIMEOUT_SECONDS_MAX:g} s",
     }
     lines = ["## Limits", "", "| | |", "|---|---|"]

@@ -18,6 +18,7 @@ from raft.types import GroupId
 from shardkv import admin, aio
 from shardkv.admin import Nothing
 from shardkv.commands import Mutation, Op, OpenSession, encode
+from shardkv.once import TOKEN_BYTES, Once
 from shardkv.protocol import KV, Status, decode_reply, encode_frame
 from shardkv.routing import SlotRouting
 from shardkv.types import Answer, Code, SessionId
@@ -179,16 +180,18 @@ async def strangers(old: Cluster, new: Cluster) -> None:
 
 @pytest.mark.timeout(120)
 def test_an_old_clients_retry_is_not_applied_twice(cluster: Cluster, tmp_path: Path) -> None:
-    """What the backup holds is answered from it; a session that was opened after it
-    is unknown for ever, and no stranger's."""
+    """What the backup holds is answered from it, by the name that a client gave it too; a session
+    that was opened after it is unknown for ever, and no stranger's."""
     key, shard = b"counted", ROUTING(b"counted")
+    name = Once(b"n" * TOKEN_BYTES)
 
     def append(session: int, seq: int, value: bytes) -> Mutation:
         return Mutation(Op.APPEND, shard, SessionId(session), seq, 1, key, value)
 
     async def before() -> int:
         opened = await ask(cluster, OpenSession(shard))
-        assert (await ask(cluster, append(opened.facts[0], 1, b"one "))).code is Code.OK
+        named = append(opened.facts[0], 1, b"one ")._replace(once=name)
+        assert (await ask(cluster, named)).code is Code.OK
         return opened.facts[0]
 
     old = run(before())
@@ -200,7 +203,9 @@ def test_an_old_clients_retry_is_not_applied_twice(cluster: Cluster, tmp_path: P
         again = await ask(new, append(old, 1, b"one "))
         assert (again.code, again.facts) == (Code.OK, (1,)), "the answer that it had at first"
         assert (await ask(new, append(late, 1, b"lost "))).code is Code.SESSION_EXPIRED
-        assert (await ask(new, OpenSession(shard))).facts[0] > late + 2**31
+        other = (await ask(new, OpenSession(shard))).facts[0]
+        assert other > late + 2**31
+        assert (await ask(new, append(other, 1, b"one ")._replace(once=name))).facts == (1,)
         assert (await ask(new, append(old, 2, b"two "))).code is Code.OK
         async with aio.connect(new.endpoints) as kv:
             assert await kv.get(key) == b"one two "

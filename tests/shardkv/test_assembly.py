@@ -16,7 +16,7 @@ from labs.cluster import SimCluster
 from raft.types import GroupId
 from shardctrler.client import ControllerClient
 from shardctrler.types import ConfigNumber, ShardId
-from shardkv import copies
+from shardkv import copies, once
 from shardkv.clerk import Clerk
 from shardkv.commands import Batch, BatchWrite, Mutation, Op, OpenSession, encode
 from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS, RateLimit
@@ -304,6 +304,42 @@ def test_idle_sessions_are_forgotten_and_used_ones_are_not() -> None:
         assert await idle.append(b"k", b"!") == await busy.append(b"k", b"!") - 1
         await idle.close()
         await busy.close()
+
+    with_cluster(story)
+
+
+def test_names_of_requests_are_forgotten_by_time_that_leaders_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A day is 2,000 s here. A leader that falls takes less than one interval's time with it."""
+    monkeypatch.setattr(once, "KEEP_MS", 2_000_000)
+
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        def names() -> tuple[int, int]:
+            node = cluster.leader(ONE)
+            assert node is not None and node.assembly is not None
+            server = node.assembly.groups[ONE].server
+            found = server.machine.names(server.replica.store.reader, shard)
+            assert found is not None
+            return found
+
+        shard = SlotRouting(4)(b"k")
+        name = once.Once(b"n" * once.TOKEN_BYTES)
+        assert await clerk.append(b"k", b"x", once=name) == 1
+        await asyncio.sleep(once.PASS_SECONDS * 2 + SURVEY_SECONDS * 2)
+        age, known = names()
+        assert known == 1 and 0 < age <= (once.PASS_SECONDS * 2 + SURVEY_SECONDS * 2) * 1000
+        assert await clerk.append(b"k", b"x", once=name) == 1, "done before"
+
+        await asyncio.sleep(2_000)
+
+        assert names()[1] == 0
+        grown = names()[0]
+        await asyncio.sleep(once.PASS_SECONDS * 3)
+        assert names() == (grown, 0), "a shard that knows no name costs no entry"
+        assert await clerk.append(b"k", b"x", once=name) == 2
 
     with_cluster(story)
 

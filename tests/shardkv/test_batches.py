@@ -12,7 +12,7 @@ from shardkv.commands import Batch, BatchWrite, ExpireSessions, Freeze, Install,
 from shardkv.held import HeldShard
 from shardkv.limits import BATCH_OPERATIONS_MAX, SESSION_WINDOW, VALUE_BYTES_MAX
 from shardkv.machine import StoreMachine
-from shardkv.once import KEEP_MS, TOKEN_BYTES, Once
+from shardkv.once import TOKEN_BYTES, Once
 from shardkv.rows import RowDamaged, prefix_of
 from shardkv.types import ABSENT, DONE, Answer, Code, Generation, SessionId, Version
 from tests.support.stores import S0, S3, A, B, Group, configures, delete, ok, put, row
@@ -212,7 +212,7 @@ def test_it_is_forgotten_with_its_session(group: Group) -> None:
 
 def test_a_batch_that_the_client_named_is_done_once_whoever_carries_it(group: Group) -> None:
     """With its versions, by whatever session it comes again; and a name is of one request."""
-    name = Once(b"\xff" * TOKEN_BYTES, 10 * KEEP_MS)
+    name = Once(b"\xff" * TOKEN_BYTES)
     asked = batch(1, 1, write(APPEND, b"a", b"x"), write(APPEND, b"b", b"x"))._replace(once=name)
     second = group.open()
     assert group.apply(asked) == ok(1, 1)

@@ -23,6 +23,7 @@ from shardkv.commands import (
     Mutation,
     Op,
     OpenSession,
+    PassTime,
     Restart,
     check_batch,
     check_if_version,
@@ -44,7 +45,7 @@ from shardkv.errors import (
     ValueTooLong,
     VersionOutOfRange,
 )
-from shardkv.once import Once
+from shardkv.once import PASS_MS_MAX, Once
 from shardkv.rows import ROWS_DONE, changes_cursor
 from shardkv.types import Answer, Code, CopyId, SessionId, Version
 from tests.support.stores import S0, S3, put
@@ -68,10 +69,11 @@ COMMANDS: list[Command] = [
             BatchWrite(Op.DELETE, b"l" * 4096, b"", None),
         )
         * 42,
-        Once(b"t" * 16, 7),
+        Once(b"t" * 16),
     ),
     OpenSession(S3),
     ExpireSessions(S0, ((SessionId(1), 0), (SessionId(9), 70))),
+    PassTime(S3, PASS_MS_MAX),
     Configure(b"anything"),
     Chunk(S3, ConfigNumber(4), CopyId(17), b"", b"dk2", ((b"dk1", b"r1"),)),
     Chunk(S3, ConfigNumber(4), CopyId(17), b"dk2", ROWS_DONE, ()),
@@ -183,6 +185,9 @@ def changed(fields: list[Any], at: int, value: Any) -> list[Any]:
         pytest.param(changed(BATCH, 7, [b"short", 1]), BadCommand, id="a batch of a short name"),
         pytest.param([1, 11, 0, []], BadCommand, id="no session to expire"),
         pytest.param([1, 11, 0, [[1, 0]] * 1025], BadCommand, id="1,025 sessions to expire"),
+        pytest.param([1, 12, 0, -1], BadCommand, id="time that goes back"),
+        pytest.param([1, 12, 0, PASS_MS_MAX + 1], BadCommand, id="too much time at once"),
+        pytest.param([1, 12, 0, 1.5], BadCommand, id="time in parts"),
         pytest.param([1, 11, 0, [[1]]], BadCommand, id="a session without its figure"),
         pytest.param([1, 20, "config"], BadCommand, id="a configuration that is text"),
         pytest.param(changed(CHUNK, 3, 0), BadCommand, id="configuration 0"),

@@ -73,6 +73,7 @@ def test_codes_keep_their_numbers() -> None:
         "SEQUENCE_OVER_WINDOW": 12,
         "SEQUENCE_REUSED": 13,
         "SESSIONS_FULL": 14,
+        "NAMES_FULL": 15,
         "WRONG_GROUP": 20,
         "NOT_READY": 21,
         "OLD": 30,
