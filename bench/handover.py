@@ -2,11 +2,13 @@
 
 Three node processes, two groups of three, fsync on, all on one machine, and a clerk process that
 puts 256-byte values to one shard at a fixed rate whatever becomes of them (an open loop). The shard
-is filled to each size, and moved to and fro. Printed for each size, as median and worst of the
-moves: the longest time that one put took in the last second before the shard had settled, in which
-freeze and install lie; in the whole move, in which the copy competes with the puts for the machine;
-and in stretches without a move. Then the longest stretch of a move without any answer, what a move
-took, and the answers a second meanwhile:
+is filled to each size, and moved to and fro, with a rest before each move to compare with. A client
+that meets a shard which nobody serves waits; so *unavailable* is told from *slow* in two ways:
+
+- at the hand-over, the last second before the shard had settled, in which freeze and install lie:
+  the longest time that one put took, and the longest time in which none was answered;
+- in the whole move, in which the copy competes with the puts for the machine: the same for each of
+  its seconds, beside those of the rests.
 
     python bench/handover.py [MiB ...] [--moves 10] [--rate 2000]
 """
@@ -43,8 +45,8 @@ VALUE = os.urandom(256)
 FILLER = os.urandom(1000)
 LOADED_KEYS = 1000
 TICK_SECONDS = 0.005
-SETTLE_SECONDS = 120.0
-REST_SECONDS = 1.0
+SETTLE_SECONDS = 1200.0
+REST_SECONDS = 3.0
 
 
 @dataclass
@@ -79,14 +81,40 @@ class Load:
             self.failures.append(f"{type(error).__name__}: {error}")
         self.spans.append((began, time.perf_counter()))
 
-    def between(self, begin: float, end: float) -> tuple[float, float, float]:
-        """Of the puts that began in a stretch: the longest one, the longest time without any
-        answer (both in ms), and answers a second."""
-        inside = [span for span in self.spans if begin <= span[0] < end]
+    def between(self, begin: float, end: float) -> "Stretch":
+        """What the puts that began in a stretch saw of it."""
+        inside = sorted(span[1] - span[0] for span in self.spans if begin <= span[0] < end)
         ends = sorted(span[1] for span in self.spans if begin <= span[1] < end)
-        gaps = [after - before for before, after in pairwise(ends)]
-        longest = max((span[1] - span[0] for span in inside), default=0.0)
-        return longest * 1000, max(gaps, default=end - begin) * 1000, len(ends) / (end - begin)
+        gaps = [after - before for before, after in pairwise([begin, *ends, end])]
+        return Stretch(inside, max(gaps), len(ends) / (end - begin))
+
+    def seconds(self, begin: float, end: float) -> list["Stretch"]:
+        """The same for each whole second of a stretch."""
+        return [self.between(begin + at, begin + at + 1) for at in range(int(end - begin))]
+
+
+@dataclass
+class Stretch:
+    """Puts of some time: how long each took, ascending; the longest time without any answer; all in
+    seconds; and answers a second."""
+
+    took: list[float]
+    gap: float
+    rate: float
+
+    @property
+    def longest(self) -> float:
+        return max(self.took, default=0.0)
+
+
+def ms(values: list[float]) -> str:
+    """Median and worst."""
+    return f"{median(values) * 1000:.0f}/{max(values) * 1000:.0f}"
+
+
+def percentile(stretches: list[Stretch], share: float) -> float:
+    took = sorted(one for stretch in stretches for one in stretch.took)
+    return took[int(share * (len(took) - 1))]
 
 
 class Watch:
@@ -135,36 +163,42 @@ async def measure(
     load = Load(kv, rate)
     loading = asyncio.ensure_future(load.run())
     await asyncio.sleep(2.0)
-    outages, longest, gaps, took, rates, still = [], [], [], [], [], []
+    handovers: list[Stretch] = []
+    moving: list[Stretch] = []
+    still: list[Stretch] = []
+    took: list[float] = []
     config = (await control.newest()).config
     gid = config.shards[shard]
     for _ in range(moves):
         rest = time.perf_counter()
         await asyncio.sleep(REST_SECONDS)
         begun = time.perf_counter()
-        still.append(load.between(rest, begun)[:2])
         gid = GroupId(3 - gid)
         await control.move(shard, gid)
         await watch.settled(gid)
         settled = time.perf_counter()
+        await asyncio.sleep(0.3 + max(0.0, begun + 1.0 - settled))
+        still += load.seconds(rest, begun)
+        handovers.append(load.between(max(begun, settled - 1.0), settled + 0.1))
+        moving += load.seconds(begun, max(settled, begun + 1.0))
         took.append(settled - begun)
-        await asyncio.sleep(0.3)
-        outages.append(load.between(max(begun, settled - 1.0), settled + 0.1)[0])
-        put, gap, answered = load.between(begun, time.perf_counter())
-        longest.append(put)
-        gaps.append(gap)
-        rates.append(answered)
     load.stopped = True
     await loading
     if load.failures:
         print("failures:", len(load.failures), load.failures[0])
+    share = median(one.rate for one in moving) / median(one.rate for one in still)
     return (
-        f"longest put, ms (median/worst of {moves}): "
-        f"hand-over {median(outages):.0f}/{max(outages):.0f}, "
-        f"whole move {median(longest):.0f}/{max(longest):.0f}, "
-        f"at rest {median(one[0] for one in still):.0f}/{max(one[0] for one in still):.0f}; "
-        f"no answer at all {median(gaps):.0f}/{max(gaps):.0f} ms; "
-        f"a move {median(took):.2f} s; {median(rates):,.0f} puts/s meanwhile"
+        f"{len(took)} moves of {median(took):.1f} s, load average {os.getloadavg()[0]:.0f}; ms, "
+        "median/worst:\n"
+        f"    hand-over: longest put {ms([one.longest for one in handovers])}, "
+        f"no answer {ms([one.gap for one in handovers])}\n"
+        f"    a second of a move: longest put {ms([one.longest for one in moving])}, "
+        f"no answer {ms([one.gap for one in moving])}\n"
+        f"    a second at rest: longest put {ms([one.longest for one in still])}, "
+        f"no answer {ms([one.gap for one in still])}\n"
+        f"    a put, p50 and p99: moving {percentile(moving, 0.5) * 1000:.1f} and "
+        f"{percentile(moving, 0.99) * 1000:.1f}, at rest {percentile(still, 0.5) * 1000:.1f} and "
+        f"{percentile(still, 0.99) * 1000:.1f}; answers a second: {share:.0%} of those at rest"
     )
 
 

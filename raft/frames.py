@@ -1,7 +1,8 @@
 """Frames between nodes: who sends, then the parcels of all groups. A checksum, and msgpack arrays:
 
     CRC-32 of what follows, 4 bytes, big-endian
-    [format, cluster id, sender's node id, sender's address, [[gid, uuid, kind, content], ...]]
+    [format, cluster id, sender's node id, sender's address, whether its disk has room,
+     [[gid, uuid, kind, content], ...]]
 
 A message with traced entries has a fifth field, `[[index, traceparent], ...]` (`raft/tracing.py`).
 
@@ -11,6 +12,7 @@ of another cluster, another format or of a shape that does not fit raises `BadMe
 counts it and drops it, as if it were lost. Nothing here is ever unpickled.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -41,6 +43,8 @@ class Frame(NamedTuple):
     node: NodeId
     address: str
     parcels: list[Parcel]
+    roomy: bool = True
+    """Whether the sender's disk has room for what clients write."""
 
 
 class FrameCodec:
@@ -55,13 +59,17 @@ class FrameCodec:
     def __init__(self, cluster: bytes, node: NodeId, address: str) -> None:
         self._cluster, self._node, self._address = cluster, node, address
         self._packer = msgpack.Packer(use_bin_type=True)
+        self.roomy: Callable[[], bool] = lambda: True
+        """Whether this node's disk has room for what clients write: each frame says so."""
         self.frames_packed = self.parcels_packed = 0
 
     def pack(self, parcels: list[Parcel]) -> bytes:
         self.frames_packed += 1
         self.parcels_packed += len(parcels)
         items = [_encode(parcel) for parcel in parcels]
-        packed: bytes = self._packer.pack((FORMAT, self._cluster, self._node, self._address, items))
+        packed: bytes = self._packer.pack(
+            (FORMAT, self._cluster, self._node, self._address, self.roomy(), items)
+        )
         return crc32(packed).to_bytes(CHECKSUM_BYTES, "big") + packed
 
     def unpack(self, data: bytes) -> Frame:
@@ -77,14 +85,19 @@ class FrameCodec:
             fields = msgpack.unpackb(packed, use_list=True, strict_map_key=True)
         except (ValueError, msgpack.UnpackException) as error:
             raise BadMessage(f"not a frame: {type(error).__name__}") from error
-        if not isinstance(fields, list) or len(fields) != 5 or fields[0] != FORMAT:
+        if not isinstance(fields, list) or len(fields) != 6 or fields[0] != FORMAT:
             raise BadMessage(f"not a frame of format {FORMAT}")
-        _, cluster, node, address, items = fields
+        _, cluster, node, address, roomy, items = fields
         if cluster != self._cluster:
             raise BadMessage("frame of another cluster")
-        if not (isinstance(node, str) and isinstance(address, str) and isinstance(items, list)):
+        if not (
+            isinstance(node, str)
+            and isinstance(address, str)
+            and type(roomy) is bool
+            and isinstance(items, list)
+        ):
             raise BadMessage("frame with a malformed sender")
-        return Frame(NodeId(node), address, [_decode(item) for item in items])
+        return Frame(NodeId(node), address, [_decode(item) for item in items], roomy)
 
 
 def _encode(parcel: Parcel) -> tuple[Any, ...]:

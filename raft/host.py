@@ -22,8 +22,10 @@ from raft.disk.log_store import LogStore, ReplicaRecord
 from raft.errors import BadMessage, DataUnusable
 from raft.frames import FrameCodec
 from raft.log import Log
+from raft.membership import members
 from raft.parcel import Parcel
 from raft.ports import Disk, StateMachine
+from raft.quorum import Electorate
 from raft.replica import Replica
 from raft.types import (
     NOBODY,
@@ -107,6 +109,7 @@ class Host:
         self._timer_at = float("inf")  # uvloop gives a due timer no `when`
         self._closed = False
         self._dropping: dict[GroupId, None] = {}  # not yet durably
+        self._cramped: dict[NodeId, None] = {}  # nodes that said last that their disks are full
         self._orphans = True  # rows of dropped replicas may lie on the data disk
         self._housekeeper = self._loop.create_task(self._keep_house())
         self._housekeeper.add_done_callback(_look_at_housekeeper)
@@ -238,6 +241,10 @@ class Host:
         except BadMessage as error:
             self.dropped[str(error)] += 1
             return
+        if not frame.roomy:
+            self._cramped[frame.node] = None
+        elif self._cramped:
+            self._cramped.pop(frame.node, None)
         for parcel in frame.parcels:
             self.deliver(parcel, frame.address)
 
@@ -250,6 +257,32 @@ class Host:
             self.dropped["another group's uuid"] += 1
         else:
             replica.take(parcel.content, address, parcel.traces)
+
+    # Room on the disks
+
+    def watch_disk(self, roomy: Callable[[], bool]) -> None:
+        """Tell the other nodes, in every frame, whether this one has room for clients' writes."""
+        self._codec.roomy = roomy
+
+    def has_room(self, gid: GroupId) -> bool:
+        """Whether a majority of a group's voters have room for what clients write, as far as their
+        nodes said last.
+
+        What is committed needs a majority's disks, and a full one ends its node: a leader with room
+        of its own would write its followers' disks full, one after the other, until the group has
+        no majority. Each frame says it anew, so a late or lost one means nothing for long; who was
+        never heard is taken to have room.
+        """
+        if not self._cramped and self._codec.roomy():
+            return True
+        core = self.replicas[gid].core
+        cramped = {
+            member.id
+            for member in members(core.membership).values()
+            if member.node in self._cramped
+            or (member.node == self.node and not self._codec.roomy())
+        }
+        return Electorate.of(core.membership).agrees(lambda voter: voter not in cramped)
 
     # Turns and time
 

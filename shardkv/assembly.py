@@ -94,6 +94,7 @@ class Assembly:
         self.groups: dict[GroupId, _Group] = {}
         self.roomy: Callable[[], bool] = lambda: True
         """Whether the node's disk has room for what clients write."""
+        host.watch_disk(lambda: self.roomy())
         self._rng = rng
         self._routing = routing or SlotRouting(nshards)
         self._new_machine = new_machine
@@ -133,7 +134,7 @@ class Assembly:
         if self._tracing is not None:
             rsm.tracer = replica.tracer = self._tracing.group(gid)
         server = GroupServer(replica, rsm, machine, self.feed, self._routing)
-        server.roomy = lambda: self.roomy()
+        server.roomy = lambda: self.roomy() and self.host.has_room(gid)
         handover = Handover(server, self.feed, self.transport, self._rng, self._rate)
         self.groups[gid] = _Group(server, handover)
         self.service.groups[gid] = server

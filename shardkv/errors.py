@@ -16,8 +16,8 @@ ShardKVError
 ├── ShardNotReady          the shard is on its way to this group: ask again, here or at its source
 ├── NotLeader              another replica of the group leads: ask there
 ├── Overloaded             no room: ask again after `retry_seconds`
-├── DiskFull               the disk that leads the shard's group is below its watermark: nothing was
-│                          written; free some space, or add a node
+├── DiskFull               the disks of the shard's group are below their watermark, the leader's or
+│                          most voters': nothing was written; free some space, or add a node
 ├── Unavailable            nobody could take the request in time: it certainly was not done
 ├── TooStale               no replica's state is known to be as new as a stale read asks for
 ├── OutcomeUnknown         it was sent, and whether it was done cannot be known
@@ -210,9 +210,9 @@ class DiskFull(ShardKVError):
 
     def __init__(self, shard: ShardId, group: GroupId) -> None:
         super().__init__(
-            f"no room on the disk of the node that leads group {group} (less than its "
-            "free_percent_min is free): nothing was written; free some space there, delete keys, "
-            "or add a node"
+            f"no room on the disk of the node that leads group {group}, or on those of most of its "
+            "voters (less than their free_percent_min is free): nothing was written; free some "
+            "space there, delete keys, or add a node (`shardkv ctl explain` names the disks)"
         )
         self.shard, self.group = shard, group
 

@@ -282,7 +282,7 @@ class GroupLink:
         self._redirects = 0
         self._patience = CALL_SECONDS
         if full:
-            self.trouble = f"{to}: the disk of the node that leads group {self.gid} is full"
+            self.trouble = f"{to}: the disks of group {self.gid} are full"
             self._wait(RETRY_SECONDS)
         elif busy:
             self.trouble = f"{to}: group {self.gid} has too much to commit"

@@ -85,7 +85,7 @@ class Trouble(IntEnum):
     NOT_LEADER = 101  # certainly not done through this replica: ask the leader
     UNKNOWN = 102  # proposed, and whether it will be applied cannot be known here
     BUSY = 103  # nothing was done: too much waits already
-    NO_ROOM = 105  # nothing was done: the disk of the node that leads is below its watermark
+    NO_ROOM = 105  # nothing was done: the leader's disk, or most voters', are below the watermark
     REPLY_FULL = 104  # a Get whose value has no room in this reply: ask again at once
 
 

@@ -87,7 +87,8 @@ class GroupServer:
         self.slowed = 0
         """Frames of clients that had to wait because a copy did not get on."""
         self.roomy: Callable[[], bool] = _always
-        """Whether the node's disk has room for what clients write; deletes are taken anyway."""
+        """Whether this node's disk, and those of a majority of the group's voters, have room for
+        what clients write; deletes are taken anyway."""
         self._feed = feed
         self._routing = routing
         self._giver = Giver(replica, rsm, machine, rsm.changed)

@@ -46,6 +46,14 @@ def test_a_frame_says_who_sent_it_and_all_that_was_packed() -> None:
     assert (frame.node, frame.address, frame.parcels) == ("n1", "here", PARCELS)
 
 
+def test_a_frame_says_whether_its_sender_has_room_when_it_is_packed() -> None:
+    codec = FrameCodec(b"c" * 16, NodeId("n2"), "there")
+    assert codec.unpack(codec.pack(PARCELS)).roomy
+    codec.roomy = lambda: False
+
+    assert not CODEC.unpack(codec.pack([])).roomy
+
+
 @pytest.mark.parametrize("at", range(len(FRAME)))
 def test_a_flipped_bit_is_noticed_wherever_it_is(at: int) -> None:
     """Fault N12. Without the checksum a term, an index or a value would be another, unnoticed."""
@@ -73,10 +81,12 @@ def test_bytes_with_a_right_checksum_are_still_looked_at(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ([2, b"c" * 16, "n1", "here", []], "not a frame of format 1"),
-        ([1, b"d" * 16, "n1", "here", []], "frame of another cluster"),
-        ([1, b"c" * 16, 5, "here", []], "malformed sender"),
-        ([1, b"c" * 16, "n1", "here", [[1, b"u", 9, []]]], "unknown kind"),
+        ([2, b"c" * 16, "n1", "here", True, []], "not a frame of format 1"),
+        ([1, b"d" * 16, "n1", "here", True, []], "frame of another cluster"),
+        ([1, b"c" * 16, 5, "here", True, []], "malformed sender"),
+        ([1, b"c" * 16, "n1", "here", 1, []], "malformed sender"),
+        ([1, b"c" * 16, "n1", "here", []], "not a frame of format 1"),
+        ([1, b"c" * 16, "n1", "here", True, [[1, b"u", 9, []]]], "unknown kind"),
     ],
 )
 def test_a_whole_frame_of_something_else_is_told_by_reason(fields: list[object], says: str) -> None:

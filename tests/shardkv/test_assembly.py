@@ -351,3 +351,47 @@ def test_copies_share_one_rate() -> None:
         return asyncio.get_running_loop().time()
 
     assert run(main()) == pytest.approx(2.0), "the last waits for the four before it"
+
+
+def test_writes_are_refused_while_most_voters_have_no_room_though_the_leader_has() -> None:
+    """What is committed needs a majority's disks. Followers say it in the frames that they send
+    anyway, and it lifts by itself; deletes and reads always go."""
+
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        await clerk.put(b"k", b"v")
+        leader = cluster.leader(ONE)
+        assert leader is not None
+        to, shard = str(leader.address), SlotRouting(4)(b"k")
+        opened = (await ask(stranger, to, encode(OpenSession(shard)))).results[0]
+        assert isinstance(opened, Answer)
+        session, number = opened.facts[0], iter(range(1, 99))
+        holders = [node for node in cluster.nodes.values() if ONE in node.host.replicas]
+        followers = [node for node in holders if node is not leader]
+        assert len(followers) == 2
+
+        async def write(op: Op = Op.PUT) -> object:
+            at = next(number)
+            value = b"v" if op is Op.PUT else b""
+            command = encode(Mutation(op, shard, SessionId(session), at, at, b"k", value))
+            return (await ask(stranger, to, command)).results[0]
+
+        async def becomes(expected: object) -> None:
+            async with asyncio.timeout(1):
+                while type(await write()) is not type(expected):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.05)
+
+        followers[0].assembly.roomy = lambda: False
+        await asyncio.sleep(1)
+        assert isinstance(await write(), Answer), "the leader and the other are a majority"
+        followers[1].assembly.roomy = lambda: False
+        await becomes(Trouble.NO_ROOM)
+        assert isinstance(await write(Op.DELETE), Answer)
+        assert (await ask(stranger, to, Get(b"k"))).results[0] == Row(None, Version(0))
+        followers[0].assembly.roomy = lambda: True
+        await becomes(Answer(Code.OK))
+        leader.assembly.roomy = lambda: False
+        assert await write() is Trouble.NO_ROOM
+
+    with_cluster(story, replicas=3, nodes=3)
