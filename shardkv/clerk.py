@@ -6,6 +6,7 @@ What becomes of an operation, and how it ends, is `shardkv/operations.py`'s; whi
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 
+from shardctrler.types import ShardId
 from shardkv.commands import (
     BatchWrite,
     Op,
@@ -191,6 +192,19 @@ class Clerk(Operations):
         pending.marks = session
         versions: Sequence[Version] = await self._run(pending, timeout)
         return versions
+
+    async def shards_of(
+        self, keys: Iterable[bytes | str], *, timeout: float | None = None
+    ) -> Sequence[ShardId]:
+        """The shard of each key, for ever; keys of one shard can be written by one `batch`.
+
+        Raises:
+            InvalidArgument: A key breaks a limit.
+            Unavailable: No configuration in time, which says how many shards there are.
+        """
+        named = [_key(key) for key in keys]
+        routing = await self._known_routing(timeout)
+        return [routing(key) for key in named]
 
     async def list_page(
         self,

@@ -476,6 +476,20 @@ class Operations:
                 self._refresh_trouble = f"controller: {error}"
         return self._view
 
+    async def _known_routing(self, timeout: float | None) -> Routing:
+        """Key to shard; asked for where it is not known yet."""
+        seconds = self._timeout if timeout is None else timeout
+        backoff = Backoff(self._rng)
+        try:
+            async with asyncio.timeout(min(seconds, TIMEOUT_SECONDS_MAX)):
+                while self._routing is None:
+                    if await self._current(refresh=False, stale=False) is None:
+                        await asyncio.sleep(backoff.next())
+        except TimeoutError:
+            trouble = f" ({self._refresh_trouble})" if self._refresh_trouble else ""
+            raise Unavailable(f"no configuration in time{trouble}") from None
+        return self._routing
+
     def _leader(self, gid: GroupId) -> Address | None:
         return self._links[gid].leader if gid in self._links else None
 

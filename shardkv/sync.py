@@ -25,6 +25,7 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from shardctrler.types import ShardId
 from shardkv import aio
 from shardkv.clerk import TIMEOUT_SECONDS
 from shardkv.consistency import Consistency
@@ -106,6 +107,10 @@ class AsyncStore(Protocol):
         session: ReadSession | None = None,
         timeout: float | None = None,
     ) -> Sequence[Version]: ...
+
+    async def shards_of(
+        self, keys: Iterable[bytes | str], *, timeout: float | None = None
+    ) -> Sequence[ShardId]: ...
 
     async def list_page(
         self,
@@ -235,6 +240,12 @@ class Store:
         """Do all of the operations, or none; returns the new version of each one's key. The keys
         must lie in one shard; see `Clerk.batch`."""
         return self._ask(self._store.batch(operations, session=session, timeout=timeout))
+
+    def shards_of(
+        self, keys: Iterable[bytes | str], *, timeout: float | None = None
+    ) -> Sequence[ShardId]:
+        """The shard of each key; keys of one shard can be written by one `batch`."""
+        return self._ask(self._store.shards_of(keys, timeout=timeout))
 
     def list_page(
         self,

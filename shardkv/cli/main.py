@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "get": ("shardkv.cli.store:get", "Print a key's value."),
     "append": ("shardkv.cli.store:append", "Add to the end of a key's value."),
     "delete": ("shardkv.cli.store:delete", "Make a key absent."),
+    "batch": ("shardkv.cli.batching:batch", "Write several keys; those of one shard atomically."),
     "list": ("shardkv.cli.listing:list_", "Print keys in order."),
     "import": ("shardkv.cli.importing:import_", "Write files to keys, or an export back."),
     "export": ("shardkv.cli.exporting:export", "Write keys and values to a file."),

@@ -1,13 +1,26 @@
-"""What commands that read share: `--consistency` and `--max-age`."""
+"""What commands say of consistency: `--consistency` and `--max-age` of those that read, and
+`--consistency` of those that write, which changes nothing and says so."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Final, TypedDict
 
 import click
 
 from shardkv.cli.finding import Seconds
 
-CONSISTENCIES: Final = ("linearizable", "spread", "stale")
+OWN: Final = ("linearizable", "spread", "stale")
+REPLICAS: Final[dict[str, str]] = {"one": "stale", "quorum": "linearizable", "all": "linearizable"}
+"""Words of stores that count replicas, and which of our reads keeps what each promises."""
+READS_HELP: Final = (
+    "Who answers: linearizable: the leader, with all that was acknowledged before; spread: the "
+    "same, from any replica; stale: any replica by itself, perhaps --max-age old. Words of other "
+    "stores: one is stale; quorum and all are linearizable."
+)
+WRITES_HELP: Final = (
+    "Accepted, and changes nothing: every write is acknowledged once a majority of the replicas "
+    "has it on disk, not fewer for one, not more for all. Every linearizable read sees it then."
+)
 
 
 class Reading(TypedDict):
@@ -22,24 +35,34 @@ def reads(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option(
         "--consistency",
-        type=click.Choice(CONSISTENCIES),
-        default=CONSISTENCIES[0],
+        type=click.Choice((*OWN, *REPLICAS)),
+        default=OWN[0],
         show_default=True,
-        help="Who answers: the leader; any replica, as new; or any, perhaps older.",
+        help=READS_HELP,
     )
     @click.option(
         "--max-age",
         type=Seconds(),
         metavar="SECONDS",
-        help="With stale: how old the answer may be (10 where not given).",
+        help="With stale or one: how old the answer may be (10 where not given).",
     )
+    @wraps(command)
     def reading(*args: Any, consistency: str, max_age: float | None, **kwargs: Any) -> Any:
-        if max_age is not None and consistency != "stale":
+        chosen = REPLICAS.get(consistency, consistency)
+        if max_age is not None and chosen != "stale":
             raise click.UsageError("--max-age needs --consistency stale")
-        how = Reading(consistency=consistency, max_age=max_age)
+        how = Reading(consistency=chosen, max_age=max_age)
         return command(*args, how=how, **kwargs)
 
-    reading.__doc__, reading.__name__ = command.__doc__, command.__name__
-    params = getattr(command, "__click_params__", [])
-    reading.__click_params__ = [*params, *reading.__click_params__]  # type: ignore[attr-defined]
     return reading
+
+
+def writes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that writes the option that other stores have, and hand it nothing."""
+
+    @click.option("--consistency", type=click.Choice(tuple(REPLICAS)), help=WRITES_HELP)
+    @wraps(command)
+    def writing(*args: Any, consistency: str | None, **kwargs: Any) -> Any:
+        return command(*args, **kwargs)
+
+    return writing

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from shardkv.cli.finding import Request, Whole, print_json, run, talks, text_fields
-from shardkv.cli.reading import Reading, reads
+from shardkv.cli.reading import Reading, reads, writes
 from shardkv.limits import INTEGER_MAX, VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -34,16 +34,19 @@ Examples:
     metavar="N",
     help="Write only if the key is at this version; 0: only if it is absent.",
 )
+@writes
 @talks
 def put(request: Request, key: str, value: str, if_version: int | None) -> None:
     """Write VALUE under KEY; `-` reads the value from standard input.
 
     Prints the key's new version. An empty value is a value; it is not the same as no value.
     """
-    data = _value(value)
+    data = value_bytes(value)
 
     async def work() -> int:
-        return await _with_store(request, lambda kv: kv.put(_key(key), data, if_version=if_version))
+        return await _with_store(
+            request, lambda kv: kv.put(key_bytes(key), data, if_version=if_version)
+        )
 
     _print_version(request, run(work(), write=True))
 
@@ -57,16 +60,17 @@ Examples:
 )
 @click.argument("key", type=click.UNPROCESSED)
 @click.argument("value", type=click.UNPROCESSED)
+@writes
 @talks
 def append(request: Request, key: str, value: str) -> None:
     """Add VALUE to the end of KEY's value; an absent key counts as empty.
 
     Prints the key's new version. `-` reads the value from standard input.
     """
-    data = _value(value)
+    data = value_bytes(value)
 
     async def work() -> int:
-        return await _with_store(request, lambda kv: kv.append(_key(key), data))
+        return await _with_store(request, lambda kv: kv.append(key_bytes(key), data))
 
     _print_version(request, run(work(), write=True))
 
@@ -78,6 +82,7 @@ Examples:
   shardkv get image > picture.png
   shardkv get greeting --json
   shardkv get greeting --consistency stale --max-age 2
+  shardkv get greeting --consistency quorum
 """
 )
 @click.argument("key", type=click.UNPROCESSED)
@@ -93,13 +98,13 @@ def get(request: Request, key: str, how: Reading) -> None:
     from shardkv.types import Row
 
     async def work() -> Row:
-        return await _with_store(request, lambda kv: kv.get_row(_key(key), **how))
+        return await _with_store(request, lambda kv: kv.get_row(key_bytes(key), **how))
 
     row = run(work())
     if row.value is None:
-        raise not_found(_key(key))
+        raise not_found(key_bytes(key))
     if request.as_json:
-        fields = text_fields("key", _key(key)) | text_fields("value", row.value)
+        fields = text_fields("key", key_bytes(key)) | text_fields("value", row.value)
         print_json({**fields, "version": row.version})
         return
     sys.stdout.buffer.write(row.value)
@@ -110,12 +115,13 @@ def get(request: Request, key: str, how: Reading) -> None:
 
 @click.command(epilog="Example: shardkv delete greeting")
 @click.argument("key", type=click.UNPROCESSED)
+@writes
 @talks
 def delete(request: Request, key: str) -> None:
     """Make KEY absent; done as well if it is absent already."""
 
     async def work() -> None:
-        await _with_store(request, lambda kv: kv.delete(_key(key)))
+        await _with_store(request, lambda kv: kv.delete(key_bytes(key)))
 
     run(work(), write=True)
     if request.as_json:
@@ -129,12 +135,12 @@ async def _with_store(request: Request, act: Callable[["Clerk"], Awaitable[T]]) 
         return await act(store)
 
 
-def _key(text: str) -> bytes:
+def key_bytes(text: str) -> bytes:
     """The very bytes of the argument, whether they are UTF-8 or not (PEP 383)."""
     return os.fsencode(text)
 
 
-def _value(text: str) -> bytes:
+def value_bytes(text: str) -> bytes:
     from shardkv.errors import ValueTooLong
 
     if text != "-":
