@@ -57,16 +57,31 @@ class NodeLoad(NamedTuple):
     waiting: int  # operations of clients in flight on this node now
     http_requests: int
     http_errors: int  # answered with 500 or more
+    read_us: int = 0  # that all reads took together, in microseconds
+    write_us: int = 0
+    sync_buckets: tuple[int, ...] = ()  # synced batches of the log database
+
+    @property
+    def operations(self) -> int:
+        return self.reads + self.writes
 
 
-def node_load(boot: int, meter: Meter | None, waiting: int, http: tuple[int, int]) -> NodeLoad:
+def node_load(
+    boot: int,
+    meter: Meter | None,
+    waiting: int,
+    http: tuple[int, int],
+    syncs: Histogram | None = None,
+) -> NodeLoad:
     """A node's numbers now.
 
     Args:
         http: HTTP requests answered, and those with 500 or more.
+        syncs: Of the log database; None: it is not open.
     """
+    synced = () if syncs is None else tuple(syncs.buckets)
     if meter is None:
-        return NodeLoad(boot, 0, 0, 0, (), (), waiting, http[0], http[1])
+        return NodeLoad(boot, 0, 0, 0, (), (), waiting, http[0], http[1], sync_buckets=synced)
     return NodeLoad(
         boot,
         meter.operations[0],
@@ -77,6 +92,9 @@ def node_load(boot: int, meter: Meter | None, waiting: int, http: tuple[int, int
         waiting,
         http[0],
         http[1],
+        meter.reads.total_us,
+        meter.writes.total_us,
+        synced,
     )
 
 

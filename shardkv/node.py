@@ -384,6 +384,7 @@ class Node:
             service.meter if service is not None else None,
             service.operations if service is not None else 0,
             (http.total, http.errors) if http is not None else (0, 0),
+            self._databases.log_disk.syncs if self._databases is not None else None,
         )
 
     def _full_status(self) -> NodeStatus:

@@ -487,7 +487,7 @@ class Operations:
                         await asyncio.sleep(backoff.next())
         except TimeoutError:
             trouble = f" ({self._refresh_trouble})" if self._refresh_trouble else ""
-            raise Unavailable(f"no configuration in time{trouble}") from None
+            raise Unavailable(f"no configuration in time{trouble}: nothing was done") from None
         return self._routing
 
     def _leader(self, gid: GroupId) -> Address | None:

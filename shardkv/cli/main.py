@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "import": ("shardkv.cli.importing:import_", "Write files to keys, or an export back."),
     "export": ("shardkv.cli.exporting:export", "Write keys and values to a file."),
     "status": ("shardkv.cli.status:status", "Show nodes, groups, members and shards."),
+    "top": ("shardkv.cli.top:top", "Watch nodes, leaders, rates, latencies and moves."),
     "ctl": ("shardkv.cli.ctl:ctl", "Join and leave groups, move shards, see configurations."),
     "backup": ("shardkv.cli.backup:backup", "Make a backup of a running cluster, or verify one."),
     "restore": ("shardkv.cli.backup:restore", "Make a new cluster's data from a backup."),

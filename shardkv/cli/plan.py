@@ -153,12 +153,19 @@ def health_words(report: HealthReport, node: str) -> str:
     found = next((one for one in report.nodes if one.node == node), None)
     if found is None:
         return ""
-    words = found.health
+    words = [found.health]
     if found.silent_ms >= 1000:
-        words += f", silent {found.silent_ms // 1000} s"
-    if not found.roomy:
-        words += ", disk full"
-    return words + ("" if found.quick else ", disk slow")
+        words.append(f"silent {found.silent_ms // 1000} s")
+    return ", ".join([*words, *disk_words(report, node)])
+
+
+def disk_words(report: HealthReport, node: str) -> tuple[str, ...]:
+    """What is wrong with a node's disk."""
+    found = next((one for one in report.nodes if one.node == node), None)
+    if found is None:
+        return ()
+    full = () if found.roomy else ("disk full",)
+    return full if found.quick else (*full, "disk slow")
 
 
 def _plan_text(report: HealthReport) -> str:

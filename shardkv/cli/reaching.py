@@ -6,18 +6,20 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Any, Final, TypeVar
 
-from labrpc.errors import RpcError
+from labrpc.errors import RpcError, Unknown
 from labrpc.grpc.transport import GrpcTransport
 from labrpc.transport import Address
 from shardctrler.client import ControllerClient
 from shardkv import admin
-from shardkv.admin import NodeStatus, Nothing
+from shardkv.admin import BadAdmin, NodeStatus, Nothing
 from shardkv.cli.finding import Request
 from shardkv.discovery import find_cluster
+from shardkv.load import LOAD, NodeLoad
 
 STATUS_SECONDS: Final = 1.0
+T = TypeVar("T", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,29 @@ async def statuses(
     transport: GrpcTransport, addresses: Sequence[str]
 ) -> dict[str, NodeStatus | RpcError]:
     """Ask each address how it is, all at once; a dead one costs a second at most."""
+    return await _ask_all(transport, addresses, admin.STATUS, NodeStatus)
 
-    async def ask(address: str) -> NodeStatus | RpcError:
+
+async def loads(
+    transport: GrpcTransport, addresses: Sequence[str]
+) -> dict[str, NodeLoad | RpcError]:
+    """Ask each address what it has done, likewise."""
+    return await _ask_all(transport, addresses, LOAD, NodeLoad)
+
+
+async def _ask_all(
+    transport: GrpcTransport, addresses: Sequence[str], method: str, kind: type[T]
+) -> dict[str, T | RpcError]:
+    async def ask(address: str) -> T | RpcError:
         try:
             body = await transport.call(
-                Address(address), admin.STATUS, admin.encode(Nothing()), timeout=STATUS_SECONDS
+                Address(address), method, admin.encode(Nothing()), timeout=STATUS_SECONDS
             )
-            return admin.decode(NodeStatus, body)
+            return admin.decode(kind, body)
         except RpcError as error:
             return error
+        except BadAdmin as error:  # a node of another version
+            return Unknown(str(error))
 
     found = await asyncio.gather(*(ask(address) for address in addresses))
     return dict(zip(addresses, found, strict=True))

@@ -1,9 +1,10 @@
-"""`shardkv status`: nodes, groups, members, leaders, lags, shards and their phases."""
+"""`shardkv status`: nodes and how they are, what was asked of them, groups, members, leaders, lags,
+shards and their phases."""
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -15,14 +16,32 @@ from rich.text import Text
 from labrpc.errors import RpcError
 from shardkv.admin import NodeStatus, ReplicaStatus, ShardStatus
 from shardkv.cli.finding import Request, print_json, run, talks
-from shardkv.cli.plan import health_json, health_report, health_words
-from shardkv.cli.reaching import Reached, reach, statuses
+from shardkv.cli.plan import disk_words, health_json, health_report
+from shardkv.cli.reaching import Reached, loads, reach, statuses
+from shardkv.cli.vitals import (
+    ALIVE,
+    DEAD,
+    SUSPECT,
+    Vital,
+    health_words,
+    last_seen,
+    request_words,
+    seen_words,
+    totals,
+    totals_json,
+    vitals,
+    vitals_json,
+)
 from shardkv.healing_beats import HealthReport
+from shardkv.load import NodeLoad
 from shardkv.text import shown
 
 WATCH_SECONDS: Final = 1.0
 PLAIN_COLUMNS: Final = 160
 """How wide lines are where nobody looks at a terminal."""
+STYLES: Final = {ALIVE: "green", SUSPECT: "yellow", DEAD: "red"}
+SERVED: Final = ("serving", "moving")
+"""Phases in which a shard answers clients."""
 
 
 @click.command(
@@ -36,8 +55,12 @@ Examples:
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @talks
 def status(request: Request, watch: bool) -> None:
-    """Show every node and group as they see themselves: leaders, terms, applied indexes and lags,
-    shards with their phase, copies under way, versions.
+    """Show every node, ALIVE, SUSPECT or DEAD, and when it was heard last; what was asked of the
+    cluster and how long it took; and every group: leaders, terms, applied indexes and lags, shards
+    with their phase, copies under way.
+
+    ALIVE is who answers; of others the controller's leader knows whether they are SUSPECT (silent
+    for a moment) or DEAD. Requests are counted by the nodes since they started.
 
     Exit status 1 if a group has no leader, a node does not answer, or a replica stopped or lost
     entries.
@@ -73,8 +96,7 @@ async def _watch(request: Request) -> list[str]:
                 await asyncio.sleep(WATCH_SECONDS)
         with Live(console=Console(), auto_refresh=False, screen=False) as live:
             while True:
-                picture = await _look(reached)
-                live.update(Group(picture.render(), Text(time.strftime("%H:%M:%S"))), refresh=True)
+                live.update((await _look(reached)).render(), refresh=True)
                 await asyncio.sleep(WATCH_SECONDS)
 
 
@@ -90,26 +112,44 @@ async def _look(reached: Reached) -> "Picture":
     others = sorted(named - seen.keys())
     seen |= await statuses(reached.transport, others)
     answered = {s.node: s for s in seen.values() if isinstance(s, NodeStatus)}
-    return Picture(seen, await health_report(reached.transport, answered))
+    report, told = await asyncio.gather(
+        health_report(reached.transport, answered),
+        loads(reached.transport, [status.client for status in answered.values()]),
+    )
+    return Picture(
+        seen,
+        report,
+        [load for load in told.values() if isinstance(load, NodeLoad)],
+        at=datetime.now().astimezone(),
+    )
 
 
 class Picture:
     """What all nodes said at one moment."""
 
     def __init__(
-        self, seen: Mapping[str, NodeStatus | RpcError], report: HealthReport | None = None
+        self,
+        seen: Mapping[str, NodeStatus | RpcError],
+        report: HealthReport | None,
+        told: Sequence[NodeLoad],
+        *,
+        at: datetime,
     ) -> None:
         self.report = report
+        self.at = at
+        self.totals = totals(told)
         self.nodes = sorted(
             (status for status in seen.values() if isinstance(status, NodeStatus)),
             key=lambda status: (len(status.node), status.node),
         )
         names = {client: name for status in self.nodes for name, client in status.known}
+        self.clients = {name: client for client, name in names.items()}
         self.silent = {
             names.get(address, address): str(error)
             for address, error in seen.items()
             if isinstance(error, RpcError) and (address in names or not names)
         }  # an address that was given, and is no registered node's, is not missed
+        self.vitals = vitals([node.node for node in self.nodes], self.silent, report)
         self.gids = sorted({replica.gid for node in self.nodes for replica in node.replicas})
 
     def replicas(self, gid: int) -> list[tuple[NodeStatus, ReplicaStatus]]:
@@ -157,6 +197,8 @@ class Picture:
                 {
                     "node": node.node,
                     "state": node.state,
+                    "health": ALIVE,
+                    "last_seen": last_seen(Vital(node.node, ALIVE, 0.0), self.at),
                     "version": node.version,
                     "pid": node.pid,
                     "uptime_seconds": node.uptime_ms / 1000,
@@ -167,6 +209,9 @@ class Picture:
                 for node in self.nodes
             ],
             "silent": self.silent,
+            "health": vitals_json(self.vitals, self.at),
+            "requests": totals_json(self.totals),
+            "served": dict(zip(("shards", "of"), self._served(), strict=True)),
             "healing": health_json(self.report) if self.report is not None else None,
             "groups": [self._group_json(gid) for gid in self.gids],
         }
@@ -219,32 +264,53 @@ class Picture:
         }
 
     def render(self) -> Group:
-        """Tables for people."""
-        return Group(self._node_table(), self._group_table())
+        """A headline and tables, for people."""
+        config = max((node.config_number for node in self.nodes), default=0)
+        cluster = self.nodes[0].cluster.hex()[:12] if self.nodes else "unknown"
+        served, shards = self._served()
+        lines = (
+            f"cluster {cluster}, configuration {config}, at {self.at:%Y-%m-%d %H:%M:%S}",
+            f"{health_words(self.vitals)}; {served} of {shards} shards served",
+            request_words(self.totals, len(self.vitals)),
+            "",
+        )
+        return Group(*map(Text, lines), self._node_table(), self._group_table())
+
+    def _served(self) -> tuple[int, int]:
+        """How many shards some leader serves, and how many there are."""
+        leaders = [leader[1] for gid in self.gids if (leader := self.leader(gid)) is not None]
+        served = {s.shard for r in leaders for s in r.shards if s.phase in SERVED}
+        return len(served), max((node.nshards for node in self.nodes), default=0)
 
     def _node_table(self) -> Table:
         table = Table(title="nodes", title_justify="left", box=None, pad_edge=False)
-        for column in ("node", "state", "health", "client", "pid", "up", "version", "leads"):
+        for column in ("node", "health", "last seen", "client", "pid", "up", "version", "leads"):
             table.add_column(column, no_wrap=True)
+        standing = {vital.node: vital for vital in self.vitals}
         for node in self.nodes:
             leads = [str(replica.gid) for replica in node.replicas if replica.leads]
+            state = "" if node.state == "running" else node.state
             table.add_row(
                 node.node,
-                node.state,
-                self._health(node.node),
+                self._health(standing[node.node], state),
+                seen_words(standing[node.node], self.at),
                 node.client,
                 str(node.pid),
                 _duration(node.uptime_ms // 1000),
                 node.version,
                 " ".join(leads),
             )
-        for name, reason in self.silent.items():
-            table.add_row(name, "[red]silent[/red]", self._health(name), Text(shown(reason)))
+        for name in self.silent:
+            vital = standing[name]
+            client = self.clients.get(name, name)
+            table.add_row(name, self._health(vital, ""), seen_words(vital, self.at), client)
         return table
 
-    def _health(self, node: str) -> str:
-        """How the controller's leader sees a node, and when it heard it last."""
-        return health_words(self.report, node) if self.report is not None else "unknown"
+    def _health(self, vital: Vital, state: str) -> Text:
+        """A node's standing; its state, where that is news; and what is wrong with its disk."""
+        disk = disk_words(self.report, vital.node) if self.report is not None else ()
+        words = Text(vital.standing, style=STYLES[vital.standing])
+        return words.append("".join(f", {word}" for word in (state, *disk) if word))
 
     def _group_table(self) -> Table:
         table = Table(title="\ngroups", title_justify="left", box=None, pad_edge=False)

@@ -12,6 +12,11 @@ from shardkv.load import NodeLoad, percentile_ms
 
 SERVING = "serving"
 BUCKETS: Final = len(BOUNDS_US) + 1
+_HISTOGRAMS: Final = {
+    "read_ms": "read_buckets",
+    "write_ms": "write_buckets",
+    "fsync_ms": "sync_buckets",
+}
 
 
 class Sample(NamedTuple):
@@ -108,9 +113,10 @@ def _rates(name: str, before: Sample | None, now: Sample) -> dict[str, Any]:
 
 
 def _latencies(spans: list[tuple[NodeLoad, NodeLoad]]) -> dict[str, Any]:
-    """Of all operations that these nodes answered between the looks, together."""
+    """Of all operations that these nodes answered between the looks, and of all synced batches,
+    together."""
     found: dict[str, Any] = {}
-    for name, kind in (("read_ms", "read_buckets"), ("write_ms", "write_buckets")):
+    for name, kind in _HISTOGRAMS.items():
         pairs = [(getattr(old, kind), getattr(new, kind)) for old, new in spans]
         # A node of another version, or one that was just starting, may have other buckets.
         alike = [(old, new) for old, new in pairs if len(old) == len(new) == BUCKETS]

@@ -95,7 +95,8 @@ replicas.
             "health": "alive",                             alive | suspect | dead, by the
             "roomy": true, "quick": true,                  controller's leader; and its disk
             "waiting": 3,                                  operations in flight
-            "read_ms": {"p50": 2.0, "p99": 5.0}, "write_ms": {"p50": 5.0, "p99": 15.0}}],
+            "read_ms": {"p50": 2.0, "p99": 5.0}, "write_ms": {"p50": 5.0, "p99": 15.0},
+            "fsync_ms": {"p50": 0.25, "p99": 1.0}}],       synced batches of its log
  "groups": [{"gid": 1, "role": "store",                  gid 0 is the controller
              "leader": "n1",                              null: nobody says that it leads
              "term": 3, "commit": 90, "config": 2,
@@ -110,7 +111,8 @@ replicas.
                          {"gid": 2, "phase": "arriving", "other": 1, "progress": "rows",
                           "bytes_left": 65536, "bytes_per_second": 32768}]}],
  "rates": {"reads_per_second": 120.0, "writes_per_second": 40.0, "rejected_per_second": 0.0,
-           "read_ms": {"p50": 2.0, "p99": 5.0}, "write_ms": {"p50": 5.0, "p99": 15.0}}}
+           "read_ms": {"p50": 2.0, "p99": 5.0}, "write_ms": {"p50": 5.0, "p99": 15.0},
+           "fsync_ms": {"p50": 0.25, "p99": 1.0}}}
 ```
 
 Rates and latencies are of the last second and of the whole node, HTTP or not; null where they

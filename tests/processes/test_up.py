@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from labrpc.grpc import kv_pb2 as kv
 from tests.support.processes import Cluster, Ended, run_program, wait_for
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture
@@ -52,7 +53,9 @@ def test_a_cluster_is_founded_used_stopped_and_found_again(
     _every_operation(cluster)
     _every_byte(cluster)
     _an_import(cluster, tmp_path)
+    _batches(cluster)
     _status_and_ctl(cluster)
+    _the_live_view(cluster)
     _the_typed_service(cluster)
     _nobody_else_gets_in(cluster)
 
@@ -122,17 +125,63 @@ def _an_import(cluster: Cluster, tmp_path: Path) -> None:
     assert "large': value must be at most 1048576 bytes" in partly.err
 
 
+def _batches(cluster: Cluster) -> None:
+    """One shard's writes are one; several shards' are not, and it is said so."""
+    pair = ("{pair}a", "1", "{pair}b", "2")
+    assert b"2 operations, done as one\n" in ask(cluster, "batch", *pair, "--consistency", "all")
+    late = cluster.cli("batch", *pair, "--if-version", "{pair}b", "7")
+    assert late.status == 1
+    assert b"none of it done" in late.out
+    assert "'{pair}b': the key is at version 1" in late.err
+    keys = [word for number in range(20) for word in (f"scattered {number}", "v")]
+    assert "batch is of one shard" in refusal(cluster, "batch", *keys, "--atomic")
+    assert ask(cluster, "batch", *keys).startswith(b"not atomic as a whole: the keys lie in ")
+    told = json.loads(ask(cluster, "batch", "--delete", "{pair}a", "--json"))
+    assert (told["atomic"], told["done"]) == (True, True)
+    assert ask(cluster, "get", "{pair}b", "--consistency", "quorum") == b"2"
+    assert ask(cluster, "get", "{pair}b", "--consistency", "one", "--max-age", "60") == b"2"
+
+
+def _the_live_view(cluster: Cluster) -> None:
+    """On a terminal until `q`, Ctrl-C or a kill, which leave it as it was; on a pipe once."""
+    picture = ask(cluster, "top", "--interval", "0.2").decode()
+    assert "nodes 3/3 alive" in picture
+    assert "\x1b" not in picture
+    document = json.loads(ask(cluster, "top", "--interval", "0.2", "--once", "--json"))
+    assert [node["state"] for node in document["nodes"]] == ["running"] * 3
+    command = ("top", "--interval", "0.2", "--endpoints", ",".join(cluster.endpoints))
+    for end in (lambda t: t.press(b"q"), lambda t: t.press(b"\x03"),
+                lambda t: t.kill(signal.SIGTERM), lambda t: t.kill(signal.SIGHUP)):  # fmt: skip
+        with Terminal(command, columns=80, lines=24) as terminal:
+            before = terminal.modes
+            terminal.wait_for(b"nodes 3/3 alive")
+            assert terminal.modes != before, "keys are not shown"
+            end(terminal)
+            assert terminal.ends() == 0
+            assert terminal.modes == before
+            assert b"Traceback" not in terminal.output
+            for entered, left in ((b"\x1b[?1049h", b"\x1b[?1049l"), (b"\x1b[?25l", b"\x1b[?25h")):
+                assert terminal.output.rfind(entered) < terminal.output.rfind(left)
+
+
 def _status_and_ctl(cluster: Cluster) -> None:
     status = json.loads(ask(cluster, "status", "--json"))
     assert [node["node"] for node in status["nodes"]] == ["n1", "n2", "n3"]
     assert [node["pid"] for node in status["nodes"]] == [
         node.pid for node in cluster.nodes.values()
     ]
+    assert status["health"]["alive"] == status["health"]["total"] == 3
+    assert status["health"]["availability_percent"] == 100.0
+    assert status["requests"]["writes"] > 30
+    assert status["requests"]["average_ms"] > 0
+    assert status["served"] == {"shards": 8, "of": 8}
     assert [group["gid"] for group in status["groups"]] == [0, 1, 2]
     assert all(group["leader"] in cluster.nodes for group in status["groups"])
     assert all(sorted(group["voters"]) == ["n1", "n2", "n3"] for group in status["groups"])
     assert [len(group["shards"]["serving"]) for group in status["groups"][1:]] == [4, 4]
-    assert b"controller" in ask(cluster, "status")
+    shown = ask(cluster, "status")
+    assert b"3 nodes: 3 alive, 0 suspect, 0 dead (100.0 % available); 8 of 8 shards" in shown
+    assert b"controller" in shown
     config = json.loads(ask(cluster, "ctl", "query", "--json"))
     shard = config["groups"]["1"]["shards"][0]
     assert config["config"] == 1
@@ -179,9 +228,9 @@ def _the_typed_service(cluster: Cluster) -> None:
         assert got == kv.GetReply(found=True, value=b"12", version=2)
         call("Delete", kv.DeleteRequest(key=b"typed"), kv.DeleteReply)
         assert call("Get", kv.GetRequest(key=b"typed"), kv.GetReply) == kv.GetReply(version=0)
-        two = [kv.BatchOperation(key=b"{typed}%d" % at, put=b"v", if_version=0) for at in (1, 2)]
+        two = [kv.BatchOperation(key=b"{pair}%d" % at, put=b"v", if_version=0) for at in (1, 2)]
         batch = call("Batch", kv.BatchRequest(operations=two), kv.BatchReply)
-        assert batch == kv.BatchReply(versions=[1, 1])
+        assert batch == kv.BatchReply(versions=[2, 2]), "above the one that was deleted there"
         for request, code in (
             (kv.PutRequest(key=b"", value=b"1"), grpc.StatusCode.INVALID_ARGUMENT),
             (kv.PutRequest(key=b"typed", if_version=7), grpc.StatusCode.FAILED_PRECONDITION),
