@@ -10,7 +10,7 @@ TEST_SECONDS_MAX ?= 900
 DEMO_SECONDS_MAX ?= 240
 PYTEST_ARGS ?=
 
-.PHONY: all demo test simulate ci-deploy ci-sim ci-real fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench clean help
+.PHONY: all demo test simulate ci-deploy ci-sim ci-real fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench bench-long clean help
 .DEFAULT_GOAL := all
 
 all: $(STAMP)  ## install into .venv, and say what to do next
@@ -110,8 +110,19 @@ proto: $(STAMP)  ## generate the Python of labrpc/grpc/*.proto anew
 	$(VENV)/proto/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.75.0 setuptools
 	$(VENV)/proto/bin/python -m labrpc.grpc.generate
 
-bench: $(STAMP)  ## measure; one question a file of bench/
-	@for file in $(filter-out bench/cluster.py,$(wildcard bench/*.py)); do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+# What the benches need beside us: peers, profilers, plots.
+BENCH ?= quick
+BENCH_STAMP := $(VENV)/.bench-installed
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,bench]'
+	@touch $@
+
+bench: $(BENCH_STAMP)  ## measure, and write docs/performance.md anew: ten minutes; BENCH=quick|essential|rest|five-million|long
+	$(BIN)/python -m bench $(BENCH)
+
+bench-long: $(BENCH_STAMP)  ## the same with more rounds, and up to 5 million keys: an hour
+	$(BIN)/python -m bench long
 
 clean:  ## remove what was built; never ./data
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.cluster import Running, cluster
-from bench.idle import cpu_seconds
+from bench.measuring import cpu_seconds
 from shardkv import aio
 from shardkv.clerk import Clerk
 
