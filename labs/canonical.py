@@ -4,6 +4,7 @@ The rows of copies that a group has let go, and their change rows, are garbage, 
 deletes when it likes: they are no part of a state.
 """
 
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -37,15 +38,25 @@ def _innermost(machine: Any) -> Any:
         machine = inner
 
 
-def rows_hash(rows: Reader, machine: object, members: Membership) -> bytes:
+def live_rows(replica: Replica) -> Iterator[tuple[bytes, bytes]]:
+    """The rows that are part of the state that a replica shows now."""
+    machine: Any = replica._machine
+    return _live(replica.store.reader, _innermost(machine))
+
+
+def _live(rows: Reader, machine: object) -> Iterator[tuple[bytes, bytes]]:
     alive: set[bytes] | None = None
     if isinstance(machine, StoreMachine):
         shards = [ShardId(number) for number in range(machine.nshards)]
         alive = {prefix for s in shards for prefix in prefixes(s, machine.record(s))}
-    hash_ = blake2b(encode_membership(members), digest_size=8)
     for key, row in rows.range(b"", LAST_KEY):
-        if alive is not None and key[:1] in KINDS and key[:PREFIX_BYTES] not in alive:
-            continue
+        if alive is None or key[:1] not in KINDS or key[:PREFIX_BYTES] in alive:
+            yield key, row
+
+
+def rows_hash(rows: Reader, machine: object, members: Membership) -> bytes:
+    hash_ = blake2b(encode_membership(members), digest_size=8)
+    for key, row in _live(rows, machine):
         hash_.update(len(key).to_bytes(4, "big") + key)
         hash_.update(len(row).to_bytes(4, "big") + row)
     return hash_.digest()

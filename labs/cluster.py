@@ -11,6 +11,7 @@ from random import Random
 from typing import Final
 
 from labrpc.sim.chance import Chance
+from labrpc.sim.disk import DiskFailed
 from labrpc.sim.network import HEALTHY, Faults, SimNetwork
 from labrpc.transport import Address
 from labs.checkers import RaftInvariants
@@ -73,6 +74,7 @@ class SimCluster:
         self.raft = raft or RaftConfig()
         self.compaction = compaction or CompactionConfig(log_entries_max=200, keep_entries=50)
         self.network = SimNetwork(chance, faults)
+        self.network.on_mistake = self._mistaken
         names = [f"n{number + 1}" for number in range(nodes)]
         gids = [GroupId(gid) for gid in range(groups + 1)]
         self.watchers = {gid: RaftInvariants(gid, self.observer) for gid in gids}
@@ -96,6 +98,11 @@ class SimCluster:
         self.uuids: dict[GroupId, GroupUuid] = {}
         self._clients = 0
         self._rng = chance.rng("cluster")
+
+    def _mistaken(self, node: Address, method: str, error: Exception) -> None:
+        """H1: whoever asked hears that the server failed; that must never be why."""
+        if not isinstance(error, DiskFailed):  # then the node ends
+            self.observer.broke("H1", f"{node}: the handler of {method} failed: {error!r}")
 
     @property
     def controller(self) -> GroupId:

@@ -30,7 +30,7 @@ from raft.state import State
 from raft.types import Entry, EntryId, Index
 from shardctrler.client import ControllerClient
 from shardctrler.types import View
-from shardkv.copies import PullRequest, SettledReply, SettledRequest
+from shardkv.copies import PullReply, PullRequest, SettledReply, SettledRequest
 from shardkv.feed import ConfigFeed
 from shardkv.handover import Handover
 from shardkv.protocol import Frame, Reply, Status
@@ -270,8 +270,11 @@ class Points:
         return answer
 
     def _no_chunk(self, usual: Callable[..., Any]) -> object:
-        def pull(server: GroupServer, request: PullRequest) -> Any:
-            return Code.OUT_OF_STEP if self.fires("no chunk yet") else usual(server, request)
+        async def pull(server: GroupServer, request: PullRequest) -> PullReply:
+            if self.fires("no chunk yet"):
+                return PullReply(code=Code.OUT_OF_STEP)
+            reply: PullReply = await usual(server, request)
+            return reply
 
         return pull
 

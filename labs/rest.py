@@ -10,6 +10,7 @@ from random import Random
 from typing import Final
 
 from labrpc.sim.loop import VirtualLoop
+from labs.bounds import needless
 from labs.canonical import state_hash
 from labs.cluster import SimCluster, SimNode
 from labs.history import Kind
@@ -103,6 +104,7 @@ class Rest:
             "B1", CLEAN_E, f"every log at {bound} entries or fewer", lambda: self._short(bound)
         )
         await self._within("B2", CLEAN_E, "everything committed", self._all_committed)
+        await self._within("B7", CLEAN_E, "nothing needless on a disk", self._tidy)
         config = await self.newest()
         self._judge_rest(config, raft)
         return took
@@ -142,6 +144,9 @@ class Rest:
         cluster = self._cluster
         servers = [server for gid in cluster.gids for server in cluster.servers(gid)]
         return not any(server.machine.has_garbage for server in servers)  # type: ignore[attr-defined]
+
+    def _tidy(self) -> bool:
+        return not any(needless(node) for node in self._cluster.nodes.values() if node.running)
 
     def _short(self, entries_max: int) -> bool:
         logs = [replica.core.log for _, replica in self._cluster.replicas()]

@@ -27,6 +27,7 @@ from typing import Final
 
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import VirtualLoop, run
+from labs.bounds import Bounds
 from labs.cluster import SimCluster
 from labs.history import History, Kind
 from labs.knobs import Knobs, turned
@@ -144,11 +145,12 @@ class Scenario:
         loop.skew({name: rng.uniform(1 - DRIFT_MAX, 1 + DRIFT_MAX) for name in names})
 
     async def play(self) -> Outcome:
-        self.points = Points(self._cluster, self._chance.rng("points"))
-        self.points.on = False  # until the cluster stands
-        points = self.points.put_in() if "points" in self.faults else nullcontext()
-        with turned(self.knobs), points:
-            return await self._play()
+        # What parts answer each other is watched below the points, which refuse without a reason.
+        with turned(self.knobs), self._cluster.oracle.waits.watching():
+            self.points = Points(self._cluster, self._chance.rng("points"))
+            self.points.on = False  # until the cluster stands
+            with self.points.put_in() if "points" in self.faults else nullcontext():
+                return await self._play()
 
     async def _play(self) -> Outcome:
         config, cluster, chance = self.config, self._cluster, self._chance
@@ -188,6 +190,8 @@ class Scenario:
             election_seconds=self._longest,
             acknowledged=lambda: sum(one.happened is True for one in self.history.operations),
         )
+        bounds = Bounds(cluster)
+        watching = asyncio.ensure_future(bounds.watch())
         self.points.on = True
         maintaining = asyncio.ensure_future(operator.maintain())
         asking = asyncio.gather(workload.run(), weaker.run())
@@ -217,6 +221,7 @@ class Scenario:
             if outside:
                 await rest.take_back(outside, operator)
         maintaining.cancel()
+        watching.cancel()
         await self._judge(workload, rest)
         configs = (await rest.newest()).number
         for clerk, controller in pairs + readers:

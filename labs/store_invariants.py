@@ -30,6 +30,7 @@ from typing import Final, NamedTuple
 from labrpc.sim.loop import true_clock
 from labs.history import Kind, Operation
 from labs.observer import Observer
+from labs.waits import Waits
 from raft.ports import Reader, Rows
 from raft.types import GroupId, Index, Term
 from shardctrler.types import ShardConfig, ShardId
@@ -123,6 +124,7 @@ class StoreInvariants:
         self.on_step: Callable[[str, GroupId], None] = _nobody
         self._term_of = term_of
         self._grace = grace + DEADLINE_TICK_SECONDS
+        self.waits = Waits(observer)
         self._groups: dict[GroupId, _Group] = {}
         self._serving: list[GroupId | None] = [None] * nshards
         self._taken: list[list[tuple[int, GroupId]]] = [[] for _ in range(nshards)]
@@ -198,6 +200,8 @@ class StoreInvariants:
         elif isinstance(decoded, Chunk | Install | Freeze | Restart | Drop):
             assert record is not None
             self._stepped(machine, decoded, record, answer, rows)
+        if not isinstance(decoded, Mutation | OpenSession | Chunk):
+            self.waits.moved_on(machine.gid, machine.number, tuple(machine.unsettled))
         return answer
 
     def _configured(

@@ -246,6 +246,11 @@ class SimDrive:
 
     # What the handles ask
 
+    def visible(self, name: str) -> Sequence[tuple[bytes, bytes]]:
+        """The rows of a map as the process that has it open sees them; none if nobody has."""
+        opened = self._disks.get(name)
+        return opened.rows() if opened is not None else ()
+
     def admit(self, size: int, name: str = "", batch: Sequence[Write] = ()) -> None:
         """Let a write of `size` bytes through, or end the node.
 
@@ -351,6 +356,10 @@ class SimDisk:
     ) -> Iterator[tuple[bytes, bytes]]:
         """Rows with `lo <= key < hi`, in key order (or backwards), as they stand now."""
         return self._rows.range(lo, hi, reverse=reverse)
+
+    def rows(self) -> Sequence[tuple[bytes, bytes]]:
+        """Every row, also those that cannot be read, in no order."""
+        return self._rows.all()
 
     def snapshot(self) -> "SimDiskSnapshot":
         """The map as it stands now."""

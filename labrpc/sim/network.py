@@ -13,7 +13,7 @@ real one: that is the harder case for whoever promised something in it.
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -119,6 +119,8 @@ class SimNetwork:
 
     def __init__(self, chance: Chance, faults: Faults = HEALTHY) -> None:
         self.counts = Counts()
+        self.on_mistake: Callable[[Address, str, Exception], None] | None = None
+        """Told of a handler's own mistake: by whom, of which method; None: it is only logged."""
         self._chance = chance
         self._faults = faults
         self.archive: deque[tuple[Address, bytes]] | None = None
@@ -285,6 +287,11 @@ class SimTransport:
                 log.warning("%s: handlers were still running when it closed", self.address)
         self._break_connections()
 
+    @property
+    def channels(self) -> "list[SimChannel]":
+        """Every channel of this process, in the order in which it asked for them."""
+        return list(self._channels.values())
+
     # What the network does with its processes
 
     def crash(self) -> None:
@@ -329,8 +336,10 @@ class SimTransport:
                 raise ValueError(f"an answer of {len(outcome)} bytes")
         except Refused as error:
             outcome = error
-        except Exception:  # the server's own mistake: logged there, told in a fixed text
+        except Exception as error:  # the server's own mistake: logged there, told in a fixed text
             log.exception("%s: the handler of %s failed", self.address, call.method)
+            if self.alive and self.network.on_mistake is not None:
+                self.network.on_mistake(self.address, call.method, error)
             outcome = Refused("INTERNAL", "the server failed; see its log")
         call.respond(outcome)
 

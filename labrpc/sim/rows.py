@@ -29,6 +29,10 @@ class SortedRows:
         rows = self._rows
         return iter([(key, rows[key]) for key in keys])
 
+    def all(self) -> Sequence[tuple[bytes, bytes]]:
+        """Every row as it stands now, in no order."""
+        return list(self._rows.items())
+
     def put(self, batch: Sequence[Write]) -> None:
         if self._shared:
             self._rows, self._keys, self._shared = dict(self._rows), list(self._keys), False

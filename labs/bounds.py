@@ -1,0 +1,155 @@
+"""How much the nodes of a simulated cluster keep, in memory and on disk (B5, B7).
+
+B5: every queue has a bound in bytes, and so has a node's memory, whatever its peers, its disk and
+its clients do. Each queue is held against its own bound, again and again.
+
+B7: a disk holds the live data, at most `COPIES_MAX` times over (a copy that is staged beside the
+one that it replaces, and what was let go and is not yet deleted), and logs. At rest it holds what
+is live and nothing else: every row is of a replica that is there, of its present install, of a
+copy of a shard that is alive, or of its log.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from labrpc.limits import BODY_BYTES_MAX, CHANNEL_QUEUED_BYTES_MAX
+from labs.canonical import live_rows
+from labs.cluster import DATA, LOG, SimCluster, SimNode
+from raft.disk.data_store import PROGRESS, ROWS, rows_prefix
+from raft.disk.records import ENTRY, TOMBSTONE, group_of, index_of
+from raft.log import entry_bytes
+from raft.replica import Replica
+from raft.types import GroupId, NodeId
+
+LOOK_SECONDS: Final = 0.5
+COPIES_MAX: Final = 4
+RECENT_LOOKS: Final = 20
+"""What was live so many looks ago may not be deleted yet: that takes housekeeping its turns."""
+SMALL_BYTES: Final = 2048
+"""What a disk may hold besides: with a few rows of data, what describes them weighs more."""
+
+
+class Bounds:
+    """Of one cluster.
+
+    Attributes:
+        most_queued: The most bytes that all queues of a node held at once.
+    """
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
+        self.most_queued = 0
+        self._live: dict[GroupId, deque[int]] = {}  # bytes of a group's state, the last looks
+        self._held: dict[NodeId, deque[list[GroupId]]] = {}  # whose replicas a node had, the same
+
+    async def watch(self) -> None:
+        """Look at every node now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            nodes = [node for node in self._cluster.nodes.values() if node.running]
+            self._weigh(nodes)
+            for node in nodes:
+                self._look_at_queues(node)
+                self._look_at_disk(node)
+
+    def _look_at_queues(self, node: SimNode) -> None:
+        assert node.host is not None and node.transport is not None
+        total = 0
+        for replica in node.host.replicas.values():
+            for what, held, most in _queues(replica):
+                total += held
+                if held > most:
+                    self._cluster.observer.broke(
+                        "B5", f"{node.name}, group {replica.gid}: {held} bytes {what}, {most} may"
+                    )
+        for channel in node.transport.channels:
+            total += channel.queued_bytes
+            if channel.queued_bytes > CHANNEL_QUEUED_BYTES_MAX + BODY_BYTES_MAX:
+                self._cluster.observer.broke(
+                    "B5", f"{node.name}: {channel.queued_bytes} bytes wait in one channel"
+                )
+        self.most_queued = max(self.most_queued, total)
+
+    def _weigh(self, nodes: Sequence[SimNode]) -> None:
+        """How much each group's state weighs: what its heaviest replica shows."""
+        live: dict[GroupId, int] = {}
+        for node in nodes:
+            assert node.host is not None
+            for gid, replica in node.host.replicas.items():
+                live[gid] = max(live.get(gid, 0), _bytes(live_rows(replica)))
+        for gid, size in live.items():
+            self._live.setdefault(gid, deque(maxlen=RECENT_LOOKS)).append(size)
+
+    def _look_at_disk(self, node: SimNode) -> None:
+        assert node.host is not None
+        held = self._held.setdefault(node.name, deque(maxlen=RECENT_LOOKS))
+        held.append(list(node.host.replicas))
+        groups = sorted({gid for gids in held for gid in gids})
+        live = sum(max(self._live.get(gid, (0,))) for gid in groups)
+        size = _bytes(node.drive.visible(DATA))
+        if size > COPIES_MAX * live + SMALL_BYTES:
+            self._cluster.observer.broke(
+                "B7",
+                f"{node.name} keeps {size} bytes of data on its disk; those of its groups "
+                f"{groups} are {live}",
+            )
+
+
+def _queues(replica: Replica) -> Iterator[tuple[str, int, int]]:
+    """What waits in a replica: of what, how many bytes, and how many may."""
+    core: Any = replica.core
+    config, log, state = core.config, core.log, core._state
+    leader = core._leader
+    if leader is not None:
+        proposed = [size for _, size in leader._uncommitted]
+        # One command alone is always taken, however large it is.
+        most = config.uncommitted_bytes_max if len(proposed) > 1 else sum(proposed)
+        yield "wait for commit", leader.uncommitted_bytes, max(most, sum(proposed[:1]))
+    handed_out = [size for _, size in state._unapplied]
+    last = handed_out[-1] if handed_out else 0  # the page that passed the bound
+    yield "wait to be applied", state._unapplied_bytes, config.unapplied_bytes_max + last
+    unsaved = sum(
+        entry_bytes(entry) for entry in log._cache[max(log.durable + 1 - log._cache_first, 0) :]
+    )
+    window = config.inflight_bytes_max + config.append_bytes_max
+    yield "wait for the disk", unsaved, config.uncommitted_bytes_max + window
+    yield "of the log in memory", log._cache_bytes, config.cache_bytes_max + unsaved
+
+
+def needless(node: SimNode) -> list[bytes]:
+    """The first keys on a running node's disk that no replica of it needs (B7, at rest)."""
+    return list(islice(_needless(node), 3))
+
+
+def _needless(node: SimNode) -> Iterator[bytes]:
+    assert node.host is not None
+    replicas = node.host.replicas
+    records = {record.gid for record in node.host.records()}
+    live = {gid: {key for key, _ in live_rows(replica)} for gid, replica in replicas.items()}
+    for key, _ in node.drive.visible(DATA):
+        gid = group_of(key)
+        if gid not in replicas:
+            yield key
+        elif key[:1] == ROWS:
+            prefix = rows_prefix(gid, replicas[gid].store.install)  # type: ignore[attr-defined]
+            if not key.startswith(prefix) or key[len(prefix) :] not in live[gid]:
+                yield key
+        elif key[:1] != PROGRESS:
+            yield key
+    for key, _ in node.drive.visible(LOG):
+        if len(key) == 1 or key[:1] == TOMBSTONE:
+            continue
+        gid = group_of(key)
+        if gid not in records:
+            yield key
+        elif key[:1] == ENTRY and gid in replicas:
+            log = replicas[gid].core.log
+            if not log.start.last.index < index_of(key) <= log.last.index:
+                yield key
+
+
+def _bytes(rows: Any) -> int:
+    return sum(len(key) + len(row) for key, row in rows)
