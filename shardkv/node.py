@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from labrpc.errors import Refused
 from labrpc.grpc.transport import GrpcTransport
@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from shardkv.tracing import Tracing
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 HAND_OVER_SECONDS: Final = 2.0
 """How long a stopping node waits for its leaderships to be taken over: a few milliseconds are
@@ -272,6 +274,7 @@ class Node:
             parts,
             clock=time.perf_counter,
             wall_clock=time.time,
+            aside=aside,
             tls=self._tls.http() if self._tls is not None else None,
             warnings=self._warnings,
         )
@@ -432,6 +435,11 @@ class Node:
             "leaderships handed over",
             extra={"groups": len(wanted) - len(kept), "kept": kept, "seconds": seconds},
         )
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Do what takes long in a thread: the loop beats on."""
+    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def raft_config(settings: NodeConfig) -> RaftConfig:

@@ -19,13 +19,13 @@ from shardkv import control
 from shardkv.config import ConfigError
 from shardkv.control import GID_MAX, NODES_OF_GROUP_MAX, GroupIsElsewhere, UnknownNode
 from shardkv.growth import Wish
-from shardkv.http.app import Cold
 from shardkv.http.keys import Asked
 from shardkv.http.limits import ACTION_BODY_BYTES_MAX, ACTION_SECONDS
 from shardkv.http.origin import check_action
 from shardkv.http.problems import Bad, Problem, not_ready
 from shardkv.http.replies import Reply, json_reply
 from shardkv.http.requests import JSON, json_of, json_text, json_whole, media_type, query_of
+from shardkv.http.routes import Cold
 from shardkv.http.spec import action_spec
 from shardkv.operating import MembersRefused
 from shardkv.relocation import Relocation

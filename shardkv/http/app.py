@@ -1,11 +1,10 @@
-"""FastAPI behind the door: every route with its document, and those that are not hot.
+"""FastAPI behind the door: it makes the OpenAPI document of all routes, and shows it.
 
-The routes of single keys stand here too, for the document; the door answers them before FastAPI
-sees them, from the raw path.
+Its import costs a node 20 MB and half a second; so it is loaded when the document is first asked
+for, and the door answers everything else before FastAPI sees it, from the raw path.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
@@ -14,85 +13,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from shardkv import __version__
-from shardkv.http import spec
-from shardkv.http.bodies import Body, ClientGone
-from shardkv.http.door import GONE, Door, Route, method_not_allowed, refusal
-from shardkv.http.keys import Asked, Keys
-from shardkv.http.measures import HttpMeasures
+from shardkv.http.door import method_not_allowed
 from shardkv.http.problems import Problem
-from shardkv.http.replies import Reply, Streamed, problem_reply
+from shardkv.http.replies import Reply, problem_reply
+from shardkv.http.routes import HOT, Cold
 from shardkv.http.schemas import COMPONENTS
-from shardkv.http.streams import StreamedResponse
 
 DESCRIPTION: Final = """Any node serves any key. Errors are problem documents (RFC 9457).
 
 A 503 was certainly not done and may be repeated; a 504 **may have been done**. There are no
 users: see *operations* for who may connect."""
-
-
-class Cold(NamedTuple):
-    """A route that FastAPI dispatches."""
-
-    method: str
-    path: str
-    kind: str
-    tag: str
-    summary: str
-    handler: Callable[[Asked], Awaitable[Reply | Streamed]]
-    spec: Mapping[str, Any]
-
-
-class Documented(NamedTuple):
-    """A route of the door, as the document shows it."""
-
-    method: str
-    path: str
-    tag: str
-    summary: str
-    spec: Mapping[str, Any]
-
-
-HOT: Final = (
-    Documented("GET", "/kv/{key}", "keys", "Read a key.", spec.GET_KEY),
-    Documented("PUT", "/kv/{key}", "keys", "Write a key.", spec.PUT_KEY),
-    Documented("DELETE", "/kv/{key}", "keys", "Make a key absent.", spec.DELETE_KEY),
-    Documented("POST", "/append/{key}", "keys", "Add to the end of a value.", spec.APPEND_KEY),
-)
-
-
-def hot_routes(keys: Keys) -> tuple[Route, ...]:
-    """What the door dispatches."""
-    return (
-        Route(
-            b"/kv/",
-            {"GET": "get", "HEAD": "get", "PUT": "put", "DELETE": "delete"},
-            {"GET": keys.get, "HEAD": keys.get, "PUT": keys.put, "DELETE": keys.delete},
-        ),
-        Route(b"/append/", {"POST": "append"}, {"POST": keys.append}),
-    )
-
-
-def key_routes(keys: Keys) -> tuple[Cold, ...]:
-    """Batches; and keys in the query, as some clients know it."""
-    return (
-        Cold(
-            "POST", "/batch", "batch", "keys",
-            "Write several keys of one shard: all of them, or none.", keys.batch, spec.BATCH,
-        ),
-        Cold("GET", "/get", "get", "keys", "Read a key, as text.", keys.old_get, spec.OLD_GET),
-        Cold("POST", "/set", "put", "keys", "Write a key.", keys.old_set, spec.OLD_SET),
-        Cold(
-            "GET", "/set", "put", "keys",
-            "Write a key by a GET, where `http_get_writes` allows it.", keys.old_set, spec.OLD_SET,
-        ),
-    )  # fmt: skip
-
-
-def make_door(
-    keys: Keys, cold: tuple[Cold, ...], measures: HttpMeasures, *, host: str | None
-) -> Door:
-    """The node's ASGI application."""
-    return Door(hot_routes(keys), make_app(cold), measures, host=host)
 
 
 def make_app(cold: tuple[Cold, ...]) -> FastAPI:
@@ -119,7 +49,7 @@ def make_app(cold: tuple[Cold, ...]) -> FastAPI:
     for route in cold:
         app.add_api_route(
             route.path,
-            _endpoint(route),
+            _answered_by_the_door,
             methods=[route.method],
             tags=[route.tag],
             summary=route.summary,
@@ -177,33 +107,6 @@ async def _answered_by_the_door(request: Request) -> Response:
     raise AssertionError(f"{request.url.path} is the door's")
 
 
-def _endpoint(route: Cold) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        scope = request.scope
-        scope["shardkv.kind"] = route.kind
-        body = Body(request.receive, scope["headers"], scope["shardkv.budget"])
-        try:
-            reply = await route.handler(
-                Asked(
-                    scope["method"],
-                    b"",
-                    scope["query_string"],
-                    scope["headers"],
-                    body,
-                    (scope["client"] or ("",))[0],
-                )
-            )
-        except ClientGone:
-            return Response(status_code=GONE)  # nobody reads it
-        except Exception as error:
-            return response(refusal(error))
-        finally:
-            body.close()
-        return StreamedResponse(reply) if isinstance(reply, Streamed) else response(reply)
-
-    return endpoint
-
-
 def response(reply: Reply) -> Response:
     """A reply as Starlette sends it."""
     answer = Response(reply.body, status_code=reply.status)
@@ -217,7 +120,7 @@ async def _http_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
-        return response(method_not_allowed(dict.fromkeys(allow.split(", "))))  # type: ignore[arg-type]
+        return response(method_not_allowed(dict.fromkeys(allow.split(", "))))
     if error.status_code == 404:
         return response(
             problem_reply(Problem(404, "no-such-path", "there is nothing at this path; see /docs"))

@@ -1,14 +1,14 @@
 """The edge that every request passes: whom it was sent to, from where, and what went wrong.
 
-The hot routes (`/kv/{key}` and `/append/{key}`) are dispatched here by the *raw* path, because a
-framework decodes and thereby changes keys; everything else goes on to FastAPI. Whatever happens, a
-request gets one answer: an error of the store is its problem document, a mistake of ours is a 500
-that says nothing, with its traceback in the node's log.
+Routes are dispatched here by the *raw* path, because a framework decodes and thereby changes keys;
+only the document goes on to FastAPI. Whatever happens, a request gets one answer: an error of the
+store is its problem document, a mistake of ours is a 500 that says nothing, with its traceback in
+the node's log.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
 
 from shardctrler.errors import ShardCtrlerError
 from shardkv.errors import ShardKVError
@@ -17,14 +17,20 @@ from shardkv.http.keys import Asked
 from shardkv.http.measures import HttpMeasures
 from shardkv.http.origin import SAFE_METHODS, check_host, check_same_origin
 from shardkv.http.problems import Problem, internal, problem_of
-from shardkv.http.replies import ALWAYS, Reply, problem_reply
+from shardkv.http.replies import ALWAYS, Reply, Streamed, problem_reply
+from shardkv.http.requests import header
+from shardkv.http.routes import Route
+from shardkv.http.streams import send_head, send_streamed
+
+if TYPE_CHECKING:
+    from shardkv.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Handler = Callable[[Asked], Awaitable[Reply]]
 
+TRACE: Final = b"traceparent"
 GONE: Final = 499
 """The client left before its answer; only in our own numbers."""
 
@@ -33,29 +39,32 @@ PROBES: Final = (b"/livez", b"/readyz")
 """What is asked by who has no certificate, and tells no secret."""
 
 
-class Route(NamedTuple):
-    """Handlers of one prefix, by method."""
-
-    prefix: bytes
-    kinds: Mapping[str, str]  # method -> what it is called in metrics
-    handlers: Mapping[str, Handler]
-
-
 class Door:
     """The ASGI application of a node.
 
     Args:
-        routes: Dispatched by raw path.
+        hot: Dispatched by the beginning of the raw path.
+        cold: Dispatched by the whole of it.
         inner: Gets everything else.
         host: The configured host; None: any `Host` is taken (the port is open to other machines
             anyway, under names that the node does not know).
+        tracing: Where spans of requests go; None: nothing is traced.
     """
 
     def __init__(
-        self, routes: tuple[Route, ...], inner: App, measures: HttpMeasures, *, host: str | None
+        self,
+        hot: tuple[Route, ...],
+        cold: Mapping[bytes, Route],
+        inner: App,
+        measures: HttpMeasures,
+        *,
+        host: str | None,
+        tracing: "Tracing | None" = None,
     ) -> None:
-        self._routes = routes
+        self._hot = hot
+        self._cold = cold
         self._inner = inner
+        self._tracing = tracing
         self._measures = measures
         self._host = host
         self._budget = Budget()
@@ -64,12 +73,14 @@ class Door:
         if scope["type"] != "http":
             return
         raw: bytes = scope["raw_path"]
-        for route in self._routes:
-            if raw.startswith(route.prefix):
-                kind = route.kinds.get(scope["method"], "other")
+        route: Route | None
+        for route in self._hot:
+            if raw.startswith(route.path):
+                rest = raw[len(route.path) :]
                 break
         else:
-            route, kind = None, "other"
+            route, rest = self._cold.get(raw), b""
+        kind = "other" if route is None else route.kinds.get(scope["method"], "other")
         begun = self._measures.began()
         status = GONE
         try:
@@ -77,31 +88,43 @@ class Door:
                 status = await self._pass_on(scope, receive, send)
                 kind = scope.get("shardkv.kind", kind)
             else:
-                reply = await self._answer(route, raw, scope, receive)
-                status = reply.status
-                await send_reply(reply, send)
+                reply = await self._answer(route, rest, scope, receive)
+                if isinstance(reply, Reply):
+                    status = reply.status
+                    await send_reply(reply, send)
+                else:
+                    status = 200
+                    if scope["method"] == "HEAD":
+                        await send_head(reply, send)
+                    else:
+                        await send_streamed(reply, receive, send)
         except ClientGone:
             log.debug("a client left before its answer")
         finally:
             self._measures.ended(kind, status, begun)
 
-    async def _answer(self, route: Route, raw: bytes, scope: Scope, receive: Receive) -> Reply:
+    async def _answer(
+        self, route: Route, rest: bytes, scope: Scope, receive: Receive
+    ) -> Reply | Streamed:
         body = Body(receive, scope["headers"], self._budget)
         try:
             self._check(scope)
             handler = route.handlers.get(scope["method"])
             if handler is None:
                 return method_not_allowed(route.handlers)
-            return await handler(
-                Asked(
-                    scope["method"],
-                    raw[len(route.prefix) :],
-                    scope["query_string"],
-                    scope["headers"],
-                    body,
-                    (scope["client"] or ("",))[0],
-                )
+            asked = Asked(
+                scope["method"],
+                rest,
+                scope["query_string"],
+                scope["headers"],
+                body,
+                (scope["client"] or ("",))[0],
             )
+            if self._tracing is None:
+                return await handler(asked)
+            parent = header(asked.headers, TRACE) or b""
+            with self._tracing.request(route.kinds[asked.method], parent.decode("latin-1")):
+                return await handler(asked)
         except (Problem, ShardKVError, ShardCtrlerError) as error:
             return refusal(error)
         except ClientGone:
@@ -162,7 +185,7 @@ def refusal(error: Exception) -> Reply:
     return problem_reply(internal())
 
 
-def method_not_allowed(handlers: Mapping[str, Handler]) -> Reply:
+def method_not_allowed(handlers: Iterable[str]) -> Reply:
     allowed = ", ".join(handlers)
     return problem_reply(
         Problem(

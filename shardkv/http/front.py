@@ -1,8 +1,9 @@
 """The front door of a node, put together: routes, door, server."""
 
+import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -12,17 +13,22 @@ from labrpc.transport import Address
 from shardkv.config import NodeConfig, host_of, is_loopback
 from shardkv.http import spec
 from shardkv.http.actions import Actions
-from shardkv.http.app import Cold, key_routes, make_door
+from shardkv.http.bodies import Receive, Send
+from shardkv.http.door import App, Door, Scope
 from shardkv.http.inside import Parts
 from shardkv.http.keys import Keys
 from shardkv.http.listing import Listing
 from shardkv.http.measures import HttpMeasures
 from shardkv.http.metrics import NodeMetrics
+from shardkv.http.routes import Cold, by_path, hot_routes, key_routes
 from shardkv.http.views import Views
 from shardkv.http.watching import Watching
 from shardkv.http.wire import HttpServer
 
 log = logging.getLogger(__name__)
+
+
+Aside = Callable[[Callable[[], App]], Awaitable[App]]
 
 
 class FrontConfig(NamedTuple):
@@ -58,6 +64,7 @@ class FrontDoor:
     Args:
         clock: Seconds that only go forward, fine enough to time one call.
         wall_clock: Seconds since the epoch.
+        aside: Runs what takes long beside the loop.
         tls: Speak HTTPS.
         warnings: What `/health` shall tell besides.
     """
@@ -69,6 +76,7 @@ class FrontDoor:
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        aside: Aside,
         tls: ssl.SSLContext | None = None,
         warnings: tuple[str, ...] = (),
     ) -> None:
@@ -85,8 +93,13 @@ class FrontDoor:
         listing = Listing(inside.clerk)
         actions = Actions(inside.means, config.actions)
         cold = cold_routes(keys, listing, views, actions)
-        self.door = make_door(
-            keys, cold, self.measures, host=None if config.any_host else config.host
+        self.door = Door(
+            hot_routes(keys),
+            by_path(cold),
+            _Documents(cold, aside),
+            self.measures,
+            host=None if config.any_host else config.host,
+            tracing=inside.tracing,
         )
 
     async def start(self) -> None:
@@ -130,10 +143,30 @@ class FrontDoor:
 
 
 def cold_routes(keys: Keys, listing: Listing, views: Views, actions: Actions) -> tuple[Cold, ...]:
-    """All that the door leaves to FastAPI."""
+    """All routes but those whose path ends in a key."""
     return (
         Cold("GET", "/kv", "list", "keys", "List keys by prefix.", listing.list_, spec.LIST),
         *key_routes(keys),
         *views.routes(),
         *actions.routes(),
     )
+
+
+class _Documents:
+    """The OpenAPI document and what shows it; made, and FastAPI imported, when it is asked for."""
+
+    def __init__(self, cold: tuple[Cold, ...], aside: Aside) -> None:
+        self._cold = cold
+        self._aside = aside
+        self._app: asyncio.Future[App] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is None:
+            self._app = asyncio.ensure_future(self._aside(self._made))
+        app = await asyncio.shield(self._app)
+        await app(scope, receive, send)
+
+    def _made(self) -> App:
+        from shardkv.http.app import make_app
+
+        return make_app(self._cold)

@@ -73,7 +73,7 @@ class Listing:
             prefix,
             after=after,
             token=None if token is None else text_of(token, "token"),
-            limit=query_whole(query, "limit", PAGE_ROWS_MAX, 1, PAGE_ROWS_MAX),
+            limit=min(query_whole(query, "limit", PAGE_ROWS_MAX, 1, INTEGER_MAX), PAGE_ROWS_MAX),
             values=values,
             consistency=how.consistency,
             max_age=how.max_age,

@@ -58,6 +58,7 @@ TITLES: Final = {
     501: "Not Implemented",
     503: "Service Unavailable",
     504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
     507: "Insufficient Storage",
 }
 

@@ -6,11 +6,12 @@ from typing import Any, Final
 from shardkv.admin import NodeStatus
 from shardkv.http import limits
 from shardkv.http.actions import Actions
-from shardkv.http.app import Cold, document_of, make_app
+from shardkv.http.app import document_of, make_app
 from shardkv.http.front import cold_routes
 from shardkv.http.keys import Keys
 from shardkv.http.listing import Listing
 from shardkv.http.problems import TITLES
+from shardkv.http.routes import Cold
 from shardkv.http.spec import WHY
 from shardkv.http.views import Views
 from shardkv.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX

@@ -12,7 +12,7 @@ from shardkv.http.limits import TIMEOUT_SECONDS_MAX, TIMEOUT_SECONDS_MIN
 from shardkv.http.problems import MEDIA_TYPE, TITLES
 from shardkv.http.requests import JSON, OCTETS
 from shardkv.http.schemas import Spec, schema
-from shardkv.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from shardkv.limits import INTEGER_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
 
 TEXT: Final = "text/plain"
 
@@ -239,7 +239,7 @@ LIST: Final[Spec] = {
             "query",
             "limit",
             "keys at most; a page has at most 1,000",
-            {"type": "integer", "minimum": 1, "maximum": 1000},
+            {"type": "integer", "minimum": 1, "maximum": INTEGER_MAX},
         ),
         parameter("query", "token", "of the page before", {"type": "string", "minLength": 1}),
         parameter("query", "values", "whether values are shown", {"type": "boolean"}),

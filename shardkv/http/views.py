@@ -6,13 +6,13 @@ from typing import Final
 
 from shardkv.admin import NodeStatus
 from shardkv.http import spec
-from shardkv.http.app import Cold
 from shardkv.http.keys import Asked
 from shardkv.http.limits import STREAMS_MAX
 from shardkv.http.metrics import MEDIA_TYPE
 from shardkv.http.problems import Bad, Problem, not_ready, retry_after
 from shardkv.http.replies import Reply, Streamed, json_reply, text_reply
 from shardkv.http.requests import header, query_of
+from shardkv.http.routes import Cold
 from shardkv.http.standing import health_document, status_document
 from shardkv.http.watching import Watching
 

@@ -51,6 +51,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_headers = False
         self._watch: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
+        self._refusal: Problem | None = None  # told once what came before it is answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -67,7 +68,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal is not None:
             return
         if self._watch is None and not self._in_headers and self._is_idle():
             self._await_headers()
@@ -115,6 +116,10 @@ class GuardedProtocol(HttpToolsProtocol):
                 )
             )
             raise _Refused
+        if self.headers[-1][0] == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            # Whoever is in between may have read it another way, and so another body.
+            self._refuse(Problem(501, "unknown-transfer-coding", "a body comes whole or chunked"))
+            raise _Refused
 
     def on_message_begin(self) -> None:
         self._counted = 0
@@ -126,10 +131,23 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.url.startswith((b"/", b"http://")):  # CONNECT, and OPTIONS *
             self._refuse(Problem(400, "bad-request", "the request's target must be a path"))
             raise _Refused
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._refuse(Problem(505, "http-version", "this node speaks HTTP/1.1 and HTTP/1.0"))
+            raise _Refused
+        if version == "1.1" and not any(name == b"host" for name, _ in self.headers):
+            self._refuse(Problem(400, "bad-request", "a request has a Host header"))
+            raise _Refused
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        last = not self.pipeline  # else the next one begins
+        super().on_response_complete()
+        if self._refusal is not None and last and not self.transport.is_closing():
+            self._say(self._refusal)
+
     def send_400_response(self, msg: str) -> None:
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and self._refusal is None:
             self._refuse(Problem(400, "bad-request", "this is no HTTP/1.1 request"))
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -156,25 +174,48 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer, and close; what is under way on this connection is not answered."""
+        """Answer what cannot be taken, and close; after the answers to what came whole before."""
         self._headers_came()
         if self.transport.is_closing():
             return
         refused = self.server_state.refused
         refused[problem.name] = refused.get(problem.name, 0) + 1
+        if not self._is_idle():
+            self._drop_unfinished()
         if self._is_idle():
-            body = problem.body()
-            self.transport.write(
-                b"".join(
-                    (
-                        STATUS_LINE[problem.status],
-                        b"content-type: %b\r\n" % MEDIA_TYPE.encode(),
-                        b"content-length: %d\r\n" % len(body),
-                        b"connection: close\r\n\r\n",
-                        body,
-                    )
+            self._say(problem)
+        else:
+            self._refusal = problem
+            self.flow.pause_reading()
+
+    def _drop_unfinished(self) -> None:
+        """The newest request lacks a part of its body, which will not come: its handler is told
+        that the client has left, so nothing of it is done."""
+        cycle = self.cycle
+        if not cycle.more_body:
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()  # it was not begun yet; the one before it is
+        elif not cycle.response_started:
+            cycle.response_complete = True  # answered here
+        else:
+            self.transport.close()
+
+    def _say(self, problem: Problem) -> None:
+        body = problem.body()
+        self.transport.write(
+            b"".join(
+                (
+                    STATUS_LINE[problem.status],
+                    b"content-type: %b\r\n" % MEDIA_TYPE.encode(),
+                    b"content-length: %d\r\n" % len(body),
+                    b"connection: close\r\n\r\n",
+                    body,
                 )
             )
+        )
         self.transport.close()
 
 

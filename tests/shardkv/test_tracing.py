@@ -348,9 +348,26 @@ def test_traces_of_another_shape_are_refused(traces: tuple[tuple[Index, str], ..
         codec.unpack(codec.pack([parcel]))
 
 
-def test_a_process_that_does_not_trace_never_loads_opentelemetry() -> None:
+def test_a_process_loads_neither_opentelemetry_nor_fastapi_until_it_is_asked_to() -> None:
     program = (
-        "import sys, shardkv.node, shardkv.aio, shardkv.embedded\n"
-        "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+        "import sys, shardkv.node, shardkv.aio, shardkv.embedded, shardkv.http.front\n"
+        "sys.exit(any(name.startswith(('opentelemetry', 'fastapi', 'pydantic')) "
+        "for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_request_over_http_goes_on_with_its_callers_trace() -> None:
+    """A caller that samples is followed, others are not."""
+    recorder = Recorder("n1", on=False)
+    tracing = Tracing(recorder.provider, "n1")
+    caller = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
+    for parent in (caller, caller[:-1] + "0", "", "junk"):
+        with tracing.request("put", parent):
+            pass
+
+    (span,) = recorder.spans()
+    assert span.parent is not None and span.context is not None
+    assert (span.name, f"{span.parent.span_id:016x}") == ("http.put", "b" * 16)
+    assert f"{span.context.trace_id:032x}" == "a" * 32

@@ -341,3 +341,20 @@ def test_actions_can_be_switched_off(tmp_path: Path) -> None:
         assert (await world.http.act("leave", gids=[1])).problem == "actions-off"
 
     with_world(tmp_path, story, actions="off")
+
+
+def test_head_answers_what_get_would_without_its_body(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        for path in ("/livez", "/readyz", "/status", "/metrics", "/kv", "/get?key=none"):
+            whole = await world.http.get(path)
+            head = await world.http.ask("HEAD", path)
+            assert (head.status, head.headers["content-type"]) == (
+                whole.status,
+                whole.headers["content-type"],
+            ), path
+        head = await world.http.ask("HEAD", "/events")
+        assert (head.status, head.headers["content-type"]) == (200, "text/event-stream")
+        refused = await world.http.ask("HEAD", "/cluster/move")
+        assert (refused.status, refused.headers["allow"]) == (405, "POST")
+
+    with_world(tmp_path, story)

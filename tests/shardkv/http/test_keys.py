@@ -325,7 +325,15 @@ def test_lists_are_pages_or_lines(tmp_path: Path) -> None:
         assert rows[0] == {"key": "item/0", "version": 1, "value": "v0"}
         assert rows[-2]["value_base64"] == "/g=="
         assert rows[-1] == {"end": True, "keys": 8}
-        for wrong in ("limit=0", "limit=1001", "values=1", "token=x", "after=a&token=x"):
+        assert (await http.get(f"/kv?prefix=item/&limit={10**9}")).status == 200, "a page of 1,000"
+        for wrong in (
+            "limit=0",
+            "limit=-1",
+            f"limit={2**63}",
+            "values=1",
+            "token=x",
+            "after=a&token=x",
+        ):
             assert (await http.get(f"/kv?{wrong}")).problem == "bad-request", wrong
 
     with_world(tmp_path, story)
