@@ -61,6 +61,10 @@ class Log:
     def _begin_at(self, start: SnapshotMeta) -> None:
         self.start = start
         self.last = start.last
+        self.reads = 0
+        """How often entries were asked for"""
+        self.reads_back = 0
+        """... and had to be read from the disk."""
         self._cache: list[Entry] = []
         self._cache_first = Index(start.last.index + 1)
         self._cache_bytes = 0
@@ -144,7 +148,9 @@ class Log:
         if lo < self.first:
             raise Compacted(lo, self.first)
         assert lo < hi <= self.last.index + 1, f"[{lo}, {hi}) is not in the log"
+        self.reads += 1
         if lo < self._cache_first:
+            self.reads_back += 1
             found = tuple(self._read(lo, min(hi, self._cache_first), bytes_max))
             assert found, f"the log store lost entry {lo}"
             assert found[0].id == self.id_at(lo), f"the log store holds another entry {lo}"

@@ -38,6 +38,8 @@ class StoreService:
     def __init__(self, transport: Transport, *, operations_max: int = NODE_OPERATIONS_MAX) -> None:
         self.groups: dict[GroupId, GroupServer] = {}
         self.operations = 0  # in flight
+        self.given_bytes = 0
+        """What other groups were given of shards that go there, since the start."""
         self.meter = Meter(asyncio.get_running_loop().time)
         self.tracing: Tracing | None = None
         self._operations_max = operations_max
@@ -85,7 +87,11 @@ class StoreService:
         server = self.groups.get(request.gid)
         if server is None:
             return copies.encode_pull_reply(copies.PullReply(code=Code.WRONG_GROUP))
-        return copies.encode_pull_reply(await server.pull(request))
+        reply = await server.pull(request)
+        body = copies.encode_pull_reply(reply)
+        if reply.chunk is not None:
+            self.given_bytes += len(body)
+        return body
 
     async def settled(self, body: bytes) -> bytes:
         """Another group's question whether a shard is in."""

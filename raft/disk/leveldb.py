@@ -298,6 +298,11 @@ class LevelDB:
 
     # One batch at a time, in the thread
 
+    @property
+    def waiting(self) -> int:
+        """Batches that were handed over for a sync and are not on the disk yet."""
+        return len(self._gathered) + len(self._under_way)
+
     def _begin(self) -> None:
         self._scheduled = False
         if self._under_way or not self._gathered:

@@ -66,6 +66,9 @@ class Parts(NamedTuple):
             meter=self._meter,
             in_flight=self._in_flight,
             copied_bytes=self._copied_bytes,
+            given_bytes=self._given_bytes,
+            proposals=self._proposals,
+            syncs_waiting=self._syncs_waiting,
             host=self.host,
             syncs=self._syncs,
             directories={
@@ -101,6 +104,20 @@ class Parts(NamedTuple):
     def _copied_bytes(self) -> int:
         assembly = self.assembly()
         return 0 if assembly is None else assembly.copied_bytes
+
+    def _given_bytes(self) -> int:
+        assembly = self.assembly()
+        return 0 if assembly is None else assembly.service.given_bytes
+
+    def _proposals(self) -> dict[int, int]:
+        assembly = self.assembly()
+        if assembly is None:
+            return {}
+        return {gid: group.server.rsm.pending for gid, group in assembly.groups.items()}
+
+    def _syncs_waiting(self) -> dict[str, int]:
+        databases = self.databases()
+        return {} if databases is None else {"log": databases.log_disk.waiting}
 
     def _syncs(self) -> dict[str, Histogram]:
         databases = self.databases()

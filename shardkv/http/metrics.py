@@ -5,6 +5,7 @@ numbers that `load`, `measures` and the parts of the node keep anyway. Figures o
 id as the label `group`; no figure is kept a shard or a key, so that a scrape stays small.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -41,6 +42,9 @@ class Figures(NamedTuple):
     meter: Callable[[], Meter | None]
     in_flight: Callable[[], int]
     copied_bytes: Callable[[], int]
+    given_bytes: Callable[[], int]
+    proposals: Callable[[], Mapping[int, int]]  # waiting in each group
+    syncs_waiting: Callable[[], Mapping[str, int]]  # of each database
     host: Callable[[], Host | None]
     syncs: Callable[[], Mapping[str, Histogram]]  # of each database
     directories: Mapping[str, Path]  # of each database
@@ -81,6 +85,7 @@ def _node(status: NodeStatus) -> Iterator[Family]:
     yield info
     ready = not reasons_not_ready(status)
     yield _gauge("shardkv_ready", "1 if the node is ready, as /readyz says.", int(ready))
+    yield _gauge("shardkv_tasks", "Tasks of the node's event loop.", len(asyncio.all_tasks()))
     yield _gauge("shardkv_uptime_seconds", "Since the process started.", status.uptime_ms / 1000)
     yield _gauge(
         "shardkv_config_number", "The newest configuration heard of.", status.config_number
@@ -134,6 +139,13 @@ def _operations(figures: Figures) -> Iterator[Family]:
     yield _gauge(
         "shardkv_operations_in_flight", "Operations waiting for their answer.", figures.in_flight()
     )
+    proposals = GaugeMetricFamily(
+        "shardkv_proposals_waiting", "Commands that wait to be committed and applied.",
+        labels=("group",),
+    )  # fmt: skip
+    for gid, count in sorted(figures.proposals().items()):
+        proposals.add_metric((str(gid),), count)
+    yield proposals
     rejected = CounterMetricFamily(
         "shardkv_operations_rejected", "Operations turned away before anything was done.",
         labels=("why",),
@@ -192,6 +204,16 @@ def _raft(status: NodeStatus, host: Host | None) -> Iterator[Family]:
         host.frames_sent,
     )  # fmt: skip
     yield _counter("shardkv_raft_messages_sent", "What the frames held.", host.messages_sent)
+    reads = CounterMetricFamily(
+        "shardkv_raft_log_reads",
+        "How often entries of the log were read: from memory (hit) or from the disk (miss).",
+        labels=("group", "result"),
+    )
+    for gid, own in sorted(host.replicas.items()):
+        read = own.core.log
+        reads.add_metric((str(gid), "hit"), read.reads - read.reads_back)
+        reads.add_metric((str(gid), "miss"), read.reads_back)
+    yield reads
     dropped = CounterMetricFamily(
         "shardkv_raft_messages_dropped", "What came from other nodes and was not taken.",
         labels=("why",),
@@ -217,9 +239,19 @@ def _shards(status: NodeStatus, figures: Figures) -> Iterator[Family]:
         "shardkv_migration_received_bytes", "Rows of shards that were copied to groups led here.",
         figures.copied_bytes(),
     )  # fmt: skip
+    yield _counter(
+        "shardkv_migration_sent_bytes", "Rows of shards that other groups were given from here.",
+        figures.given_bytes(),
+    )  # fmt: skip
 
 
 def _disk(figures: Figures) -> Iterator[Family]:
+    waiting = GaugeMetricFamily(
+        "shardkv_fsync_waiting", "Batches that wait for the disk.", labels=("database",)
+    )
+    for name, count in sorted(figures.syncs_waiting().items()):
+        waiting.add_metric((name,), count)
+    yield waiting
     yield _histograms("shardkv_fsync_seconds", "Synced batches.", "database", dict(figures.syncs()))
     sizes = GaugeMetricFamily(
         "shardkv_database_bytes", "Files of a LevelDB database.", labels=("database",)

@@ -3,10 +3,13 @@
 import asyncio
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
 from raft.histogram import BOUNDS_US, Histogram
@@ -52,6 +55,13 @@ def test_what_was_done_is_counted(tmp_path: Path) -> None:
     assert [s["group"] for s, _ in found["shardkv_raft_term"]] == ["0", "1", "2"]
     assert all(n >= 1 for _, n in found["shardkv_raft_commit_index"])
     assert found["shardkv_config_number"][0][1] >= 2
+    moved = found["shardkv_migration_received_bytes_total"][0][1]
+    moved += found["shardkv_migration_sent_bytes_total"][0][1]
+    assert moved > 0, "shard 0 went to one group and came from the other"
+    reads = {(s["group"], s["result"]): n for s, n in found["shardkv_raft_log_reads_total"]}
+    assert reads["1", "hit"] > 0 and reads["1", "miss"] == 0
+    assert {s["group"] for s, _ in found["shardkv_proposals_waiting"]} == {"1", "2"}
+    assert found["shardkv_tasks"][0][1] > 1
     assert found["process_resident_memory_bytes"][0][1] > 1e6
     operations = {s["kind"]: n for s, n in found["shardkv_operations_total"]}
     frames = {s["kind"]: n for s, n in found["shardkv_operation_seconds_count"]}
@@ -75,8 +85,8 @@ def test_dashboard_and_alerts_name_only_what_is_exported(tmp_path: Path) -> None
     found = used(tmp_path)
     # Only a production node's databases are synced: their figures have no samples here.
     found |= {
-        f"shardkv_fsync_seconds_{part}": [({"database": "log"}, 0.0)]
-        for part in ("bucket", "count", "sum")
+        f"shardkv_fsync_{part}": [({"database": "log"}, 0.0)]
+        for part in ("seconds_bucket", "seconds_count", "seconds_sum", "waiting")
     }
     wrong = []
     named: dict[str, None] = {}
@@ -100,6 +110,46 @@ def test_dashboard_and_alerts_name_only_what_is_exported(tmp_path: Path) -> None
 
     assert wrong == []
     assert len(named) > 20
+
+
+RULES = ROOT / "deploy/prometheus"
+
+
+def promtool(*words: str, directory: Path = RULES) -> subprocess.CompletedProcess[str]:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not installed; on Debian: apt-get install prometheus")
+    return subprocess.run(
+        [found, *words], cwd=directory, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_prometheus_itself_takes_the_rules_and_they_fire_when_they_should() -> None:
+    checked = promtool("check", "rules", "alerts.yaml")
+    assert checked.returncode == 0, checked
+    tested = promtool("test", "rules", "alerts_test.yaml")
+    assert tested.returncode == 0, tested.stdout
+
+
+def test_every_alert_is_tested_and_its_tests_can_fail(tmp_path: Path) -> None:
+    """Each rule in turn with its comparison turned round: some test of it must notice."""
+    text = (RULES / "alerts.yaml").read_text()
+    tests = (RULES / "alerts_test.yaml").read_text()
+    rules: Any = YAML(typ="safe").load(text)
+    alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    assert [name for name in alerts if f"alertname: {name}" not in tests] == []
+    (tmp_path / "alerts_test.yaml").write_text(tests)
+    for name in alerts:
+        before, _, rest = text.partition(f"- alert: {name}\n")
+        body, mark, after = rest.partition("- alert: ")
+        turned = re.sub(r"(==|>|<)(?= [0-9.e]+\n)", lambda found: TURNED[found[1]], body)
+        assert turned != body, name
+        broken = before + f"- alert: {name}\n" + turned + mark + after
+        (tmp_path / "alerts.yaml").write_text(broken)
+        assert promtool("test", "rules", "alerts_test.yaml", directory=tmp_path).returncode, name
+
+
+TURNED = {"==": "!=", ">": "<", "<": ">"}
 
 
 def test_a_wrong_name_would_be_found() -> None:
