@@ -18,7 +18,7 @@ from labs.observer import InvariantBroken
 from labs.operator import Operator
 from labs.workload import Workload
 from raft.config import RaftConfig
-from raft.host import CompactionConfig
+from raft.host import WORTH, CompactionConfig
 from raft.types import GroupId
 from shardctrler.client import ControllerClient
 from shardctrler.errors import ShardCtrlerError
@@ -99,7 +99,8 @@ class Rest:
         await self._converge()
         took = self._loop.time() - self._healed
         await self._within("L6", CLEAN_E, "no garbage", self._clean)
-        bound = max(compaction.log_entries_max, compaction.keep_entries)
+        worth = compaction.log_entries_max // WORTH  # less than that is not cut
+        bound = max(compaction.log_entries_max, compaction.keep_entries + worth)
         await self._within(
             "B1", CLEAN_E, f"every log at {bound} entries or fewer", lambda: self._short(bound)
         )

@@ -6,7 +6,11 @@ from typing import Final
 from labrpc.grpc import wire_pb2 as wire
 
 PROTOCOL_VERSION: Final = 1
-"""Of `wire.proto` and of every body that crosses it. Both sides must have the same."""
+"""Of `wire.proto` and of every body that crosses it: the newest that this program speaks."""
+PROTOCOL_OLDEST: Final = 1
+"""The oldest that it still speaks: one less once there are two, so that the nodes of a cluster can
+be upgraded one after the other. Two processes are partners if there is a version that both speak;
+the newer one then says only what the older one understands."""
 
 # A stranger's words are quoted in logs and in the status text, which gRPC sends as a header.
 _SHOWN_BYTES_MAX: Final = 32
@@ -29,16 +33,21 @@ class Identity:
     def hello(self, target: str = "") -> wire.Hello:
         """The first words on every stream; `target` is the address dialled."""
         return wire.Hello(
-            cluster=self.cluster, version=PROTOCOL_VERSION, sender=self.name, target=target
+            cluster=self.cluster,
+            version=PROTOCOL_VERSION,
+            sender=self.name,
+            target=target,
+            oldest=PROTOCOL_OLDEST,
         )
 
     def mismatch(self, hello: wire.Hello) -> str | None:
         """Say why the process that sent `hello` is no partner of this one; None: it is one."""
         sender = hello.sender[:_SHOWN_CHARACTERS_MAX]
-        if hello.version != PROTOCOL_VERSION:
+        oldest = hello.oldest or hello.version
+        if max(oldest, PROTOCOL_OLDEST) > min(hello.version, PROTOCOL_VERSION):
             return (
-                f"protocol version mismatch: {sender!r} speaks version {hello.version}, "
-                f"{self.name!r} speaks version {PROTOCOL_VERSION}"
+                f"protocol version mismatch: {sender!r} speaks {_versions(oldest, hello.version)}, "
+                f"{self.name!r} speaks {_versions(PROTOCOL_OLDEST, PROTOCOL_VERSION)}"
             )
         if hello.cluster != self.cluster:
             return (
@@ -46,6 +55,10 @@ class Identity:
                 f"{_shown(hello.cluster)}, {self.name!r} to cluster {_shown(self.cluster)}"
             )
         return None
+
+
+def _versions(oldest: int, newest: int) -> str:
+    return f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
 
 
 def _shown(cluster: bytes) -> str:

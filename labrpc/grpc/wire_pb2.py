@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16labrpc/grpc/wire.proto\x12\tlabrpc.v1\"I\n\x05Hello\x12\x0f\n\x07\x63luster\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sender\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\"H\n\x07Request\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\r\"S\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x10\n\x08stopping\x18\x05 \x01(\x08\"Q\n\x08Requests\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.labrpc.v1.Hello\x12$\n\x08requests\x18\x02 \x03(\x0b\x32\x12.labrpc.v1.Request\"N\n\x07\x41nswers\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.labrpc.v1.Hello\x12\"\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x11.labrpc.v1.Answer\"9\n\x06\x46rames\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.labrpc.v1.Hello\x12\x0e\n\x06\x66rames\x18\x02 \x03(\x0c\x32@\n\x05\x43\x61lls\x12\x37\n\x08\x45xchange\x12\x13.labrpc.v1.Requests\x1a\x12.labrpc.v1.Answers(\x01\x30\x01\x32;\n\x08\x43hannels\x12/\n\x04\x46\x65\x65\x64\x12\x11.labrpc.v1.Frames\x1a\x10.labrpc.v1.Hello(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16labrpc/grpc/wire.proto\x12\tlabrpc.v1\"Y\n\x05Hello\x12\x0f\n\x07\x63luster\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sender\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x0e\n\x06oldest\x18\x05 \x01(\r\"H\n\x07Request\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\r\"S\n\x06\x41nswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x10\n\x08stopping\x18\x05 \x01(\x08\"Q\n\x08Requests\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.labrpc.v1.Hello\x12$\n\x08requests\x18\x02 \x03(\x0b\x32\x12.labrpc.v1.Request\"N\n\x07\x41nswers\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.labrpc.v1.Hello\x12\"\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x11.labrpc.v1.Answer\"9\n\x06\x46rames\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.labrpc.v1.Hello\x12\x0e\n\x06\x66rames\x18\x02 \x03(\x0c\x32@\n\x05\x43\x61lls\x12\x37\n\x08\x45xchange\x12\x13.labrpc.v1.Requests\x1a\x12.labrpc.v1.Answers(\x01\x30\x01\x32;\n\x08\x43hannels\x12/\n\x04\x46\x65\x65\x64\x12\x11.labrpc.v1.Frames\x1a\x10.labrpc.v1.Hello(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,19 +32,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'labrpc.grpc.wire_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLO']._serialized_start=37
-  _globals['_HELLO']._serialized_end=110
-  _globals['_REQUEST']._serialized_start=112
-  _globals['_REQUEST']._serialized_end=184
-  _globals['_ANSWER']._serialized_start=186
-  _globals['_ANSWER']._serialized_end=269
-  _globals['_REQUESTS']._serialized_start=271
-  _globals['_REQUESTS']._serialized_end=352
-  _globals['_ANSWERS']._serialized_start=354
-  _globals['_ANSWERS']._serialized_end=432
-  _globals['_FRAMES']._serialized_start=434
-  _globals['_FRAMES']._serialized_end=491
-  _globals['_CALLS']._serialized_start=493
-  _globals['_CALLS']._serialized_end=557
-  _globals['_CHANNELS']._serialized_start=559
-  _globals['_CHANNELS']._serialized_end=618
+  _globals['_HELLO']._serialized_end=126
+  _globals['_REQUEST']._serialized_start=128
+  _globals['_REQUEST']._serialized_end=200
+  _globals['_ANSWER']._serialized_start=202
+  _globals['_ANSWER']._serialized_end=285
+  _globals['_REQUESTS']._serialized_start=287
+  _globals['_REQUESTS']._serialized_end=368
+  _globals['_ANSWERS']._serialized_start=370
+  _globals['_ANSWERS']._serialized_end=448
+  _globals['_FRAMES']._serialized_start=450
+  _globals['_FRAMES']._serialized_end=507
+  _globals['_CALLS']._serialized_start=509
+  _globals['_CALLS']._serialized_end=573
+  _globals['_CHANNELS']._serialized_start=575
+  _globals['_CHANNELS']._serialized_end=634
 # @@protoc_insertion_point(module_scope)

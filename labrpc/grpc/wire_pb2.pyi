@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Hello(_message.Message):
-    __slots__ = ("cluster", "version", "sender", "target")
+    __slots__ = ("cluster", "version", "sender", "target", "oldest")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
     cluster: bytes
     version: int
     sender: str
     target: str
-    def __init__(self, cluster: _Optional[bytes] = ..., version: _Optional[int] = ..., sender: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
+    oldest: int
+    def __init__(self, cluster: _Optional[bytes] = ..., version: _Optional[int] = ..., sender: _Optional[str] = ..., target: _Optional[str] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class Request(_message.Message):
     __slots__ = ("id", "method", "body", "deadline_ms")

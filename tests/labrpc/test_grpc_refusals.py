@@ -118,6 +118,36 @@ def test_another_version_is_refused_by_the_server_with_both(
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("oldest", "newest", "said"),
+    [
+        pytest.param(1, 2, "", id="the next version still speaks ours"),
+        pytest.param(0, 1, "", id="a partner that names no oldest one speaks one version"),
+        pytest.param(2, 3, "speaks versions 2 to 3, ", id="two versions on, ours is forgotten"),
+        pytest.param(0, 2, "speaks version 2, ", id="only the next one"),
+        pytest.param(0, 0, "speaks version 0, ", id="one before ours"),
+    ],
+)
+def test_partners_need_one_version_that_both_speak(oldest: int, newest: int, said: str) -> None:
+    hello = wire.Hello(cluster=CLUSTER, version=newest, oldest=oldest, sender="other")
+    reason = handshake.Identity(CLUSTER, "me").mismatch(hello)
+    if said:
+        assert reason == f"protocol version mismatch: 'other' {said}'me' speaks version 1"
+    else:
+        assert reason is None
+
+
+def test_a_newer_one_that_forgot_nothing_lets_us_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = handshake.Identity(CLUSTER, "old").hello()
+    monkeypatch.setattr(handshake, "PROTOCOL_VERSION", 2)
+    newer = handshake.Identity(CLUSTER, "new")
+    assert newer.mismatch(ours) is None
+    monkeypatch.setattr(handshake, "PROTOCOL_OLDEST", 2)
+    assert newer.mismatch(ours) == (
+        "protocol version mismatch: 'old' speaks version 1, 'new' speaks version 2"
+    )
+
+
 def test_a_stranger_with_a_long_name_is_refused_all_the_same() -> None:
     """The text is a header of gRPC's, and those have a bound of their own."""
 

@@ -3,7 +3,7 @@
 Each plays for some half a minute under a dense load and judges all that clients saw: linearizable
 (C1), nothing twice (C3), nothing acknowledged lost (C8). Their short forms are in `test_kills.py`,
 `test_pauses.py`, `test_disk_faults.py`, `test_damage.py` and `test_moves_under_fire.py`; links are
-in `test_links.py`. Upgrades (12) have nothing to mix yet: there is one version.
+in `test_links.py`, mixed versions (12) in `test_versions.py`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from tests.support.processes import Cluster, Eyes, run, running, wait_for
 pytestmark = pytest.mark.real
 
 FOR_SECONDS = 24.0
-OPERATIONS_MIN = 10_000
+OPERATIONS_MIN = 20_000
 """Judged in each scenario, or it shows little."""
 KILL_EVERY_SECONDS = 3.0
 
@@ -57,7 +57,7 @@ def play(
             await eyes.whole(60)
             missing = least - len(load.history)
             if missing > 0:
-                await load.some(missing, 60)
+                await load.some(missing, 90)
             await load.finish()
             return len(load.history)
 

@@ -374,14 +374,16 @@ class Cluster:
 
         return wait_for(said, f"a word of up about the end of {name}")
 
-    def restart(self, name: str, *, wait: bool = True) -> subprocess.Popen[bytes]:
-        """Start a node again by the command that `up` printed."""
+    def restart(
+        self, name: str, *, wait: bool = True, program: Sequence[str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a node again by the command that `up` printed, or as another `program`."""
         node = self.nodes[name]
         assert not self.runs(name)
         if node.process is None:
             words = self.obituary(name)[1]
             assert words == ["shardkv", "node", "--data", str(node.data)]
-        process = self.start_node(node.data)
+        process = self.start_node(node.data, program=program or PROGRAM)
         node.process, node.pid = process, process.pid
         if wait:
             wait_for(
@@ -391,12 +393,16 @@ class Cluster:
         return process
 
     def start_node(
-        self, data: Path, *flags: str, prefix: Sequence[str] = ()
+        self,
+        data: Path,
+        *flags: str,
+        prefix: Sequence[str] = (),
+        program: Sequence[str] = PROGRAM,
     ) -> subprocess.Popen[bytes]:
         """`shardkv node --data DATA`, with what it says on standard error in a file."""
         with (self.directory / f"{data.name}.err").open("ab") as err:
             process = subprocess.Popen(
-                [*prefix, *PROGRAM, "node", "--data", str(data), *flags],
+                [*prefix, *program, "node", "--data", str(data), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=err,
