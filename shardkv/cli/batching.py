@@ -34,10 +34,10 @@ class Part(NamedTuple):
     epilog="""\b
 Examples:
   shardkv batch '{user:7}name' Ada '{user:7}mail' ada@example.org
-  shardkv batch '{user:7}name' Ada --append '{user:7}log' 'named;' --delete '{user:7}draft'
-  shardkv batch '{acct}a' 90 '{acct}b' 110 --if-version '{acct}a' 3 --if-version '{acct}b' 8
-  shardkv batch greeting hello farewell bye        # two shards, perhaps: two batches
-  shardkv batch greeting hello farewell bye --atomic   # refused, unless it is one
+  shardkv batch '{u}name' Ada --append '{u}log' 'named;' --delete '{u}draft'
+  shardkv batch '{u}a' 90 '{u}b' 110 --if-version '{u}a' 3
+  shardkv batch greeting hello farewell bye           # a batch a shard
+  shardkv batch greeting hello farewell bye --atomic  # refused, if two
 """
 )
 @click.argument("pairs", nargs=-1, metavar="[KEY VALUE]...", type=click.UNPROCESSED)

@@ -50,7 +50,17 @@ class _Verbs(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(cls=_Verbs)
+@click.group(
+    cls=_Verbs,
+    epilog="""\b
+Examples:
+  shardkv ctl query
+  shardkv ctl join 3=n1,n2,n3
+  shardkv ctl plan
+  shardkv ctl replace n2 n7 --dry-run
+  shardkv ctl explain s12
+""",
+)
 def ctl() -> None:
     """Change which groups take part, which shards they own, and which nodes hold them.
 

@@ -50,7 +50,7 @@ def reads(command: Callable[..., Any]) -> Callable[..., Any]:
     def reading(*args: Any, consistency: str, max_age: float | None, **kwargs: Any) -> Any:
         chosen = REPLICAS.get(consistency, consistency)
         if max_age is not None and chosen != "stale":
-            raise click.UsageError("--max-age needs --consistency stale")
+            raise click.UsageError("--max-age needs --consistency stale (or one)")
         how = Reading(consistency=chosen, max_age=max_age)
         return command(*args, how=how, **kwargs)
 

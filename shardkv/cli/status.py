@@ -59,8 +59,8 @@ def status(request: Request, watch: bool) -> None:
     cluster and how long it took; and every group: leaders, terms, applied indexes and lags, shards
     with their phase, copies under way.
 
-    ALIVE is who answers; of others the controller's leader knows whether they are SUSPECT (silent
-    for a moment) or DEAD. Requests are counted by the nodes since they started.
+    ALIVE is who answers; who does not is SUSPECT, and DEAD after 10 seconds, by the controller's
+    leader, who asks every node each second. Requests are counted by the nodes since they started.
 
     Exit status 1 if a group has no leader, a node does not answer, or a replica stopped or lost
     entries.

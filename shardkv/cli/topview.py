@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shardkv.cli.vitals import ALIVE, DEAD, SUSPECT
+from shardkv.cli.vitals import ALIVE, DEAD, DEAD_SECONDS, SUSPECT
 
 _HEAD_LINES: Final = 4
 _STYLES: Final = {ALIVE: "green", SUSPECT: "yellow", DEAD: "bold red"}
@@ -69,10 +69,11 @@ def _head(document: dict[str, Any], moves: Sequence[dict[str, Any]]) -> list[str
 
 
 def standing_of(node: dict[str, Any]) -> str:
-    """ALIVE if it answers, else what the controller's leader thinks of it."""
+    """ALIVE if it answers; DEAD if it did not for long, or was dead when the looking began."""
     if node["state"] != "silent":
         return ALIVE
-    return DEAD if node["health"] == "dead" else SUSPECT
+    silent = node["last_seen_seconds"] or 0.0
+    return DEAD if node["health"] == "dead" or silent >= DEAD_SECONDS else SUSPECT
 
 
 def _pair(latency: dict[str, float | None]) -> str:

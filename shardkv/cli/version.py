@@ -5,13 +5,20 @@ import click
 from shardkv import __version__
 
 
-@click.command()
+@click.command(epilog="Example: shardkv version")
 def version() -> None:
     """Print the version."""
     click.echo(f"shardkv {__version__}")
 
 
-@click.command("help")
+@click.command(
+    "help",
+    epilog="""\b
+Examples:
+  shardkv help
+  shardkv help batch
+""",
+)
 @click.argument("command", required=False)
 @click.pass_context
 def help_(context: click.Context, command: str | None) -> None:

@@ -1,9 +1,10 @@
 """How a cluster is, in a few figures: who is there, what is served, what was asked of it. Pure.
 
-A node's *standing* is ALIVE if it answers, whatever anybody thought of it before; else what the
-controller's leader knows, who asks every node each second: SUSPECT, and DEAD once it has been
-silent for as long as `shardkv ctl plan` says. Where nobody leads the controller, a node that does
-not answer is SUSPECT: it may be the way to it that is broken.
+A node's *standing* is ALIVE if it answers, whatever anybody thought of it before; else it is what
+the controller's leader knows, who asks every node each second: SUSPECT, and DEAD once it has been
+silent for `DEAD_SECONDS`. (What the cluster does about it comes later: `shardkv ctl plan`.) Where
+nobody leads the controller, a node that does not answer is SUSPECT: it may be the way to it that is
+broken.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from shardkv.load import NodeLoad
 ALIVE: Final = "ALIVE"
 SUSPECT: Final = "SUSPECT"
 DEAD: Final = "DEAD"
+DEAD_SECONDS: Final = 10.0
 
 
 class Vital(NamedTuple):
@@ -47,8 +49,8 @@ def vitals(
     found = [Vital(node, ALIVE, 0.0) for node in answered]
     for node in silent:
         known = next((n for n in report.nodes if n.node == node), None) if report else None
-        dead = known is not None and known.health == "dead"
         seconds = None if known is None else known.silent_ms / 1000
+        dead = seconds is not None and seconds >= DEAD_SECONDS
         found.append(Vital(node, DEAD if dead else SUSPECT, seconds))
     return tuple(found)
 
