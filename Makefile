@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 # Whole-command limits, in seconds: pytest-timeout cannot interrupt a wedged loop.
 TEST_SECONDS_MAX ?= 900
 DEMO_SECONDS_MAX ?= 240
+WEB_SECONDS_MAX ?= 300
 PYTEST_ARGS ?=
 
 .PHONY: all demo test simulate ci-deploy ci-sim ci-real fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench bench-long clean help
@@ -104,6 +105,14 @@ http-docs: $(STAMP)  ## write docs/http.md anew from the OpenAPI document
 	$(BIN)/python -m shardkv.http.reference > docs/http.md.new
 	mv docs/http.md.new docs/http.md
 
+.PHONY: web ci-web
+# The built files are committed, so that nobody else needs Node.js.
+web:  ## build the web page from web/ into shardkv/http/static (needs Node.js 20.19 or newer)
+	cd web && npm ci --no-fund --no-audit --loglevel=error && npx tsc --noEmit && npx vite build
+
+ci-web: $(STAMP)  ## the web page: rebuilt and compared, types, unit tests, and in a real browser
+	timeout --kill-after=10 $(WEB_SECONDS_MAX) web/ci.sh
+
 # The generator is the oldest that we support, and pins an old protobuf: so it has a venv of its own.
 proto: $(STAMP)  ## generate the Python of labrpc/grpc/*.proto anew
 	test -x $(VENV)/proto/bin/python || $(PYTHON) -m venv $(VENV)/proto
@@ -125,6 +134,7 @@ bench-long: $(BENCH_STAMP)  ## the same with more rounds, and up to 5 million ke
 	$(BIN)/python -m bench long
 
 clean:  ## remove what was built; never ./data
+	rm -rf web/node_modules web/e2e/output
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

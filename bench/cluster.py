@@ -113,7 +113,8 @@ def cluster(*flags: str) -> Iterator[Running]:
             while (line := process.stdout.readline().strip()) != "ready":
                 if not line:
                     raise RuntimeError("`shardkv up` did not get ready")
-                nodes.append(line.split())
+                if not line.startswith("page "):
+                    nodes.append(line.split())
             running = Running(
                 tuple(n[2] for n in nodes), tuple(int(n[4]) for n in nodes), Path(directory)
             )

@@ -322,6 +322,9 @@ class Launcher:
             ]
             status = await self._until_ready()
             if status == 0 and not self._stopping.is_set():
+                first = next(iter(self._file.nodes.values()))
+                scheme = "http" if tls.of_environment(config.environment()) is None else "https"
+                self._say(f"page {scheme}://{first.http}/")
                 self._say("ready")
                 watch = loop.create_task(self._watch())
                 await self._stopping.wait()

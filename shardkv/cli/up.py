@@ -61,8 +61,8 @@ def up(
     """Run a cluster of node processes; Ctrl-C stops it, and `up` again finds everything.
 
     Founds a cluster in an empty directory, resumes the one in a directory that holds one. Prints a
-    line a node, then `ready` once every group has all its voters. A node that ends stays ended: the
-    command that starts it again is printed.
+    line a node, then the address of its web page (every node has one) and `ready` once every group
+    has all its voters. A node that ends stays ended: the command that starts it again is printed.
     """
     plan = Plan(
         data=data.absolute(),

@@ -17,7 +17,7 @@ from shardkv.http.keys import Asked
 from shardkv.http.measures import HttpMeasures
 from shardkv.http.origin import SAFE_METHODS, check_host, check_same_origin
 from shardkv.http.problems import Problem, internal, problem_of
-from shardkv.http.replies import ALWAYS, Reply, Streamed, problem_reply
+from shardkv.http.replies import ALWAYS, AS_IT_IS, Reply, Streamed, problem_reply
 from shardkv.http.requests import header
 from shardkv.http.routes import Route
 from shardkv.http.streams import send_head, send_streamed
@@ -205,7 +205,7 @@ def missing(message: MutableMapping[str, Any]) -> list[tuple[bytes, bytes]]:
 
 async def send_reply(reply: Reply, send: Send) -> None:
     """A whole answer, in two ASGI messages."""
-    headers = [*reply.headers, *ALWAYS]
+    headers = [*reply.headers, *(AS_IT_IS if reply.kept else ALWAYS)]
     if reply.status not in (204, 304):
         headers.append((b"content-length", b"%d" % len(reply.body)))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -20,6 +20,7 @@ from shardkv.http.keys import Keys
 from shardkv.http.listing import Listing
 from shardkv.http.measures import HttpMeasures
 from shardkv.http.metrics import NodeMetrics
+from shardkv.http.page import Page
 from shardkv.http.routes import Cold, by_path, hot_routes, key_routes
 from shardkv.http.views import Views
 from shardkv.http.watching import Watching
@@ -93,9 +94,10 @@ class FrontDoor:
         listing = Listing(inside.clerk)
         actions = Actions(inside.means, config.actions)
         cold = cold_routes(keys, listing, views, actions)
+        page = Page()
         self.door = Door(
-            hot_routes(keys),
-            by_path(cold),
+            (*hot_routes(keys), page.below()),
+            by_path(cold) | page.routes(),
             _Documents(cold, aside),
             self.measures,
             host=None if config.any_host else config.host,

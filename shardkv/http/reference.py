@@ -22,7 +22,8 @@ HEAD: Final = """# HTTP
 Every node serves HTTP at its `http` address (its `client` port + 2), in the same process: any node
 serves any key. `http: off` switches it off, and then nothing of it is even loaded. This page is
 written from the OpenAPI document by `make http-docs`; a running node has the document at
-`/openapi.json`, and as a page at `/docs`.
+`/openapi.json`, and as a page at `/docs`. At `/` is a web page to look at the cluster with, to
+browse keys and to do an operator's actions; a client needs none of it.
 
 ```sh
 curl -X PUT localhost:7402/kv/greeting -H 'Content-Type: application/json' -d '{"value": "hello"}'
@@ -75,6 +76,8 @@ pages of others in the browser of somebody who may:
 - operators' actions need the header `Shardkv-Confirm` with the action's name besides, come as JSON,
   and are taken from this machine only, not through a proxy (`http_actions`: `loopback`, else `any`
   or `off`);
+- the web page may load and talk to nothing but its own node (`Content-Security-Policy`), so it does
+  not go on at another node when its own ends: it waits, and says which other pages there are;
 - `GET /set` writes only with `http_get_writes: true`: whatever follows links would write, too.
 """
 

@@ -15,10 +15,8 @@ _OCTETS_HEADERS: Final[Headers] = ((b"content-type", OCTETS.encode()),)
 _TEXT_HEADERS: Final[Headers] = ((b"content-type", b"text/plain; charset=utf-8"),)
 _PROBLEM_HEADERS: Final[Headers] = ((b"content-type", MEDIA_TYPE.encode()),)
 
-ALWAYS: Final[Headers] = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-)
+AS_IT_IS: Final[Headers] = ((b"x-content-type-options", b"nosniff"),)
+ALWAYS: Final[Headers] = (*AS_IT_IS, (b"cache-control", b"no-store"))
 """Values are the users': no browser shall take one for a page, and no cache keep one."""
 
 STORED: Final = "Key-value pair stored successfully"
@@ -40,6 +38,7 @@ class Reply(NamedTuple):
     status: int
     body: bytes = b""
     headers: Headers = ()
+    kept: bool = False  # its headers say how long it may be kept; else no cache keeps it
 
 
 def problem_reply(problem: Problem) -> Reply:

@@ -298,7 +298,10 @@ class Cluster:
         listed = YAML(typ="safe").load((self.data / "cluster.yaml").read_text())
         self.endpoints: list[str] = listed["endpoints"]
         self.cluster = bytes.fromhex(listed["cluster"])
-        for line in self.lines()[:-1]:
+        *nodes, page = self.lines()[:-1]
+        first = next(iter(listed["nodes"].values()))
+        assert page == f"page http://{first['http']}/", page
+        for line in nodes:
             match = NODE_LINE.fullmatch(line)
             assert match, f"an unexpected line: {line!r}"
             name, client, pid = match.groups()
