@@ -236,17 +236,17 @@ def _append_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -
 
 
 def _heartbeat(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> Heartbeat:
-    commit, token, asks = _array(rest, 3, "heartbeat")
-    return Heartbeat(
-        s, t, term, Index(_number(commit, "commit")), _number(token, "token"), _flag(asks)
-    )
+    if not _is_beat(rest):
+        raise BadMessage("malformed heartbeat")
+    commit, token, asks = rest
+    return Heartbeat(s, t, term, commit, token, asks)
 
 
 def _heartbeat_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> HeartbeatReply:
-    token, last, asked = _array(rest, 3, "heartbeat reply")
-    return HeartbeatReply(
-        s, t, term, _number(token, "token"), Index(_number(last, "last")), _flag(asked)
-    )
+    if not _is_beat(rest):
+        raise BadMessage("malformed heartbeat reply")
+    token, last, asked = rest
+    return HeartbeatReply(s, t, term, token, last, asked)
 
 
 def _install_snapshot(
@@ -312,6 +312,20 @@ def _entry_id(index: Any, term: Any) -> EntryId:
     if at == 0 and in_term != 0:
         raise BadMessage("the place before the first entry has term 0")
     return EntryId(Index(at), Term(in_term))
+
+
+def _is_beat(rest: Sequence[Any]) -> bool:
+    """Two numbers and a flag, in one look: an idle node is sent little else."""
+    if len(rest) != 3:
+        return False
+    one, other, flag = rest
+    return (
+        type(one) is int
+        and type(other) is int
+        and 0 <= one < NUMBER_MAX
+        and 0 <= other < NUMBER_MAX
+        and type(flag) is bool
+    )
 
 
 def _flag(value: Any) -> bool:

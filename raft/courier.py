@@ -24,6 +24,7 @@ from raft.snapshot_stream import SnapshotChunk
 FRAME_BYTES_MAX: Final = 1024 * 1024
 MESSAGE_BYTES: Final = 64  # what a message without entries takes, about
 ENTRY_BYTES: Final = 24  # what an entry takes beside its data, about
+BARE_MESSAGES_MAX: Final = FRAME_BYTES_MAX // MESSAGE_BYTES  # without entries, in one frame
 
 
 class Courier(Protocol):
@@ -100,7 +101,8 @@ class FrameCourier:
         for address, parcels in entries.items():
             urgent.setdefault(address, []).extend(parcels)
         for address, parcels in urgent.items():
-            if len(parcels) == 1:
+            bare = address not in entries and len(parcels) <= BARE_MESSAGES_MAX
+            if bare or len(parcels) == 1:
                 self._send(address, parcels, bulk=False)
             else:
                 self._send_all(address, parcels)

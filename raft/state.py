@@ -80,6 +80,7 @@ class State:
         self._unapplied_bytes = 0
         self._counted: Membership | None = None
         self._electorate = Electorate(())
+        self._is_counted = False
 
     @property
     def electorate(self) -> Electorate:
@@ -88,6 +89,7 @@ class State:
         if membership is not self._counted:
             self._counted = membership
             self._electorate = Electorate.of(membership)
+            self._is_counted = self._electorate.includes(self.id)
         return self._electorate
 
     @property
@@ -100,7 +102,9 @@ class State:
         """
         if self.installing is not None:
             return False
-        return self.electorate.includes(self.id) or self._may_not_be_removed
+        if self.log.membership is not self._counted:
+            _ = self.electorate
+        return self._is_counted or self._may_not_be_removed
 
     @property
     def _may_not_be_removed(self) -> bool:
