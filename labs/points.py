@@ -108,8 +108,8 @@ class Points:
             # disks and processes
             "a sync is late": (SimDisk, "_begin", self._late(SimDisk._begin)),
             "crash before a sync": (SimDisk, "sync", self._crash_at_sync(SimDisk.sync)),
-            "crash before an apply": (Host, "_turn", self._crash_before(Host._turn)),
-            "crash after an apply": (Replica, "_note_leadership", self._crash_after()),
+            "crash before an apply": (Host, "_apply_turn", self._crash_before(Host._apply_turn)),
+            "crash after an apply": (Replica, "apply", self._crash_after(Replica.apply)),
             # answers
             "the answer is lost": (_Call, "respond", self._loses(_Call.respond)),
             "ask somebody else": (GroupServer, "answer", self._elsewhere(GroupServer.answer)),
@@ -216,24 +216,23 @@ class Points:
         return sync
 
     def _crash_before(self, usual: Callable[[Host], None]) -> object:
-        def turn(host: Host) -> None:
-            usual(host)
+        def apply_turn(host: Host) -> None:
             if self.fires("crash before an apply"):
                 self._crash(lambda node: node.host is host)
+            else:
+                usual(host)
 
-        return turn
+        return apply_turn
 
-    def _crash_after(self) -> object:
-        usual = Replica._note_leadership
-
-        def note_leadership(replica: Replica) -> None:
+    def _crash_after(self, usual: Callable[[Replica], None]) -> object:
+        def apply(replica: Replica) -> None:
             usual(replica)
             if self.fires("crash after an apply"):
                 self._crash(
                     lambda node: node.host is not None and replica in node.host.replicas.values()
                 )
 
-        return note_leadership
+        return apply
 
     def _crash(self, is_it: Callable[[SimNode], bool]) -> None:
         for node in self._cluster.nodes.values():

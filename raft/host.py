@@ -105,6 +105,8 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._due: dict[Replica, None] = {}  # an ordered set: who gets a turn
         self._turn_scheduled = False
+        self._applying: dict[Replica, None] = {}  # an ordered set: who has entries to apply
+        self._apply_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")  # uvloop gives a due timer no `when`
         self._closed = False
@@ -305,6 +307,31 @@ class Host:
         self._courier.flush()
         if deadline < self._timer_at:
             self._arm(deadline)
+        for replica in due:
+            if replica.may_apply:
+                self._applying[replica] = None
+        self._schedule_apply()
+
+    def _schedule_apply(self) -> None:
+        """Apply later in this turn of the loop: what was said to peers is handed to their
+        connections first, and what came in meanwhile is looked at between two slices."""
+        if self._applying and not self._apply_scheduled:
+            self._apply_scheduled = True
+            self._loop.call_soon(self._apply_turn)
+
+    def _apply_turn(self) -> None:
+        """A slice of each replica that has something committed. Who may not apply now is woken
+        when it may, and comes back by way of a turn."""
+        self._apply_scheduled = False
+        if self._closed:
+            return
+        applying, self._applying = self._applying, {}
+        for replica in applying:
+            if replica.may_apply:
+                replica.apply()
+                if replica.may_apply:
+                    self._applying[replica] = None
+        self._schedule_apply()
 
     def _arm(self, deadline: float) -> None:
         """Wake at `deadline`, unless an earlier timer already will."""

@@ -59,8 +59,10 @@ from raft.types import (
 
 log = logging.getLogger(__name__)
 
-APPLY_ENTRIES_MAX: Final = 512  # entries applied in one turn, so that heartbeats are not held up
-APPLY_BYTES_MAX: Final = 2 * 1024 * 1024
+APPLY_ENTRIES_MAX: Final = 512
+APPLY_BYTES_MAX: Final = 64 * 1024
+"""What is applied in one turn of the loop (one entry at least). Some 200 writes, a millisecond or
+two: heartbeats, acknowledgements and answers leave in between."""
 TERM_ONLY: Final = (Heartbeat, HeartbeatReply, TimeoutNow)
 READS_LATE_SECONDS: Final = 0.01  # a loop's timer may ring early by its clock's resolution
 
@@ -264,6 +266,22 @@ class Replica:
         except Exception as error:
             self._fall_silent(error)
 
+    @property
+    def may_apply(self) -> bool:
+        """Whether committed entries wait to be applied, and this is the time for it.
+
+        A follower saves first: what its leader waits for is the acknowledgement, and a loop that
+        applies would hold up the thread that syncs (both want the interpreter). The end of the
+        save wakes the replica. Reads that wait here for what is applied change that.
+        """
+        if not self._committed or self._installing is not None or self.stopped_because is not None:
+            return False
+        return self.core.role is Role.LEADER or bool(self._reads_ready) or not self._saving
+
+    def apply(self) -> None:
+        """Apply a slice of what is committed."""
+        self._guarded(self._apply_some)
+
     def compact(self, durable: Index, keep_from: Index) -> None:
         """Cut the log up to what is durably applied, but for a tail that slow followers read: what
         lies above `keep_from`.
@@ -326,8 +344,6 @@ class Replica:
             self._carry_out(ready)
         if self._installing is None and self._receiver.staged is not None:
             self._receiver.abort()  # the core had no use for it: older than what is committed
-        if self._committed:
-            self._apply_some()
         if self._streams:
             self._end_stale_streams()
         if (self.core.role is Role.LEADER) is not self._led:
@@ -376,7 +392,7 @@ class Replica:
     def _send_promises(self, messages: Sequence[AnyMessage]) -> None:
         """Send what this Ready itself did not save for; an earlier save may still be under way."""
         held: list[AnyMessage] = []
-        saving = self._last_save is not None and not self._last_save.done()
+        saving = self._saving
         voting = self._hard_state_save is not None and not self._hard_state_save.done()
         for message in messages:
             # These show the term, and nothing of the entries on their way. (A hand-over because
@@ -388,6 +404,10 @@ class Replica:
         if held:
             assert self._last_save is not None
             self._last_save.add_done_callback(partial(self._saved, held, None))
+
+    @property
+    def _saving(self) -> bool:
+        return self._last_save is not None and not self._last_save.done()
 
     def _post(self, message: AnyMessage) -> None:
         if message.target == self.id:
@@ -420,8 +440,6 @@ class Replica:
     # Applying
 
     def _apply_some(self) -> None:
-        if self._installing is not None:
-            return
         entries: list[Entry] = []
         size = 0
         while self._committed and len(entries) < APPLY_ENTRIES_MAX and size < APPLY_BYTES_MAX:
@@ -443,6 +461,9 @@ class Replica:
             self._wake(self)  # applied entries free the core's window, and more wait
 
     def _note_leadership(self) -> None:
+        if self._led:  # who waits for what is committed gets an answer, and not "unknown"
+            while self._committed and self._installing is None:
+                self._apply_some()
         self._led = not self._led
         words = "leads" if self._led else "leads no more"
         log.info("group %d: replica %d %s, term %d", self.gid, self.id, words, self.core.term)
