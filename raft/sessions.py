@@ -51,7 +51,8 @@ _COUNTER: Final = Struct(">BQI")
 _FLOOR: Final = Struct(">BQ")
 _RECORD: Final = Struct(">QB8s")
 _NUMBER: Final = Struct(">Q")
-_CACHED_MAX: Final = 4_096
+_CACHED_MAX: Final = 1_024
+"""Sessions of one table that are kept decoded, some 300 bytes each."""
 
 
 class Verdict(Enum):
@@ -98,9 +99,11 @@ def digest(*parts: bytes) -> bytes:
 class SessionTable:
     """The sessions of one shard (or of a machine that counts as one), under one prefix of rows.
 
-    Everything it knows is in the rows that each call is given; it only keeps, to save time, the
-    decoded form of rows, and uses it while the row is still the same bytes. So entries, snapshots
-    and moved shards may change the rows behind its back.
+    Everything it knows is in the rows that each call is given. To save time it keeps the decoded
+    form of what it has read and written, a mirror: nobody but the table itself may change its rows
+    while it is in use, and what it wrote must not be thrown away (a replica whose apply fails stops
+    for good). Where rows came by another way, a snapshot or a moved shard, there is a new table, or
+    `forget`.
 
     Numbers (session, seq, floor) are in [0, 2**64); the caller's codec sees to it.
     """
@@ -112,7 +115,11 @@ class SessionTable:
         self.prefix = prefix
         self.window = window
         self.sessions_max = sessions_max
-        self._cached: dict[int, _Session] = {}
+        self._cached: dict[int, _Session] = {}  # by number, the longest known first
+
+    def forget(self) -> None:
+        """The rows are others now: read them anew."""
+        self._cached.clear()
 
     def open(self, rows: Rows) -> int | None:
         """Open a session and return its number, from 1; None while the table is full.
@@ -236,26 +243,26 @@ class SessionTable:
         return counter, alive
 
     def _load(self, rows: Reader, session: int) -> "_Session | None":
+        state = self._cached.get(session)
+        if state is not None:
+            return state
         key = self._key(session)
         row = rows.get(key) if session else None  # row 0 is the counter's
         if row is None:
             return None
-        state = self._cached.get(session)
-        if state is None or state.row != row:
-            state = _decode(key, row)
-            if len(self._cached) >= _CACHED_MAX:
-                self._cached.clear()
-            self._cached[session] = state
+        state = _decode(key, row)
+        if len(self._cached) >= _CACHED_MAX:
+            del self._cached[next(iter(self._cached))]
+        self._cached[session] = state
         return state
 
 
 class _Session:
     """A session's row, decoded. `answers` holds encoded records by seq, in the order applied."""
 
-    __slots__ = ("answers", "floor", "row")
+    __slots__ = ("answers", "floor")
 
-    def __init__(self, row: bytes, floor: int, answers: dict[int, bytes]) -> None:
-        self.row = row  # what this was decoded from, or last encoded to
+    def __init__(self, floor: int, answers: dict[int, bytes]) -> None:
         self.floor = floor  # never falls
         self.answers = answers  # invariant: floor <= seq < floor + window
 
@@ -275,8 +282,7 @@ class _Session:
         self.floor = floor
 
     def encode(self) -> bytes:
-        self.row = _FLOOR.pack(_FORMAT, self.floor) + b"".join(self.answers.values())
-        return self.row
+        return _FLOOR.pack(_FORMAT, self.floor) + b"".join(self.answers.values())
 
 
 def _decode(key: bytes, row: bytes) -> _Session:
@@ -295,4 +301,4 @@ def _decode(key: bytes, row: bytes) -> _Session:
             raise SessionRowDamaged(key, row)
         answers[seq] = row[at:end]
         at = end
-    return _Session(row, floor, answers)
+    return _Session(floor, answers)

@@ -137,6 +137,7 @@ class ControllerMachine:
 
     def reload(self, rows: Reader) -> None:
         self._rows = rows
+        self.sessions.forget()
         meta = rows.get(_META)
         if meta is None:
             self.view = View(first_config(self.nshards), Directory())

@@ -11,6 +11,7 @@ Answers have a codec of their own, because sessions record them: at most 64 byte
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from hashlib import blake2b
+from struct import Struct
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
@@ -44,6 +45,7 @@ from shardkv.rows import COPY_END, counter_at
 from shardkv.types import Answer, Code, CopyId, SessionId, Version
 
 FORMAT: Final = 1
+_DIGEST_HEAD: Final = Struct(">BqI")  # op, if_version or -1, bytes of the key
 _CONFIG_BYTES_MAX: Final = 1 << 20  # of a configuration: thousands of members
 _ROW_KEY_BYTES_MAX: Final = KEY_BYTES_MAX + 16  # a row's key under its shard: a kind, and a key
 _ROW_BYTES_MAX: Final = VALUE_BYTES_MAX + 64  # a row: a value and what `rows.py` puts before it
@@ -83,9 +85,9 @@ class Mutation(NamedTuple):
 
         Without session, sequence and floor: a repetition brings a newer floor and is the same.
         """
-        guard = -1 if self.if_version is None else self.if_version
-        head = b"%d %d %d " % (self.op, guard, len(self.key))
-        return blake2b(head + self.key + self.value, digest_size=8).digest()
+        op, _, _, _, _, key, value, if_version, _ = self
+        head = _DIGEST_HEAD.pack(op, -1 if if_version is None else if_version, len(key))
+        return blake2b(b"".join((head, key, value)), digest_size=8).digest()
 
 
 class BatchWrite(NamedTuple):
@@ -323,6 +325,8 @@ def decode(data: bytes) -> Command:
 
 
 _OPS: Final = {int(op): op for op in Op}
+_DELETE: Final = int(Op.DELETE)
+_new: Final = tuple.__new__
 
 
 def _mutation(fields: list[Any]) -> Mutation:
@@ -332,12 +336,8 @@ def _mutation(fields: list[Any]) -> Mutation:
     _, op, shard, session, seq, floor, key, value, if_version = fields
     # One expression for the good case, which is the hot path; the bad one is told apart below.
     if (
-        type(shard) is int
-        and type(session) is int
-        and type(seq) is int
-        and type(floor) is int
-        and type(key) is bytes
-        and type(value) is bytes
+        type(shard) is type(session) is type(seq) is type(floor) is int
+        and type(key) is type(value) is bytes
         and 0 <= shard < SLOTS
         and 0 < session <= INTEGER_MAX
         and 0 <= floor <= seq <= INTEGER_MAX
@@ -345,10 +345,12 @@ def _mutation(fields: list[Any]) -> Mutation:
         and KEY_BYTES_MIN <= len(key) <= KEY_BYTES_MAX
         and len(value) <= VALUE_BYTES_MAX
         and (if_version is None or (type(if_version) is int and 0 <= if_version <= INTEGER_MAX))
-        and (op != Op.DELETE or not value)
+        and (op != _DELETE or not value)
     ):
-        # By position and without NewType's calls: this is the hot path, and all is checked above.
-        return Mutation(_OPS[op], shard, session, seq, floor, key, value, if_version, once)  # type: ignore[arg-type]
+        # As a NamedTuple makes itself, but for one call less: all is checked above.
+        return _new(
+            Mutation, (_OPS[op], shard, session, seq, floor, key, value, if_version, once)
+        )
     _bytes("key", key, INTEGER_MAX)
     check_key(key)
     _bytes("value", value, INTEGER_MAX)

@@ -15,15 +15,16 @@ _ABSENT: Final = b"absent"  # told by identity
 class Overlay:
     """A reader with writes of its own above it; they go to the disk as one batch."""
 
-    __slots__ = ("_base", "_rows")
+    __slots__ = ("_base", "_get", "_rows")
 
     def __init__(self, base: Reader) -> None:
         self._base = base
+        self._get = base.get
         self._rows: dict[bytes, bytes | None] = {}  # None: deleted here
 
     def get(self, key: bytes) -> bytes | None:
         value = self._rows.get(key, _ABSENT)
-        return self._base.get(key) if value is _ABSENT else value
+        return self._get(key) if value is _ABSENT else value
 
     def put(self, key: bytes, value: bytes) -> None:
         self._rows[key] = value
