@@ -18,7 +18,7 @@ from labrpc.transport import Address, Transport
 from raft.tracing import TRACES_MAX
 from raft.types import GroupId
 from shardkv.backoff import Backoff
-from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, RETRY_SECONDS
+from shardkv.limits import FRAME_BYTES_MAX, RETRY_SECONDS
 from shardkv.pending import Pending
 from shardkv.protocol import (
     KV,
@@ -40,8 +40,12 @@ CALL_SECONDS_MAX: Final = 2.0
 given the same work again and again."""
 NO_ROOM_SECONDS: Final = 3.0
 """So long a write waits for the group to be led from a disk with room, then its caller is told."""
-FRAMES_MAX: Final = 4
+FRAMES_MAX: Final = 8
 """Frames of one clerk to one group that are in flight at once."""
+FRAME_OPERATIONS: Final = 256
+"""Operations that a frame of this clerk carries at most. The node takes more; but frames that are
+answered one after the other keep client, leader and followers busy at the same time, where one
+large frame would keep them busy in turns."""
 EAGER_OPERATIONS: Final = 64
 """With so many waiting a frame leaves beside others."""
 LINGER_SECONDS: Final = 0.005
@@ -180,7 +184,7 @@ class GroupLink:
     def _next_batch(self) -> list[Pending]:
         batch: list[Pending] = []
         room = FRAME_BYTES_MAX - _FRAME_HEAD_BYTES
-        while self._queue and len(batch) < FRAME_OPERATIONS_MAX:
+        while self._queue and len(batch) < FRAME_OPERATIONS:
             pending = self._queue[0]
             if not pending.future.done():  # else given up while it waited
                 if batch and pending.size > room:
