@@ -114,6 +114,7 @@ class GrpcServer:
 
     async def close(self, grace: float) -> None:
         """Take on nothing more, let what runs end within `grace` seconds, close the port."""
+        self._work.close()  # before anything is awaited: what comes from here on is not begun
         await self._health.enter_graceful_shutdown()
         await self._work.drain(grace)
         await self._wire.close(grace)

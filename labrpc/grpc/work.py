@@ -76,9 +76,13 @@ class Work:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def close(self) -> None:
+        """Admit no more."""
+        self.closing = True
+
     async def drain(self, grace: float) -> None:
         """Admit no more; give what runs `grace` seconds to end, then cancel it."""
-        self.closing = True
+        self.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace)
         left = list(self._tasks)
