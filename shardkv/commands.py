@@ -348,9 +348,7 @@ def _mutation(fields: list[Any]) -> Mutation:
         and (op != _DELETE or not value)
     ):
         # As a NamedTuple makes itself, but for one call less: all is checked above.
-        return _new(
-            Mutation, (_OPS[op], shard, session, seq, floor, key, value, if_version, once)
-        )
+        return _new(Mutation, (_OPS[op], shard, session, seq, floor, key, value, if_version, once))
     _bytes("key", key, INTEGER_MAX)
     check_key(key)
     _bytes("value", value, INTEGER_MAX)
