@@ -132,9 +132,9 @@ class GrpcTransport:
         if self._closed:
             return
         self._closed = True
-        await self._doctor.close()
         if self._server is not None:
             await self._server.close(self._close_grace_seconds)
+        await self._doctor.close()
         ends: list[CallStream | PeerChannel] = [*self._calls.values(), *self._channels.values()]
         await asyncio.gather(*(end.close() for end in ends))
         # Each with its own connections: nothing is left that could dial again.
