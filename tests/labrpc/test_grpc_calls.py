@@ -199,7 +199,7 @@ def test_without_a_hello_nothing_is_sent() -> None:
 
             assert [bool(first.requests) for first in seen] == [False]
             assert seen[0].hello == wire.Hello(
-                cluster=CLUSTER, version=1, sender="client", target=address
+                cluster=CLUSTER, version=1, sender="client", target=address, oldest=1
             )
 
     run(scenario())
