@@ -55,6 +55,7 @@ class Load:
 
     kv: Clerk
     rate: float
+    spread: bool = False  # over all shards, not to the one of the tag
     spans: list[tuple[float, float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     stopped: bool = False
@@ -67,7 +68,8 @@ class Load:
             await asyncio.sleep(TICK_SECONDS)
             due = int((clock() - begun) * self.rate)
             for _ in range(due - sent):
-                task = asyncio.ensure_future(self._put(TAG + b"l%d" % rng.randrange(LOADED_KEYS)))
+                tag = b"" if self.spread else TAG
+                task = asyncio.ensure_future(self._put(tag + b"l%d" % rng.randrange(LOADED_KEYS)))
                 tasks[task] = None
                 task.add_done_callback(lambda done: tasks.pop(done))
             sent = due

@@ -216,7 +216,20 @@ class Abandoned(NamedTuple):
     were to go to it stay, or are dropped."""
 
 
-Step: TypeAlias = Chunk | Install | Freeze | Restart | Drop
+class Renew(NamedTuple):
+    """This group was recovered from a survivor that may have lacked entries, and has not yet come
+    to the configuration that names it: what those entries did with a shard on its way stands in
+    nobody's log any more, and others may have acted on it. See `steps.renew`."""
+
+    shard: ShardId
+    number: ConfigNumber
+    named: ConfigNumber
+    """That configuration, or a later one by which the group is the same."""
+    arriving: bool
+    """Whether the shard was to come here and the source has it no longer; otherwise it leaves."""
+
+
+Step: TypeAlias = Chunk | Install | Freeze | Restart | Renew | Drop
 """A step of a hand-over."""
 Asked: TypeAlias = Mutation | Batch | OpenSession
 """What clients ask of a group."""
@@ -276,6 +289,7 @@ _INSTALL: Final = 25
 _FREEZE: Final = 26
 _RESTART: Final = 27
 _ABANDONED: Final = 28
+_RENEW: Final = 29
 
 _KINDS: Final[dict[type, int]] = {
     Batch: _BATCH,
@@ -287,6 +301,7 @@ _KINDS: Final[dict[type, int]] = {
     Install: _INSTALL,
     Freeze: _FREEZE,
     Restart: _RESTART,
+    Renew: _RENEW,
     Drop: _DROP,
     Abandoned: _ABANDONED,
 }
@@ -492,6 +507,13 @@ def _restart(fields: list[Any]) -> Restart:
     return Restart(_shard(shard), _number(number), _copy_id(copy_id))
 
 
+def _renew(fields: list[Any]) -> Renew:
+    shard, number, named, arriving = _take(fields, "Renew", 4)
+    if type(arriving) is not bool:
+        raise BadCommand("whether a shard arrives is true or false")
+    return Renew(_shard(shard), _number(number), _number(named), arriving)
+
+
 def _drop(fields: list[Any]) -> Drop:
     shard, number = _take(fields, "Drop", 2)
     return Drop(_shard(shard), _number(number))
@@ -510,6 +532,7 @@ _DECODERS: Final[dict[int, Callable[[list[Any]], Command]]] = {
     _INSTALL: _install,
     _FREEZE: _freeze,
     _RESTART: _restart,
+    _RENEW: _renew,
     _DROP: _drop,
     _ABANDONED: _abandoned,
 }

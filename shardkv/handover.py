@@ -24,7 +24,16 @@ from shardctrler.codec import encode_config
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copies
 from shardkv.backoff import Backoff
-from shardkv.commands import Configure, Drop, ExpireSessions, Freeze, PassTime, Restart, encode
+from shardkv.commands import (
+    Configure,
+    Drop,
+    ExpireSessions,
+    Freeze,
+    PassTime,
+    Renew,
+    Restart,
+    encode,
+)
 from shardkv.feed import ConfigFeed
 from shardkv.giving_up import waits_for_lost, what_to_propose
 from shardkv.limits import (
@@ -159,12 +168,23 @@ class Handover:
             self._survey = self._loop.create_task(self._forget_old())
         machine = self._server.machine
         unsettled = machine.unsettled
-        for step in todo(machine.number, unsettled, machine.changes, CHANGE_ROWS_MAX):
+        recovered = self._recovered()
+        for step in todo(machine.number, unsettled, machine.changes, CHANGE_ROWS_MAX, recovered):
             self._begin(step)
         if waits_for_lost(unsettled, self._feed.view):
             self._begin(GiveUp(machine.number))
         self._stop_timer()
         self._timer = self._loop.call_later(LOOK_SECONDS, self.look)
+
+    def _recovered(self) -> ConfigNumber | None:
+        """See `todo`: a replica of the group that this one took the place of is not meant, nor one
+        whose controller has not been heard."""
+        machine, view = self._server.machine, self._feed.view
+        if machine.is_named or view is None:
+            return None
+        known = view.directory.groups.get(machine.gid)
+        meant = known is not None and known.uuid == machine.uuid
+        return view.config.number if meant else None
 
     def _rest(self) -> None:
         self._stop_timer()
@@ -224,7 +244,7 @@ class Handover:
                 return await self._advance(step)
             case Pull():
                 return await self._pull(step)
-            case Freeze() | Restart():
+            case Freeze() | Restart() | Renew():
                 return await self._propose(encode(step))
             case Ask():
                 return await self._ask(step)
@@ -261,6 +281,8 @@ class Handover:
             got = await self._pulled(pull, freeze=near)
             if got is None:
                 return False
+            if got.code is Code.OLD:
+                return await self._begin_anew(pull)
             if got.end is None:
                 self._server.holds.end(pull.shard)
             done = await self._stage(pull, got)
@@ -271,6 +293,18 @@ class Handover:
         elif done and got.end is None and got.changes_left:
             await asyncio.sleep(min(self._loop.time() - begun, REST_SECONDS_MAX))
         return done
+
+    async def _begin_anew(self, pull: Pull) -> bool:
+        """The source has dropped what this group, which was recovered, has no entry of taking."""
+        recovered = self._recovered()
+        if recovered is None:
+            return False
+        log.error(
+            "group %d: shard %d had come here from group %d, by entries that no survivor holds: it "
+            "begins anew, empty, unless a later owner has it",
+            self._server.gid, pull.shard, pull.source,
+        )  # fmt: skip
+        return await self._propose(encode(Renew(pull.shard, pull.number, recovered, arriving=True)))
 
     async def _pulled(self, pull: Pull, *, freeze: bool) -> copies.PullReply | None:
         """What the source gives. The freeze is its leader's to grant, so that one is asked at
@@ -296,7 +330,8 @@ class Handover:
             self._heard(pull.source, got.leader)
             if got.chunk is not None and not answers(pull, got.chunk):
                 break
-            if got.chunk is not None or got.end is not None:
+            gone = got.code is Code.OLD and self._recovered() is not None
+            if got.chunk is not None or got.end is not None or gone:
                 return got
             if not freeze or self._leaders.get(pull.source) in (None, member):
                 break

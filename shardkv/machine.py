@@ -65,6 +65,7 @@ from shardkv.commands import (
     Op,
     OpenSession,
     PassTime,
+    Renew,
     Restart,
     decode,
     decode_answer,
@@ -116,10 +117,6 @@ from shardkv.types import (
 )
 
 _BAD_COMMAND: Final = Answer(Code.BAD_COMMAND)
-LOST_SHARD_BEGINS: Final = 2**40
-"""Times the configuration's number: where the session numbers and versions of a shard begin that is
-made anew. More than were ever given, also over `SESSIONS_SKIPPED`; below 2^63 for 8 million
-configurations."""
 
 
 class Facts(NamedTuple):
@@ -161,6 +158,11 @@ class StoreMachine:
         self._names_max = names_max
         self._uuid: GroupUuid | None = None
         self._clear()
+
+    @property
+    def uuid(self) -> GroupUuid | None:
+        """Of the group that this is the machine of; None where none was said."""
+        return self._uuid
 
     def be(self, uuid: GroupUuid) -> None:
         """Be the machine of the group with this uuid: it lets clients in only while its
@@ -322,6 +324,8 @@ class StoreMachine:
                 return self._freeze(held, decoded, rows)
             case Restart():
                 return self._restart(held, decoded, rows)
+            case Renew():
+                return self._renew(held, decoded, rows)
             case Drop():
                 return self._drop(held, decoded, rows)
 
@@ -574,7 +578,7 @@ class StoreMachine:
     def _begin_after(self, held: HeldShard, number: ConfigNumber, rows: Rows) -> None:
         """A shard whose rows are lost begins anew: with session numbers and versions that it cannot
         have given before, so that nobody who remembers one is taken for another (C3)."""
-        beyond = number * LOST_SHARD_BEGINS
+        beyond = number * steps.RECOVERED_BEGINS
         held.sessions.skip(rows, beyond)
         rows.put(held.highest_key, encode_version(beyond))
         self._mirror(held, rows)
@@ -613,14 +617,16 @@ class StoreMachine:
             copy_id: Of the copy that `cursor` is of; an older one than the present is begun anew.
 
         Returns:
-            What there is; or OLD (a later configuration has decided), or OUT_OF_STEP (not on its
-            way for `number`, or of a copy yet to come: this replica is behind; ask again).
+            What there is; or OLD (it was dropped, for the target or a later owner had it), or
+            OUT_OF_STEP (not on its way for `number`, or of a copy yet to come: this replica is
+            behind; ask again).
         """
         if not 0 <= shard < self.nshards:
             return _BAD_COMMAND
         held = self._shards[shard]
         record = held.record
-        if number < record.number:
+        dropped = record.phase is Phase.ABSENT and record.number == number > 0
+        if number < record.number or dropped:
             return Answer(Code.OLD, (record.number,))
         if record.phase not in (Phase.MOVING, Phase.LEAVING) or record.number != number:
             return steps.OUT_OF_STEP
@@ -667,6 +673,20 @@ class StoreMachine:
     def _restart(self, held: HeldShard, command: Restart, rows: Rows) -> Answer:
         after = steps.fence(held.record, command)
         return self._step(held, after or steps.restart(held.record, command, self._index), rows)
+
+    def _renew(self, held: HeldShard, command: Renew, rows: Rows) -> Answer:
+        """Sessions that lost entries opened are skipped, as where the group is named
+        (`_configure`): the shard may be elsewhere by then."""
+        before = held.record
+        after = steps.fence(before, command) or steps.renew(before, command, self._index)
+        if isinstance(after, Answer):
+            return after
+        held = self._become(held, after, rows)
+        if command.arriving:
+            self._begin_after(held, command.named, rows)
+        else:
+            held.sessions.skip(rows, SESSIONS_SKIPPED)
+        return DONE
 
     def _drop(self, held: HeldShard, command: Drop, rows: Rows) -> Answer:
         after = steps.fence(held.record, command) or steps.drop(held.record, command)

@@ -14,6 +14,8 @@ ARRIVING                `Pull`: ask any replica of the source for what follows, 
 MOVING                  none, until its change rows are too many: propose `Restart`; or `Freeze`, if
                         that has been done often enough
 LEAVING                 `Ask` the owners since n whether (shard, >= n) is in; then propose `Drop`
+LEAVING, MOVING, and    `Renew` first: what this group did with the shard may be forgotten here
+the group is recovered  and known elsewhere (`steps.renew`)
 no shard of these       `Advance`: find the next configuration, propose `Configure`
 ======================  ===========================================================================
 
@@ -33,10 +35,11 @@ from typing import NamedTuple, TypeAlias
 
 from raft.types import GroupId
 from shardctrler.types import ConfigNumber, ShardConfig, ShardId
-from shardkv.commands import Chunk, Freeze, Install, Restart
+from shardkv.commands import Chunk, Freeze, Install, Renew, Restart
 from shardkv.limits import CHANGE_ROWS_MAX, RESTARTS_MAX
 from shardkv.phases import Phase
 from shardkv.rows import ShardRecord, changes_cursor
+from shardkv.steps import RECOVERED_BEGINS
 from shardkv.types import NO_COPY, CopyId
 
 
@@ -74,7 +77,7 @@ class GiveUp(NamedTuple):
     number: ConfigNumber  # of the group's own configuration
 
 
-Step: TypeAlias = Pull | Freeze | Restart | Ask | Advance | GiveUp
+Step: TypeAlias = Pull | Freeze | Restart | Renew | Ask | Advance | GiveUp
 
 
 def todo(
@@ -82,6 +85,7 @@ def todo(
     unsettled: Sequence[tuple[ShardId, ShardRecord]],
     changes: Callable[[ShardId], int],
     changes_max: int = CHANGE_ROWS_MAX,
+    recovered: ConfigNumber | None = None,
 ) -> tuple[Step, ...]:
     """The steps that are due, by shard; none depends on another.
 
@@ -90,16 +94,28 @@ def todo(
         unsettled: What is on its way here or away (`StoreMachine.unsettled`).
         changes: How many change rows a shard has (`StoreMachine.changes`).
         changes_max: With more of them a copy begins again.
+        recovered: This group was recovered, and has not come to the configuration that names it:
+            the number of that one, or of a later one that names it so. None for any other group.
     """
     if not unsettled:
         return (Advance(ConfigNumber(number + 1)),)
-    steps = [_step(shard, record, changes, changes_max) for shard, record in unsettled]
+    steps = [_step(shard, record, changes, changes_max, recovered) for shard, record in unsettled]
     return tuple([step for step in steps if step is not None])
 
 
 def _step(
-    shard: ShardId, record: ShardRecord, changes: Callable[[ShardId], int], changes_max: int
+    shard: ShardId,
+    record: ShardRecord,
+    changes: Callable[[ShardId], int],
+    changes_max: int,
+    recovered: ConfigNumber | None,
 ) -> Step | None:
+    if (
+        recovered is not None
+        and record.phase is not Phase.ARRIVING
+        and record.copy_id < RECOVERED_BEGINS
+    ):
+        return Renew(shard, record.number, recovered, arriving=False)
     match record.phase:
         case Phase.ARRIVING:
             return Pull(shard, record.number, record.peer, record.copy_id, record.cursor)

@@ -43,6 +43,7 @@ class Event(Enum):
     INSTALLED = "installed"  # the copy is complete: this group takes over
     CONFIRMED = "confirmed"  # a later owner has it: what is here is of no use
     ABANDONED = "abandoned"  # the group at the other end is given up for lost
+    RENEWED = "renewed"  # this group was recovered: the copy given out begins again, still frozen
     LOST = "lost"  # and what is here was given on by it already, as the history has it
 
 
@@ -55,6 +56,7 @@ NEXT: Final[Mapping[tuple[Phase, Event], Phase]] = MappingProxyType(
         (Phase.SERVING, Event.UNASSIGNED): Phase.PARKED,
         (Phase.MOVING, Event.RESTARTED): Phase.MOVING,
         (Phase.MOVING, Event.FROZEN): Phase.LEAVING,
+        (Phase.LEAVING, Event.RENEWED): Phase.LEAVING,
         (Phase.PARKED, Event.RETURNED): Phase.SERVING,
         (Phase.PARKED, Event.REASSIGNED): Phase.LEAVING,
         (Phase.LEAVING, Event.CONFIRMED): Phase.ABSENT,

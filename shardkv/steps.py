@@ -9,12 +9,16 @@ from typing import Final
 
 from raft.types import GroupId, Index
 from shardctrler.types import NO_GROUP, ConfigNumber
-from shardkv.commands import Chunk, Drop, Freeze, Install, Restart, Step
+from shardkv.commands import Chunk, Drop, Freeze, Install, Renew, Restart, Step
 from shardkv.limits import RESTARTS_MAX
 from shardkv.phases import Event, Phase, advance
 from shardkv.rows import ShardRecord, changes_cursor
 from shardkv.types import DONE, NO_COPY, Answer, Code, CopyId, Generation
 
+RECOVERED_BEGINS: Final = 2**40
+"""Times the configuration's number: where the copy ids of a recovered group begin, and the session
+numbers and versions of a shard that is made anew. More than any index, and than were ever given,
+also over `SESSIONS_SKIPPED`; below 2^63 for 8 million configurations."""
 OUT_OF_STEP: Final = Answer(Code.OUT_OF_STEP)
 
 Outcome = ShardRecord | Answer
@@ -132,6 +136,41 @@ def restart(record: ShardRecord, step: Restart, index: Index) -> Outcome:
         phase=advance(record.phase, Event.RESTARTED),
         copy_id=CopyId(index),
         restarts=record.restarts + 1,
+    )
+
+
+def renew(record: ShardRecord, step: Renew, index: Index) -> Outcome:
+    """What becomes of a shard on its way at a group that was recovered, and may have forgotten what
+    it did with it. It lets no client in before `step.named` (`StoreMachine.is_named`).
+
+    - *From here.* The target may have staged what is forgotten, and even have taken the shard over.
+      So it is frozen, and its copy begins anew under an id above every one that the lost entries
+      can have given: the target stages it from the beginning, unless it has the shard in; then it
+      says so, and the shard is dropped as ever. Indexes are given again after a loss, so they are
+      no such ids; each recovery has a configuration of its own, with a higher number.
+      A frozen copy that was renewed already is what it was: its entry brought all before it.
+    - *To here*, and the source has it no longer: it was in here, or further on, by an entry that is
+      lost. It begins anew, empty. Whoever has it by a later configuration says so when this group
+      comes there.
+    """
+    if step.arriving:
+        if record.phase is not Phase.ARRIVING:
+            return OUT_OF_STEP
+        return ShardRecord(
+            advance(record.phase, Event.ABANDONED),
+            number=record.number,
+            taken=record.number,
+            generation=Generation(index),
+        )
+    if record.phase not in (Phase.MOVING, Phase.LEAVING):
+        return OUT_OF_STEP
+    if record.copy_id >= RECOVERED_BEGINS:
+        return DONE
+    event = Event.FROZEN if record.phase is Phase.MOVING else Event.RENEWED
+    return record._replace(
+        phase=advance(record.phase, event),
+        copy_id=CopyId(step.named * RECOVERED_BEGINS + index),
+        restarts=0,
     )
 
 

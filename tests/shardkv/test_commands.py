@@ -24,6 +24,7 @@ from shardkv.commands import (
     Op,
     OpenSession,
     PassTime,
+    Renew,
     Restart,
     check_batch,
     check_if_version,
@@ -83,6 +84,7 @@ COMMANDS: list[Command] = [
     Install(S3, ConfigNumber(4), CopyId(17), 3),
     Freeze(S3, ConfigNumber(4), CopyId(17)),
     Restart(S3, ConfigNumber(4), CopyId(17)),
+    Renew(S3, ConfigNumber(4), ConfigNumber(6), arriving=True),
     Drop(S3, ConfigNumber(4)),
 ]
 

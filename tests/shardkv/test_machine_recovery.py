@@ -9,12 +9,15 @@ from raft.types import GroupId, GroupUuid
 from shardctrler.codec import encode_config
 from shardctrler.machine import SESSIONS_SKIPPED
 from shardctrler.types import NO_GROUP, ConfigNumber, GroupInfo, ShardConfig, ShardId
-from shardkv.commands import Abandoned, Freeze
-from shardkv.machine import LOST_SHARD_BEGINS
+from shardkv.commands import Abandoned, Command, Drop, Freeze, Install, OpenSession, Renew
+from shardkv.copying import Pulled
+from shardkv.migration import Ask, Pull, todo
 from shardkv.phases import Phase
-from shardkv.types import ABSENT, Answer, Code
+from shardkv.steps import RECOVERED_BEGINS
+from shardkv.types import ABSENT, DONE, NO_COPY, Answer, Code, SessionId
 from tests.support.stores import S0, S1, A, B, C, Group, History, append, configure, ok, put, row
 
+N2, N3 = ConfigNumber(2), ConfigNumber(3)
 OLD, NEW = GroupUuid(bytes([A]) * 16), GroupUuid(b"n" * 16)
 
 
@@ -156,9 +159,9 @@ def test_a_shard_on_its_way_from_a_lost_group_begins_anew() -> None:
     assert group.machine.record(shard).phase is Phase.SERVING
     assert group.get(b"k", shard) is ABSENT
     session = group.open(shard)
-    assert session == config.number * LOST_SHARD_BEGINS + 1
+    assert session == config.number * RECOVERED_BEGINS + 1
     assert group.apply(put(session, 1, b"k", b"v", shard=shard)) == ok(
-        config.number * LOST_SHARD_BEGINS + 1
+        config.number * RECOVERED_BEGINS + 1
     )
     assert group.apply(configure(config)).code is Code.OK
     group.restart()
@@ -174,7 +177,7 @@ def test_a_lost_shard_that_a_configuration_creates_begins_beyond_too() -> None:
     group.apply(configure(config))
 
     assert group.machine.record(S1 + 1).phase is Phase.SERVING  # type: ignore[arg-type]
-    assert group.open(S1 + 1) == config.number * LOST_SHARD_BEGINS + 1  # type: ignore[arg-type]
+    assert group.open(S1 + 1) == config.number * RECOVERED_BEGINS + 1  # type: ignore[arg-type]
 
 
 def test_nothing_else_moves_by_giving_a_group_up() -> None:
@@ -186,3 +189,122 @@ def test_nothing_else_moves_by_giving_a_group_up() -> None:
     assert group.apply(abandoned(stranger, arriving=False)).code is Code.OK
 
     assert group.machine.facts == before
+
+
+# A group that was recovered from a survivor without the newest entries
+
+
+def forgotten(*later: Command) -> tuple[Group, Group, History]:
+    """Group A as it is born again after configuration 2, by which shard 0 goes to B, and as it was:
+    with entries that the survivor lacks."""
+    history = History()
+    survivor, was = Group(A), Group(A)
+    first = configure(history.then(A, A, B, B))
+    for group in (survivor, was):
+        group.machine.be(OLD)
+        group.apply(first)
+        group.open(S0)
+        group.apply(put(SessionId(1), 1, b"k", b"v"))
+    second = configure(history.then(B, A, B, B))
+    for group in (survivor, was):
+        group.apply(second)
+    for command in later:
+        was.apply(command)
+    survivor.machine.be(NEW)
+    return survivor, was, history
+
+
+def target(history: History) -> Group:
+    group = Group(B)
+    for config in history.configs[1:3]:
+        group.apply(configure(config))
+    return group
+
+
+def test_what_leaves_a_recovered_group_is_copied_anew_from_what_it_remembers() -> None:
+    """The target has staged rows, and come to change rows, that the survivor lacks; the survivor's
+    own change rows would have the same counters."""
+    lost = (append(1, 2, b"k", b"lost"), put(1, 3, b"other", b"lost"), OpenSession(S0))
+    survivor, was, history = forgotten(*lost)
+    to = target(history)
+    cursor = b""
+    while (chunk := was.pulled(S0, 2, cursor).chunk) is not None:
+        assert to.apply(chunk) == DONE
+        cursor = chunk.next_cursor
+
+    step = Renew(S0, N2, ConfigNumber(3), arriving=False)
+    assert todo(N2, survivor.machine.unsettled, survivor.machine.changes, recovered=N3)[0] == step
+    assert survivor.apply(step) == DONE
+    assert survivor.apply(step) == DONE, "once"
+
+    record = survivor.machine.record(S0)
+    assert record.phase is Phase.LEAVING
+    assert survivor.apply(append(1, 2, b"k", b"x")).code is Code.WRONG_GROUP
+    pulled = survivor.machine.pull(
+        survivor.rows, S0, N2, cursor, copy_id=to.machine.record(S0).copy_id
+    )
+    assert isinstance(pulled, Pulled) and pulled.chunk is not None and not pulled.chunk.cursor
+    assert to.apply(pulled.chunk) == DONE
+    assert to.apply(Install(S0, N2, record.copy_id, 0)) == DONE
+    assert to.copy(S0) == survivor.copy(S0)
+    assert to.get(b"k") == row(b"v", 1)
+    assert to.open() > SESSIONS_SKIPPED, "one that was lost was opened for somebody"
+    assert todo(N2, survivor.machine.unsettled, survivor.machine.changes, recovered=N3) == (
+        Ask(S0, N2, B),
+    )
+    assert survivor.apply(Drop(S0, N2)) == DONE
+    survivor.restart()
+
+
+def test_ids_of_copies_rise_over_recoveries_though_indexes_come_again() -> None:
+    survivor, _, _ = forgotten()
+    survivor.apply(Renew(S0, N2, ConfigNumber(5), arriving=False))
+    first = survivor.machine.record(S0).copy_id
+
+    again, _, _ = forgotten()
+    again.index += 7
+    again.apply(Renew(S0, N2, ConfigNumber(6), arriving=False))
+
+    assert again.machine.record(S0).copy_id > first > 2**40
+
+
+def test_what_a_recovered_group_had_taken_and_forgotten_begins_anew() -> None:
+    """The source has dropped it, and says so; before that it says nothing of the kind."""
+    history = History()
+    group, source = Group(A), Group(B)
+    group.machine.be(OLD)
+    for config in (history.then(A, A, B, B), history.then(A, A, A, B)):
+        group.apply(configure(config))
+        source.apply(configure(config))
+    shard = ShardId(2)
+    step = Renew(shard, N2, ConfigNumber(4), arriving=True)
+    group.machine.be(NEW)
+    pull = todo(N2, group.machine.unsettled, group.machine.changes, recovered=N3)
+    assert pull == (Pull(shard, N2, B, NO_COPY, b""),)
+    record = source.machine.record(shard)
+    assert isinstance(source.machine.pull(source.rows, shard, N2, b""), Pulled)
+    source.apply(Freeze(shard, N2, record.copy_id))
+    assert isinstance(source.machine.pull(source.rows, shard, N2, b""), Pulled)
+    source.apply(Drop(shard, N2))
+    assert source.machine.pull(source.rows, shard, N2, b"") == Answer(Code.OLD, (N2,))
+    assert source.machine.pull(source.rows, shard, N3, b"").code is Code.OUT_OF_STEP  # type: ignore[union-attr]
+
+    assert group.apply(step) == DONE
+    assert group.apply(step).code is Code.OUT_OF_STEP
+
+    assert group.machine.record(shard).phase is Phase.SERVING
+    assert group.get(b"k", shard) == Answer(Code.WRONG_GROUP, (2,)), "nobody is let in before"
+    assert group.machine.is_in(shard, N2)
+    group.apply(configure(renamed(history.configs[-1])))
+    assert group.get(b"k", shard) is ABSENT
+    assert group.open(shard) > 4 * RECOVERED_BEGINS
+    group.restart()
+
+
+def test_a_group_that_is_what_it_was_renews_nothing() -> None:
+    survivor, _, _ = forgotten()
+
+    assert todo(N2, survivor.machine.unsettled, survivor.machine.changes) == ()
+    assert survivor.apply(Renew(S1, N2, N3, arriving=False)).code is Code.OUT_OF_STEP
+    assert survivor.apply(Renew(S0, N3, N3, arriving=False)).code is Code.OUT_OF_STEP
+    assert survivor.apply(Renew(S0, N2, N3, arriving=True)).code is Code.OUT_OF_STEP

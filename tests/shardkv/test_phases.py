@@ -15,6 +15,7 @@ LEGAL = [
     (Phase.SERVING, Event.UNASSIGNED, Phase.PARKED),
     (Phase.MOVING, Event.RESTARTED, Phase.MOVING),
     (Phase.MOVING, Event.FROZEN, Phase.LEAVING),
+    (Phase.LEAVING, Event.RENEWED, Phase.LEAVING),
     (Phase.PARKED, Event.RETURNED, Phase.SERVING),
     (Phase.PARKED, Event.REASSIGNED, Phase.LEAVING),
     (Phase.LEAVING, Event.CONFIRMED, Phase.ABSENT),
@@ -47,6 +48,7 @@ def test_a_frozen_copy_never_serves_again() -> None:
 
     assert after == {
         Event.CONFIRMED: Phase.ABSENT,
+        Event.RENEWED: Phase.LEAVING,
         Event.ABANDONED: Phase.PARKED,
         Event.LOST: Phase.ABSENT,
     }
@@ -58,7 +60,7 @@ def test_clients_are_answered_until_the_freeze_and_from_the_install_on() -> None
     assert SERVES == (Phase.SERVING, Phase.MOVING)
     for (before, event), after in NEXT.items():
         if after is Phase.LEAVING:
-            assert (before, event) == (Phase.MOVING, Event.FROZEN) or before is Phase.PARKED
+            assert event is Event.FROZEN or before in (Phase.LEAVING, Phase.PARKED)
         if before is Phase.ARRIVING:
             assert event in (Event.INSTALLED, Event.ABANDONED)
 
