@@ -101,6 +101,7 @@ class _Watch:
         self.silent_since: dict[str, float] = {}
         self.leaders: dict[int, _Leader] = {}
         self.orphans_since: dict[int, float] = {}
+        self.wiped_since: dict[int, tuple[tuple[int, ...], float]] = {}
         self.ours: dict[int, _Ours] = {}
         self.uneven_since: float | None = None
         self.shunned_at: dict[str, float] = {}  # nodes where a replica was to be, in vain
@@ -356,6 +357,17 @@ def _group(
     else:
         watch.orphans_since.pop(led.gid, None)
         orphan_since = now
+    wiped = tuple(
+        member.replica
+        for member in led.voters
+        if (found := beats.get(member.node)) is not None
+        and found.running
+        and (led.gid, member.replica) not in found.replicas
+    )
+    same, wiped_since = watch.wiped_since.get(led.gid, ((), now))
+    if wiped != same:
+        wiped_since = now
+    watch.wiped_since[led.gid] = (wiped, wiped_since)
     return GroupView(
         led.gid,
         node,
@@ -378,6 +390,8 @@ def _group(
         ours=tuple(began),
         resting=now - watch.failed_at.get(led.gid, float("-inf")) < REST_SECONDS,
         orphan_seconds=now - orphan_since,
+        wiped=wiped,
+        wiped_seconds=now - wiped_since,
     )
 
 

@@ -29,6 +29,9 @@ and under load what nodes say of themselves is never of one instant."""
 class Change(NamedTuple):
     """A wish for one group. With both, the ones take the places of the others, all at once.
 
+    A node in both shall hold a voter that is not the one whose data it lost: a new one takes that
+    one's place, on the same node.
+
     Args:
         arriving: Nodes that shall hold a voter.
         departing: Nodes that shall hold no replica.
@@ -87,16 +90,14 @@ def next_step(change: Change, seen: Seen) -> Step:
     refusal = _impossible(change, group, seen)
     if refusal is not None:
         return refusal
-    voters = {member.node: member for member in group.voters}
-    missing = tuple(node for node in change.arriving if node not in voters)
-    leaving = tuple(voters[node] for node in change.departing if node in voters)
+    missing, leaving = _missing(change, group, seen), _leaving(change, group, seen)
     idle = [m.replica for m in group.learners if m.node in (*change.arriving, *change.departing)]
     if idle:  # a learner that nobody wishes to promote: it comes in anew, or not at all
         return Strike(change.gid, leader, tuple(idle))
     if not missing and not leaving:
         return Complete()
     staying = [member for member in group.voters if member not in leaving]
-    if leader in change.departing:
+    if any(member.node == leader for member in leaving):
         heir = _heir(staying, group, seen)
         if heir is not None:
             return HandOver(change.gid, leader, heir.node, heir.replica)
@@ -197,7 +198,9 @@ def _under_way(change: Change, leader: str, group: ReplicaStatus, seen: Seen) ->
     voters = {member.node for member in group.voters}
     if not change.arriving and arriving and arriving <= set(change.departing):
         return Strike(change.gid, leader, tuple(member.replica for member in filling))  # given up
-    ours = arriving == set(change.arriving) - voters and departing == set(change.departing) & voters
+    renewed = set(change.arriving) & set(change.departing)
+    wished = set(change.arriving) - (voters - renewed)
+    ours = arriving == wished and departing == set(change.departing) & voters
     if not ours:
         parts = [f"{node} arrives" for node in sorted(arriving)]
         parts += [f"{node} departs" for node in sorted(departing)]
@@ -220,8 +223,8 @@ def _impossible(change: Change, group: ReplicaStatus, seen: Seen) -> Refuse | No
     for node in (*change.arriving, *change.departing):
         if node not in seen and node not in there:
             return Refuse(f"there is no node {node}")
-    missing = [node for node in change.arriving if node not in voters]
-    leaving = voters & set(change.departing)
+    missing = _missing(change, group, seen)
+    leaving = {member.node for member in _leaving(change, group, seen)}
     if change.arriving and not missing and leaving:
         names = ", ".join(change.arriving)
         return Refuse(f"{names} holds a replica of {title(change.gid)} already: name another node")
@@ -243,6 +246,27 @@ def _impossible(change: Change, group: ReplicaStatus, seen: Seen) -> Refuse | No
         dead = [member.node for member in staying if not _lives(member, group, seen)]
         return Refuse(f"{reason} in {title(change.gid)}: {', '.join(dead)} must come back first")
     return None
+
+
+def _missing(change: Change, group: ReplicaStatus, seen: Seen) -> tuple[str, ...]:
+    """Nodes that shall hold a voter and hold none, or one that they have lost."""
+    voters = {member.node: member for member in group.voters}
+    return tuple(
+        node
+        for node in change.arriving
+        if node not in voters
+        or (node in change.departing and _is_orphan(voters[node], group, seen))
+    )
+
+
+def _leaving(change: Change, group: ReplicaStatus, seen: Seen) -> tuple[MemberStatus, ...]:
+    """Voters that shall go: of a node that shall hold one as well, only the one that it lost."""
+    return tuple(
+        member
+        for member in group.voters
+        if member.node in change.departing
+        and (member.node not in change.arriving or _is_orphan(member, group, seen))
+    )
 
 
 def _lives(member: MemberStatus, group: ReplicaStatus, seen: Seen) -> bool:

@@ -9,6 +9,9 @@
   joint step that makes the learner a voter. So a group counts at no moment more dead voters than
   before, and it is begun only while a majority of its voters is alive: without one it could not be
   committed, and nothing here ever makes a majority smaller.
+- A node that answers, and says that it does not hold a replica which its group counts, has lost its
+  data: it came back as a stranger, under its old name. That replica never comes back, so there is
+  no grace period: a new one takes its place, on the same node if that has room.
 - One change a group at a time, whoever began it. What healing began it also takes back: when the
   node returns while its successor still catches up, or when the successor dies. What an operator
   began it only takes back where it can never end (the newcomer is dead, or was never filled: ids
@@ -97,6 +100,8 @@ class GroupView(NamedTuple):
     ours: tuple[int, ...] = ()  # learners that healing added, not the operator
     resting: bool = False  # a step that was decided for it failed a moment ago
     orphan_seconds: float = 0.0  # how long a learner has been seen without its replica
+    wiped: tuple[int, ...] = ()  # voters whose running node says that it does not hold them
+    wiped_seconds: float = 0.0  # for how long the same ones have been
 
     @property
     def changing(self) -> bool:
@@ -292,7 +297,11 @@ class _Planner:
             return None
         newcomers = [member for member in group.learners if member.replica in group.promote]
         ours = all(member.replica in group.ours for member in newcomers)
-        leaving = [member.node for member in group.voters if member.replica in group.leaving]
+        leaving = [
+            member.node
+            for member in group.voters
+            if member.replica in group.leaving and member.replica not in group.wiped
+        ]
         reason = blamed = ""
         for member in newcomers:
             if self._dead(member.node) if ours else self._is_gone(member.node):
@@ -318,7 +327,7 @@ class _Planner:
     # Replicas of the dead
 
     def _replace(self, group: GroupView) -> Replace | None:
-        gone = [member for member in group.voters if self._is_gone(member.node)]
+        gone = [member for member in group.voters if self._is_lost(group, member)]
         if group.changing:
             where = [m.node for m in group.learners if m.replica in group.promote]
             what = f"{', '.join(where)} catches up" if where else "its members are changing"
@@ -327,7 +336,12 @@ class _Planner:
         if not gone:
             return None
         name = name_of(group.gid)
-        if 2 * sum(self._alive(member.node) for member in group.voters) <= len(group.voters):
+        alive = [
+            member.node
+            for member in group.voters
+            if self._alive(member.node) and member.replica not in group.wiped
+        ]
+        if 2 * len(alive) <= len(group.voters):
             self._why.append(f"{name} waits: a change needs a majority of its voters alive")
             return None
         if sum(bool(other.ours and other.promote) for other in self._view.groups) >= (
@@ -336,7 +350,7 @@ class _Planner:
             self._why.append(f"{name} waits: {self._policy.changes_max} groups are being mended")
             return None
         dead = gone[0]
-        to = self._least_loaded(group)
+        to = self._where_it_was(group, dead) or self._least_loaded(group)
         if to is None:
             self._why.append(
                 f"{name} stays without its replica on {dead.node}: no living node with room is "
@@ -344,6 +358,26 @@ class _Planner:
             )
             return None
         return Replace(group.gid, group.leader, dead.node, dead.replica, to)
+
+    def _is_lost(self, group: GroupView, member: MemberStatus) -> bool:
+        """Whether a voter is not to be waited for any longer."""
+        if member.replica in group.wiped:
+            return group.wiped_seconds >= self._policy.orphan_seconds
+        return self._is_gone(member.node)
+
+    def _where_it_was(self, group: GroupView, lost: MemberStatus) -> str | None:
+        """The node that lost a replica and is there again, if it can take a new one."""
+        node = self._nodes.get(lost.node)
+        if (
+            node is not None
+            and lost.replica in group.wiped
+            and node.running
+            and node.roomy
+            and not node.shunned
+            and group.gid not in dict(node.replicas)
+        ):
+            return lost.node
+        return None
 
     def _least_loaded(self, group: GroupView) -> str | None:
         """A living node without a replica of the group, that holds fewest."""

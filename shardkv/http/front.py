@@ -90,7 +90,8 @@ class FrontDoor:
         self.measures = HttpMeasures(clock)
         keys = Keys(inside.clerk, get_writes=config.get_writes)
         figures = inside.figures(self.measures, self._connections, self._refused, self._watchers)
-        views = Views(inside.status, lambda: self._watching, NodeMetrics(figures).text, warnings)
+        text = NodeMetrics(figures).text
+        views = Views(inside.status, lambda: self._watching, text, warnings, inside.owed)
         listing = Listing(inside.clerk)
         actions = Actions(inside.means, config.actions)
         cold = cold_routes(keys, listing, views, actions)

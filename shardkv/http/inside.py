@@ -78,6 +78,19 @@ class Parts(NamedTuple):
             free_bytes=lambda: space_of(self.directory).free,
         )
 
+    def owed(self) -> list[int]:
+        """Groups that count a replica of this node, by the controller, and it holds none: it lost
+        its data, or the replica is about to be made, or the controller to hear that it went."""
+        host, view = self.host(), self._view()
+        if host is None or view is None:
+            return []
+        return [
+            gid
+            for gid, group in sorted(view.directory.groups.items())
+            if gid not in host.replicas
+            and any(member.node == self.node for member in group.members)
+        ]
+
     def _replicas(self) -> Iterable[Local]:
         host = self.host()
         for gid, replica in sorted(host.replicas.items()) if host is not None else ():

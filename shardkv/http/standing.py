@@ -2,10 +2,13 @@
 
 - alive (`/livez`): the loop runs. It says nothing of the replicas: restarting a node because its
   group has no majority makes that worse.
-- ready (`/readyz`, `/health`): it runs, and each of its replicas runs, knows who leads its group,
-  and has applied all but the last few entries that it knows to be committed.
+- ready (`/readyz`, `/health`): it runs, each of its replicas runs, knows who leads its group, and
+  has applied all but the last few entries that it knows to be committed; and it holds every replica
+  that the controller's directory says it does. So whoever restarts nodes one by one, each when the
+  one before is ready, never stops a second one of a group whose replica is still to be made anew.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from shardkv.admin import MemberStatus, NodeStatus, ReplicaStatus
@@ -14,13 +17,18 @@ LAG_ENTRIES_MAX: Final = 5_000
 """A replica further behind than this still catches up, and is not ready."""
 
 
-def reasons_not_ready(status: NodeStatus) -> list[str]:
-    """What keeps the node from being ready; empty when nothing does."""
+def reasons_not_ready(status: NodeStatus, owed: Sequence[int] = ()) -> list[str]:
+    """What keeps the node from being ready; empty when nothing does.
+
+    Args:
+        owed: Groups that count a replica here, and there is none: the node lost its data.
+    """
     reasons = []
     if status.state != "running":
         reasons.append(f"the node is {status.state}")
     if status.config_number == 0:
         reasons.append("no configuration is known yet")
+    reasons += [f"group {gid} counts a replica here that is lost, or yet to come" for gid in owed]
     for replica in status.replicas:
         name = f"group {replica.gid}"
         if replica.stopped:
@@ -34,9 +42,11 @@ def reasons_not_ready(status: NodeStatus) -> list[str]:
     return reasons
 
 
-def health_document(status: NodeStatus, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+def health_document(
+    status: NodeStatus, warnings: tuple[str, ...] = (), owed: Sequence[int] = ()
+) -> dict[str, Any]:
     """The body of `/health` and `/readyz`. `warnings`: what is barely right in the settings."""
-    reasons = reasons_not_ready(status)
+    reasons = reasons_not_ready(status, owed)
     return {
         "status": "unhealthy" if reasons else "healthy",
         "node": status.node,
@@ -45,14 +55,14 @@ def health_document(status: NodeStatus, warnings: tuple[str, ...] = ()) -> dict[
     }
 
 
-def status_document(status: NodeStatus) -> dict[str, Any]:
+def status_document(status: NodeStatus, owed: Sequence[int] = ()) -> dict[str, Any]:
     """The body of `/status`: the node and its replicas, from what it knows by itself."""
     return {
         "node": status.node,
         "cluster": status.cluster.hex(),
         "version": status.version,
         "state": status.state,
-        "ready": not reasons_not_ready(status),
+        "ready": not reasons_not_ready(status, owed),
         "pid": status.pid,
         "uptime_seconds": status.uptime_ms // 1000,
         "addresses": {"client": status.client, "peer": status.peer, "http": status.http},

@@ -1,7 +1,7 @@
 """The node and its cluster, to look at: status, probes, `/cluster`, `/events`, `/metrics`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from shardkv.admin import NodeStatus
@@ -26,6 +26,7 @@ class Views:
     Args:
         watching: None while the node is starting.
         warnings: Of the settings, for `/health`.
+        owed: Groups that count a replica here, and there is none.
     """
 
     def __init__(
@@ -34,20 +35,22 @@ class Views:
         watching: Callable[[], Watching | None],
         metrics: Callable[[], bytes],
         warnings: tuple[str, ...] = (),
+        owed: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         self._status = status
         self._watching_now = watching
         self._metrics = metrics
         self._warnings = warnings
+        self._owed = owed
 
     async def status(self, asked: Asked) -> Reply:
         query_of(asked.query)
-        return json_reply(status_document(self._status()))
+        return json_reply(status_document(self._status(), self._owed()))
 
     async def health(self, asked: Asked) -> Reply:
         query_of(asked.query)
         now = self._status()
-        document = health_document(now, self._warnings)
+        document = health_document(now, self._warnings, self._owed())
         return json_reply(document, 503 if document["reasons"] else 200)
 
     async def alive(self, asked: Asked) -> Reply:

@@ -366,3 +366,44 @@ def test_of_two_operators_with_different_wishes_one_is_told(seed: int) -> None:
 
     assert sorted(world.voters.values()) in (["n1", "n3", "n4"], ["n1", "n3", "n7"])
     assert sum(isinstance(step, Complete) for step in ended.values()) == 1
+
+
+RENEW = Change(1, ("n2",), ("n2",))
+
+
+@pytest.mark.parametrize(
+    ("looks", "step"),
+    [
+        pytest.param(
+            seen() | {"n2": node("n2")}, Begin(1, "n1", ("n2",), (2,)), id="its disk was lost"
+        ),
+        pytest.param(seen(), Complete(), id="it holds what it is counted for"),
+        pytest.param(seen(dead="n2"), Complete(), id="silent: it may hold it"),
+        pytest.param(
+            seen(learners=members("4:n2"), promote=(4,), leaving=(2,))
+            | {"n2": node("n2", replica(4))},
+            Wait("n2 catches up in group 1: 9 of 9"),
+            id="the new one fills",
+        ),
+        pytest.param(
+            seen(learners=members("4:n2"), promote=(4,), leaving=(2,)) | {"n2": node("n2")},
+            Strike(1, "n1", (4,)),
+            id="the disk was lost again",
+        ),
+        pytest.param(seen("1:n1 4:n2 3:n3"), Complete(), id="done"),
+    ],
+)  # fmt: skip
+def test_a_voter_that_was_lost_is_replaced_on_its_own_node(looks: Seen, step: Step) -> None:
+    assert next_step(RENEW, looks) == step
+
+
+def test_a_lost_voter_is_not_replaced_without_a_majority() -> None:
+    refused = next_step(RENEW, seen(dead="n3") | {"n2": node("n2")})
+
+    assert isinstance(refused, Begin)  # two of three live once the new one has caught up
+    refused = next_step(RENEW, seen("1:n1 2:n2 3:n3 4:n4 5:n7", dead="n3 n4") | {"n2": node("n2")})
+    assert isinstance(refused, Begin)
+    refused = next_step(
+        RENEW, seen("1:n1 2:n2 3:n3 4:n4 5:n7", dead="n3 n4 n7") | {"n2": node("n2")}
+    )
+    assert isinstance(refused, Refuse)

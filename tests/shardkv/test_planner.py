@@ -67,6 +67,8 @@ def four(silent: float, *groups: GroupView) -> ClusterView:
 
 
 WITHOUT_N3 = group(heard=("n2",), lags=(("n2", 0), ("n3", 50)))
+WIPED = WITHOUT_N3._replace(wiped=(3,), wiped_seconds=5.0)
+"""n3 answers, and does not hold its replica."""
 LEARNS = WITHOUT_N3._replace(
     learners=(member(4, "n4"),), promote=(4,), leaving=(3,), next_id=5, ours=(4,)
 )
@@ -85,6 +87,32 @@ def holding(view: ClusterView, name: str, *replicas: tuple[int, int]) -> Cluster
     ("view", "step"),
     [
         pytest.param(four(0.0, group()), None, id="all is well"),
+        pytest.param(
+            four(0.0, WIPED), Replace(1, "n1", "n3", 3, "n3"), id="a node that lost its data"
+        ),
+        pytest.param(
+            four(0.0, WIPED._replace(wiped_seconds=4.9)), None, id="that may be about to change"
+        ),
+        pytest.param(
+            cluster(node("n1"), node("n2"), node("n3", roomy=False), node("n4"), WIPED),
+            Replace(1, "n1", "n3", 3, "n4"),
+            id="a node that lost its data and has no room",
+        ),
+        pytest.param(
+            holding(four(0.0, WIPED), "n3", (1, 9)),
+            Replace(1, "n1", "n3", 3, "n4"),
+            id="a node that lost its data and has yet to drop another replica",
+        ),
+        pytest.param(
+            four(0.0, WIPED._replace(wiped=(2, 3))), None, id="two that lost it: no majority"
+        ),
+        pytest.param(
+            holding(four(0.0, WIPED._replace(
+                learners=(member(4, "n3"),), promote=(4,), leaving=(3,), next_id=5, ours=(4,),
+            )), "n3", (1, 4)),
+            None,
+            id="a node that lost its data is not back for that it answers",
+        ),
         pytest.param(four(GONE - 0.1, WITHOUT_N3), None, id="the grace period is not over"),
         pytest.param(
             four(GONE, WITHOUT_N3), Replace(1, "n1", "n3", 3, "n4"), id="dead past the grace"
