@@ -5,6 +5,7 @@ end, because it may take effect at any later time.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -35,6 +36,8 @@ class Operation:
     """Of the key after a write; of what a get read."""
     happened: bool | None = None
     """True: it was answered. False: it certainly was not done. None: nobody knows."""
+    batch: int = 0
+    """Which batch it is of, from 1; 0: it was asked alone."""
 
     @property
     def writes(self) -> bool:
@@ -74,6 +77,7 @@ class History:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
+        self.batches = 0
 
     def begin(
         self, client: int, kind: Kind, key: bytes, value: bytes | None, now: float
@@ -81,6 +85,16 @@ class History:
         operation = Operation(client, kind, key, value, now)
         self.operations.append(operation)
         return operation
+
+    def begin_batch(
+        self, client: int, writes: Sequence[tuple[Kind, bytes, bytes | None]], now: float
+    ) -> list[Operation]:
+        """One operation a write; they will have one outcome, and end at one moment."""
+        self.batches += 1
+        operations = [self.begin(client, *write, now) for write in writes]
+        for operation in operations:
+            operation.batch = self.batches
+        return operations
 
     def keys(self) -> list[bytes]:
         return sorted({operation.key for operation in self.operations})

@@ -35,6 +35,7 @@ from labs.linearizability import NotLinearizable, Undecided, judge_list, judge_r
 from labs.nemesis import FAULTS, RARE, RARE_FAULTS, Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
+from labs.pairs import judge_pair
 from labs.points import Points
 from labs.rest import Rest, everything_ends
 from labs.topology import Topology, custom, drawn, topology
@@ -243,6 +244,7 @@ class Scenario:
                     judge_list(operations[key], self._cluster.oracle.last_value(key))
                 elif key in operations:
                     judge_register(operations[key])
+            self._judge_pairs(workload)
         self.observer.finish()
         return self._outcome(0.0, 0, crashes)
 
@@ -281,8 +283,14 @@ class Scenario:
                     judge_list(seen, last.value)
                 else:
                     judge_register(seen)
+            self._judge_pairs(workload)
         oracle.judge_unknown(self.history.operations)
         self.observer.finish()
+
+    def _judge_pairs(self, workload: Workload) -> None:
+        """C1 of two keys together: nobody saw half a batch."""
+        for left, right, _ in workload.pairs:
+            judge_pair(left, right, self.history.operations)
 
     def _outcome(self, rest_seconds: float, configs: int, crashes: int) -> Outcome:
         for node in self._cluster.nodes.values():

@@ -151,9 +151,9 @@ class Workload:
         """A batch, recorded as one operation a write, all with the same call and answer."""
         now = asyncio.get_running_loop().time()
         seconds = self._config.timeout if timeout is None else timeout
-        operations = [
-            self._history.begin(self.first_client + client, *_recorded(one), now) for one in batch
-        ]
+        operations = self._history.begin_batch(
+            self.first_client + client, [_recorded(one) for one in batch], now
+        )
         with self._witnessed(operations, seconds):
             try:
                 versions = await self._clerks[client].batch(batch, timeout=seconds)
