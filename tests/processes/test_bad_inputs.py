@@ -26,7 +26,7 @@ from shardctrler.types import ShardId
 from shardkv import admin, aio, nodedir
 from shardkv.admin import ChangeMembers, NodeStatus, Nothing
 from shardkv.clerk import Clerk
-from shardkv.commands import Mutation, Op, OpenSession, encode
+from shardkv.commands import Batch, BatchWrite, Mutation, Op, OpenSession, encode
 from shardkv.errors import (
     InvalidArgument,
     KeyEmpty,
@@ -40,6 +40,7 @@ from shardkv.errors import (
 from shardkv.protocol import KV, Get, Reply, Status, decode_reply, encode_frame
 from shardkv.routing import SlotRouting
 from shardkv.types import Answer, Code, Row, SessionId, Version
+from shardkv.writes import Append, BatchOperation, Delete, Put
 from tests.support.processes import (
     Cluster,
     Seen,
@@ -53,6 +54,7 @@ from tests.support.processes import (
 
 KEY_BYTES_MAX = 4096
 VALUE_BYTES_MAX = 1024 * 1024
+BATCH_BYTES_MAX = 1024 * 1024
 SHARDS = 8
 REFUSAL_SECONDS_MAX = 1.0
 GROWTH_BYTES_MAX = 30 * 1024 * 1024
@@ -233,6 +235,61 @@ def test_limits_hold_on_the_client_and_again_on_the_server(cluster: Cluster) -> 
                 for key, value, error in LIMITS:
                     if error is not None:
                         await refuse_everywhere(clerk, hand, key, value, error)
+
+    run(scenario())
+
+
+def test_a_batch_is_bounded_and_of_one_shard_on_both_sides(cluster: Cluster) -> None:
+    """0, 1, 128 and 129 operations; 1 MiB of keys and values; keys of two groups, so of two shards;
+    one key twice, which is defined: in order."""
+    tagged = [b"{batch}%d" % number for number in range(129)]
+
+    async def scenario() -> None:
+        async with aio.connect(cluster.endpoints) as clerk, by_hand(cluster) as hand:
+            shard, session = hand.shard(tagged[0]), await hand.session(tagged[0])
+
+            def batch(*writes: BatchWrite, seq: int = 1) -> bytes:
+                return encode(Batch(shard, session, seq, 1, writes))
+
+            puts = [BatchWrite(Op.PUT, key, b"v") for key in tagged]
+            longest = BatchWrite(Op.PUT, tagged[0], filled("v", BATCH_BYTES_MAX - len(tagged[0])))
+            numbered = [b"%d" % number for number in range(1000)]
+            elsewhere = next(key for key in numbered if hand.group(key) != hand.group(tagged[0]))
+            twice: list[BatchOperation] = [
+                Put(tagged[0], "a"),
+                Append(tagged[0], "b"),
+                Delete(tagged[1]),
+            ]
+            assert len(await clerk.batch([Put(key, b"v") for key in tagged[:128]])) == 128
+            assert await clerk.batch([Put(tagged[0], longest.value)]) == [2]
+            assert await clerk.batch(twice) == [3, 4, 0]
+            reply = await hand.send(tagged[0], batch(*puts[:128]), batch(longest, seq=2))
+            assert [answer.code for answer in reply.results] == [Code.OK, Code.OK]  # type: ignore[union-attr]
+
+            async with nothing_happens(cluster):
+                wrongs: list[tuple[list[BatchOperation], str]] = [
+                    ([], "1 to 128 operations, not 0"),
+                    ([Put(key, b"v") for key in tagged], "1 to 128 operations, not 129"),
+                    ([Put(tagged[0], longest.value + b"v")], "1048576 bytes together, not 1048577"),
+                    ([Put(tagged[0], b"v"), Put(elsewhere, b"v")], "a batch is of one shard"),
+                ]
+                for wrong, rule in wrongs:
+                    begun = time.monotonic()
+                    with pytest.raises(InvalidArgument, match=rule):
+                        await clerk.batch(wrong)
+                    assert time.monotonic() - begun < REFUSAL_SECONDS_MAX
+                for data, rule in (
+                    (batch(), "1 to 128 operations, not 0"),
+                    (batch(*puts), "1 to 128 operations, not 129"),
+                    (batch(longest, puts[0]), "1048576 bytes together"),
+                    (batch(puts[0], BatchWrite(Op.PUT, b"")), "key must be 1 to 4096 bytes, not 0"),
+                ):
+                    with pytest.raises(Refused, match=rule) as refused:
+                        await hand.send(tagged[0], Get(tagged[0]), data)
+                    assert refused.value.code == "INVALID_ARGUMENT"
+                stray = batch(puts[0], BatchWrite(Op.PUT, elsewhere), seq=3)
+                reply = await hand.send(tagged[0], stray)
+                assert reply.results == (Answer(Code.BAD_COMMAND),)
 
     run(scenario())
 
