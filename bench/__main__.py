@@ -26,6 +26,7 @@ SETS: Final[Mapping[str, Sequence[str]]] = {
         "groups --groups 1 100 --seconds 8",
         "growth --keys 200000 --rounds 3 --seconds 1",
         EVENTS_QUICK,
+        "handover 1 32 --moves 3",
         "stages --seconds 4",
     ),
     "essential": (
@@ -33,6 +34,7 @@ SETS: Final[Mapping[str, Sequence[str]]] = {
         "groups --groups 1 10 100 --seconds 10",
         "growth --keys 1000000 --rounds 5 --seconds 1",
         "events --keys 1000000 --kills 12 --restarts 3 --seconds 30",
+        "handover 1 256 --moves 3",
         "stages --seconds 4",
     ),
     "rest": (
@@ -47,6 +49,7 @@ SETS: Final[Mapping[str, Sequence[str]]] = {
         "groups --groups 1 10 100 --seconds 30",
         "growth --keys 1000000 --rounds 7 --seconds 3",
         "events --keys 1000000 --kills 20 --restarts 5 --seconds 90",
+        "handover 1 64 256 --moves 10",
         "stages --loads 0:1 0:100 0.5:100 1:100 --seconds 10",
         GROWTH_5M,
     ),

@@ -23,10 +23,12 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.cluster import BASE_PORT, cluster
+from bench.measuring import save
 from labrpc.errors import RpcError
 from labrpc.grpc.transport import GrpcTransport
 from labrpc.transport import Address
@@ -161,7 +163,8 @@ async def fill(kv: Clerk, mib: int, filled: int) -> None:
 
 async def measure(
     kv: Clerk, control: ControllerClient, watch: Watch, shard: ShardId, moves: int, rate: float
-) -> str:
+) -> dict[str, Any]:
+    """What the moves came to; printed, too. Times in milliseconds."""
     load = Load(kv, rate)
     loading = asyncio.ensure_future(load.run())
     await asyncio.sleep(2.0)
@@ -189,7 +192,7 @@ async def measure(
     if load.failures:
         print("failures:", len(load.failures), load.failures[0])
     share = median(one.rate for one in moving) / median(one.rate for one in still)
-    return (
+    print(
         f"{len(took)} moves of {median(took):.1f} s, load average {os.getloadavg()[0]:.0f}; ms, "
         "median/worst:\n"
         f"    hand-over: longest put {ms([one.longest for one in handovers])}, "
@@ -200,11 +203,26 @@ async def measure(
         f"no answer {ms([one.gap for one in still])}\n"
         f"    a put, p50 and p99: moving {percentile(moving, 0.5) * 1000:.1f} and "
         f"{percentile(moving, 0.99) * 1000:.1f}, at rest {percentile(still, 0.5) * 1000:.1f} and "
-        f"{percentile(still, 0.99) * 1000:.1f}; answers a second: {share:.0%} of those at rest"
+        f"{percentile(still, 0.99) * 1000:.1f}; answers a second: {share:.0%} of those at rest",
+        flush=True,
     )
+    return {
+        "moves": len(took),
+        "seconds a move": median(took),
+        "longest put of a hand-over, ms": median(one.longest for one in handovers) * 1000,
+        "the worst, ms": max(one.longest for one in handovers) * 1000,
+        "no answer in a hand-over, ms": median(one.gap for one in handovers) * 1000,
+        "p99 moving, ms": percentile(moving, 0.99) * 1000,
+        "p99 at rest, ms": percentile(still, 0.99) * 1000,
+        "answers, of those at rest": share,
+        "failed": len(load.failures),
+    }
 
 
-async def run(endpoints: tuple[str, ...], sizes: list[int], moves: int, rate: float) -> None:
+async def run(
+    endpoints: tuple[str, ...], sizes: list[int], moves: int, rate: float
+) -> list[dict[str, Any]]:
+    rows = []
     shard = SlotRouting(SHARDS)(TAG)
     found = await find_cluster(list(endpoints), timeout=30)
     transport = GrpcTransport(found, "bench")
@@ -216,9 +234,11 @@ async def run(endpoints: tuple[str, ...], sizes: list[int], moves: int, rate: fl
         for mib in sorted(sizes):
             await fill(kv, mib, filled)
             filled = mib
-            print(f"{mib:4d} MiB: {await measure(kv, control, watch, shard, moves, rate)}")
+            print(f"{mib:4d} MiB: ", end="")
+            rows.append({"MiB": mib, **await measure(kv, control, watch, shard, moves, rate)})
     await control.close()
     await transport.close()
+    return rows
 
 
 if __name__ == "__main__":
@@ -232,4 +252,5 @@ if __name__ == "__main__":
         cluster("--base-port", asked.base_port) as running,
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
-        runner.run(run(running.endpoints, asked.sizes, asked.moves, asked.rate))
+        found = runner.run(run(running.endpoints, asked.sizes, asked.moves, asked.rate))
+    save("handover", asked, rows=found)

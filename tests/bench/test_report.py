@@ -83,6 +83,19 @@ def test_events_are_judged_by_median_and_by_the_worst_kind_of_work() -> None:
     assert found["p99 while tables are written and merged, to quiet times"] == NOT_REACHED
 
 
+def test_the_largest_shard_speaks_for_moves() -> None:
+    rows = [
+        {"MiB": 1, "answers, of those at rest": 0.9, "longest put of a hand-over, ms": 20.0},
+        {"MiB": 64, "answers, of those at rest": 0.7, "longest put of a hand-over, ms": 100.0},
+    ]
+
+    found = verdicts({"handover": {"rows": rows}})
+
+    share = "puts answered while a shard moves, of those at rest (64 MiB)"
+    pause = "longest put at a shard's hand-over, median of the moves (64 MiB)"
+    assert (found[share], found[pause]) == (REACHED, NOT_REACHED)
+
+
 def test_the_busiest_node_speaks_for_a_hundred_groups() -> None:
     nodes = [{"cpu_share": share} for share in (0.01, 0.031, 0.02)]
 
