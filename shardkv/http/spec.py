@@ -164,15 +164,30 @@ GET_KEY: Final[Spec] = {
         **problems(*_READ),
     },
 }
+
+
+def leading_on(responses: Spec) -> Spec:
+    """The answers of a write, with what a client may do next with the key and the version."""
+    key = {"key": "$request.path.key"}
+    at_version = {**key, "header.If-Match": "$response.header.ETag"}
+    links = {
+        "read": {"operationId": "get_key_kv", "parameters": key},
+        "append": {"operationId": "post_key_append", "parameters": key},
+        "writeAtThisVersion": {"operationId": "put_key_kv", "parameters": at_version},
+        "deleteAtThisVersion": {"operationId": "delete_key_kv", "parameters": at_version},
+    }
+    return {status: {**answer, "links": links} for status, answer in responses.items()}
+
+
 PUT_KEY: Final[Spec] = {
     "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH, IF_NONE_MATCH, IDEMPOTENCY_KEY],
     "requestBody": value_body(),
-    "responses": {**done("PutAnswer", "Written."), **problems(*_WRITE, 409)},
+    "responses": {**leading_on(done("PutAnswer", "Written.")), **problems(*_WRITE, 409)},
 }
 APPEND_KEY: Final[Spec] = {
     "parameters": [KEY, TIMEOUT, SESSION, IDEMPOTENCY_KEY],
     "requestBody": value_body(),
-    "responses": {**done("KeyAnswer", "Appended."), **problems(*_WRITE, 409)},
+    "responses": {**leading_on(done("KeyAnswer", "Appended.")), **problems(*_WRITE, 409)},
 }
 DELETE_KEY: Final[Spec] = {
     "parameters": [KEY, TIMEOUT, SESSION, IF_MATCH, IDEMPOTENCY_KEY],

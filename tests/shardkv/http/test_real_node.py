@@ -4,6 +4,7 @@ import http.client
 import json
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.support.http import series
 from tests.support.processes import Cluster, run_program, running, wait_for
 
+WALKS = 30
 EXAMPLES = 6
 """Of each operation and mode; the same ones each time."""
 REFUSALS = ["400", "403", "404", "405", "406", "412", "413", "414", "415", "428", "5xx"]
@@ -66,13 +68,18 @@ def get_json(port: int, target: str) -> Any:
     return json.loads(body)
 
 
+def schema_of(cluster: Cluster, mode: str = "all") -> Any:
+    """The document of a running node, which refusals it may give, and what shall be played."""
+    refusals = {"negative_data_rejection": {"expected-statuses": REFUSALS}}
+    return schemathesis.openapi.from_url(
+        f"http://127.0.0.1:{port(cluster)}/openapi.json",
+        config=SchemathesisConfig.from_dict({"checks": refusals, "generation": {"mode": mode}}),
+    )
+
+
 def test_its_own_document_describes_it(cluster: Cluster) -> None:
     """Schemathesis plays valid and invalid requests of every operation, from a fixed seed."""
-    refusals = {"negative_data_rejection": {"expected-statuses": REFUSALS}}
-    schema = schemathesis.openapi.from_url(
-        f"http://127.0.0.1:{port(cluster)}/openapi.json",
-        config=SchemathesisConfig.from_dict({"checks": refusals}),
-    )
+    schema = schema_of(cluster)
     operations = [found.ok() for found in schema.exclude(path="/events").get_all_operations()]
     assert len(operations) >= 18
     for operation in operations:
@@ -98,6 +105,43 @@ def test_its_own_document_describes_it(cluster: Cluster) -> None:
             play()
     status, _ = ask(port(cluster), "GET", "/livez")
     assert status == 200
+
+
+def test_its_document_leads_from_one_request_to_the_next(cluster: Cluster) -> None:
+    """Schemathesis follows the links: a key that was written is read, appended to, written and
+    deleted at the version that the answer before named."""
+    schema = schema_of(cluster, "positive")
+    followed: Counter[str] = Counter()
+
+    class Walk(schema.include(path_regex="^/(kv|append)/").as_state_machine()):  # type: ignore[misc]
+        def before_call(self, case: Any) -> None:
+            case.headers.pop("Shardkv-Session", None)  # no token that is drawn is one of ours
+            case.query.pop("timeout", None)
+
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"timeout": 40}
+
+        def after_call(self, response: Any, case: Any) -> None:
+            followed[f"{case.method} {response.status_code}"] += 1
+
+        def validate_response(self, response: Any, case: Any, **more: Any) -> None:
+            case.validate_response(response, excluded_checks=OURS)
+            assert response.status_code not in (500, 501, 502), response.text
+
+    Walk.run(
+        settings=settings(
+            max_examples=WALKS,
+            stateful_step_count=6,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+
+    assert followed["GET 200"] and followed["PUT 200"] + followed["PUT 204"], followed
+    assert followed["DELETE 200"] + followed["DELETE 204"], followed
 
 
 def test_any_node_serves_any_key_and_what_one_wrote_another_reads(cluster: Cluster) -> None:
