@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from shardkv import __version__
 from shardkv.http.door import method_not_allowed
-from shardkv.http.problems import Problem
+from shardkv.http.problems import Problem, no_such_path
 from shardkv.http.replies import Reply, problem_reply
 from shardkv.http.routes import HOT, Cold
 from shardkv.http.schemas import COMPONENTS
@@ -122,7 +122,5 @@ async def _http_problem(_: Request, error: Exception) -> Response:
         allow = (error.headers or {}).get("Allow", "")
         return response(method_not_allowed(dict.fromkeys(allow.split(", "))))
     if error.status_code == 404:
-        return response(
-            problem_reply(Problem(404, "no-such-path", "there is nothing at this path; see /docs"))
-        )
+        return response(problem_reply(no_such_path()))
     return response(problem_reply(Problem(error.status_code, "refused", str(error.detail))))

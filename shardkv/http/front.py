@@ -5,7 +5,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from labrpc.errors import CannotListen
 from labrpc.grpc.addresses import probe
@@ -21,6 +21,7 @@ from shardkv.http.listing import Listing
 from shardkv.http.measures import HttpMeasures
 from shardkv.http.metrics import NodeMetrics
 from shardkv.http.page import Page
+from shardkv.http.problems import no_such_path
 from shardkv.http.routes import Cold, by_path, hot_routes, key_routes
 from shardkv.http.views import Views
 from shardkv.http.watching import Watching
@@ -28,6 +29,8 @@ from shardkv.http.wire import HttpServer
 
 log = logging.getLogger(__name__)
 
+
+DOCUMENTS: Final = (b"/openapi.json", b"/docs")
 
 Aside = Callable[[Callable[[], App]], Awaitable[App]]
 
@@ -96,14 +99,20 @@ class FrontDoor:
         actions = Actions(inside.means, config.actions)
         cold = cold_routes(keys, listing, views, actions)
         page = Page()
+        self._documents = _Documents(cold, aside)
         self.door = Door(
             (*hot_routes(keys), page.below()),
             by_path(cold) | page.routes(),
-            _Documents(cold, aside),
+            self._documents,
             self.measures,
             host=None if config.any_host else config.host,
             tracing=inside.tracing,
         )
+
+    @property
+    def documents_made(self) -> bool:
+        """Whether somebody has asked for the OpenAPI document."""
+        return self._documents.made
 
     async def start(self) -> None:
         """Listen.
@@ -163,7 +172,13 @@ class _Documents:
         self._aside = aside
         self._app: asyncio.Future[App] | None = None
 
+    @property
+    def made(self) -> bool:
+        return self._app is not None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["raw_path"] not in DOCUMENTS:  # whoever tries paths shall not cost us FastAPI
+            raise no_such_path()
         if self._app is None:
             self._app = asyncio.ensure_future(self._aside(self._made))
         app = await asyncio.shield(self._app)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from shardkv.http.keys import Asked
-from shardkv.http.problems import Problem
+from shardkv.http.problems import no_such_path
 from shardkv.http.replies import Headers, Reply
 from shardkv.http.requests import header
 from shardkv.http.routes import Route
@@ -105,7 +105,7 @@ class Page:
         """
         asset = self._asset(name)
         if asset is None:
-            raise Problem(404, "no-such-path", "there is nothing at this path; see /docs")
+            raise no_such_path()
         sent = (*asset.headers, (b"etag", asset.tag), *_ALWAYS)
         if asset.tag in (header(headers, b"if-none-match") or b""):
             return Reply(304, b"", sent, kept=True)

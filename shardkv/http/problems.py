@@ -167,6 +167,10 @@ def _problem_of(error: ShardKVError | ShardCtrlerError) -> Problem:
             return Problem(503, "unavailable", text, retry_after())
 
 
+def no_such_path() -> Problem:
+    return Problem(404, "no-such-path", "there is nothing at this path; see /docs")
+
+
 def internal() -> Problem:
     """A mistake of ours: the log has it, the caller learns that it is one."""
     return Problem(

@@ -57,3 +57,18 @@ def test_the_page_shows_text_as_text() -> None:
 
     assert "<script>" not in shown and "<i>" not in shown and "<b>" not in shown
     assert "<code>a&lt;b&gt;</code>" in shown
+
+
+def test_only_the_document_costs_what_makes_it(tmp_path: Path) -> None:
+    """Whoever tries paths gets 404 from the door itself."""
+
+    async def story(world: World) -> None:
+        for path in ("/nothing", "/kvx", "/docs/", "/openapi.json.bak", "/append"):
+            assert (await world.http.get(path)).problem == "no-such-path", path
+        assert world.fronts[0].front.documents_made is False
+        assert (await world.http.get("/openapi.json")).status == 200
+        assert world.fronts[0].front.documents_made is True
+        refused = await world.http.ask("POST", "/openapi.json")
+        assert (refused.status, refused.problem) == (405, "method-not-allowed")
+
+    with_world(tmp_path, story)
