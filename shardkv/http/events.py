@@ -170,7 +170,7 @@ def _shards(group: ReplicaStatus, phase: str, other: int, shards: list[int]) -> 
     named = f"shard {shards[0]}" if len(shards) == 1 else f"{len(shards)} shards"
     verb = "is" if len(shards) == 1 else "are"
     words = f"gone from group {group.gid}" if phase == "gone" else f"{phase} at group {group.gid}"
-    beside = f", the other side is group {other}" if other else ""
+    beside = f", {'from' if phase == 'arriving' else 'to'} group {other}" if other else ""
     facts = {"gid": group.gid, "phase": phase, "other": other or None, "shards": shards}
     return Event(
         ("shard", group.gid, phase, group.config_number, *shards),

@@ -55,7 +55,11 @@ export class Cluster {
 
   /** kill -9 */
   kill(name: NodeName): void {
-    process.kill(this.pids.get(name)!, 'SIGKILL')
+    this.signal(name, 'SIGKILL')
+  }
+
+  signal(name: NodeName, signal: NodeJS.Signals): void {
+    process.kill(this.pids.get(name)!, signal)
   }
 
   /** What `up` says would start it again. */

@@ -31,8 +31,10 @@ async function seen(text: string | RegExp, on = page): Promise<void> {
 
 const view = (name: string, on = page) => on.getByRole('navigation').getByRole('link', { name }).click()
 
+type Looked = { groups: { gid: number; leader: string }[]; shards: { owner: number; phase: string }[] }
+
 /** Waits for a look at the cluster that is as it should be. */
-async function until(told: (now: { groups: { gid: number; leader: string }[]; shards: { owner: number; phase: string }[] }) => boolean) {
+async function until(told: (now: Looked) => boolean) {
   const url = `${cluster.page('n3')}cluster`
   await expect.poll(async () => told(await (await fetch(url)).json()), { timeout: PATIENCE_MS }).toBe(true)
 }
@@ -57,7 +59,7 @@ describe('the overview', () => {
       expect.stringMatching(/^Controller/), expect.stringMatching(/^Group 1/), expect.stringMatching(/^Group 2/),
     ])
     expect(await groups.getByText('leader', { exact: true }).count()).toBe(3)
-    expect(await page.getByRole('listbox', { name: 'Shards by group' }).getByRole('option').count()).toBe(16)
+    expect(await page.getByRole('list', { name: 'Shards by group' }).getByRole('listitem').count()).toBe(16)
     await seen(/leads group 1 in term/)
     await shot(page, 'overview-light')
     await sound(page)
@@ -165,7 +167,11 @@ describe('an operator', () => {
     const [, shard, from] = /Shard\s+(\d+),\s+Group (\d)/.exec(placed)!
     const to = 3 - Number(from)
     await view('Shards')
-    await page.getByRole('option', { name: new RegExp(`^Shard ${shard},`) }).click()
+    // By the keyboard: to the shard, and from there to its button.
+    await page.getByRole('listbox').focus()
+    for (let steps = 0; steps < Number(shard); steps++) await page.keyboard.press('ArrowRight')
+    await page.keyboard.press('Enter')
+    await page.getByRole('option', { name: new RegExp(`^Shard ${shard},`), selected: true }).waitFor()
     await page.getByRole('button', { name: `Move shard ${shard}…` }).click()
     const dialog = page.getByRole('dialog')
     await dialog.getByText(`Group ${from} serves it now`).waitFor()
@@ -222,6 +228,24 @@ describe('an operator', () => {
     await expect.poll(focused).toBe('Actions on Group 1')
   })
 
+  it('lets a group leave, and join again', async () => {
+    const owned = (gid: number) => ({ shards }: Looked) => shards.filter(({ owner, phase }) => owner === gid && phase === 'serving').length
+    await page.getByRole('button', { name: 'Actions on Group 2' }).click()
+    await page.getByRole('menuitem', { name: 'Let it leave…' }).click()
+    const dialog = page.getByRole('dialog')
+    await dialog.getByText(/go to group 1/).waitFor()
+    await dialog.getByRole('button', { name: 'Let group 2 leave' }).click()
+    await dialog.waitFor({ state: 'detached' })
+    await until((now) => owned(1)(now) === 16)
+    await page.getByRole('row', { name: /^Group 2 .* 0 / }).waitFor()
+    await page.getByRole('button', { name: 'Actions on Group 2' }).click()
+    await page.getByRole('menuitem', { name: 'Let it join again…' }).click()
+    await dialog.getByText('Group 2 is there already, and takes part again.').waitFor()
+    await dialog.getByRole('button', { name: 'Let group 2 join' }).click()
+    await dialog.waitFor({ state: 'detached' })
+    await until((now) => owned(1)(now) === 8 && owned(2)(now) === 8)
+  })
+
   it('is told why an action is refused', async () => {
     await page.getByRole('button', { name: 'Actions', exact: true }).click()
     await page.getByRole('menuitem', { name: 'Let a group leave…' }).click()
@@ -253,6 +277,12 @@ describe('on a phone', () => {
       await sound(phone)
       await shot(phone, `phone-${name.toLowerCase()}-${colorScheme}`)
     }
+    await view('Keys', phone)
+    await phone.getByRole('option', { name: /^page\/03/ }).tap()
+    await expect.poll(() => phone.getByLabel('Value, as text').inputValue()).toBe('3')
+    expect(await phone.getByRole('heading', { name: 'page/03' }).evaluate((title) => title.getBoundingClientRect().top)).toBeLessThan(400)
+    await sound(phone)
+    await shot(phone, `phone-key-${colorScheme}`)
     await phone.getByRole('button', { name: 'Actions', exact: true }).tap()
     await phone.getByRole('menuitem', { name: 'Let a group join…' }).tap()
     await phone.getByRole('dialog').getByText('Group 3 is born on n1; n2 and n3 follow as voters.').waitFor()
@@ -306,6 +336,15 @@ describe('when nodes end', () => {
     await alert.waitFor({ state: 'detached' })
     await seen('3 nodes and 2 groups are well')
     await seen('live, as n1 sees it')
+  })
+
+  it('notices a node that stands still, which keeps its connections open', async () => {
+    cluster.signal('n1', 'SIGSTOP')
+    const alert = page.getByRole('alert')
+    await alert.getByText(/n1, the node of this page, does not answer/).waitFor()
+    cluster.signal('n1', 'SIGCONT')
+    await alert.waitFor({ state: 'detached' })
+    await seen('3 nodes and 2 groups are well')
   })
 
   it('comes back when all nodes were down', async () => {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { consequences, incomplete } from '../src/model/consequences'
 import { bytes, duration, listed, milliseconds, rate, ranges } from '../src/model/format'
+import { moved } from '../src/model/grid'
 import { cellOf, groupBadge, groupColour, nextGid, nodeBadge, otherPages, shardsByGroup, standing, successors } from '../src/model/view'
 import { viewOf } from '../src/ui/views'
 import { cluster, group, held, node, serving, silent } from './documents'
@@ -132,6 +133,27 @@ describe('what an action will do', () => {
     const now = cluster({ nodes: [node('n1'), silent('n2'), node('n3'), node('n4')] })
     expect(successors(group(1, 'n1'), now)).toEqual(['n3'])
     expect(nextGid(cluster({ groups: [group(7, 'n1')] }))).toBe(8)
+  })
+})
+
+describe('the keyboard in a grid', () => {
+  // 0 1 2 3
+  // 4 5 6 7
+  // 8 9
+  it.each([
+    ['ArrowRight', 3, 4],
+    ['ArrowRight', 9, 9],
+    ['ArrowLeft', 4, 3],
+    ['ArrowLeft', 0, 0],
+    ['ArrowDown', 1, 5],
+    ['ArrowDown', 6, 6],
+    ['ArrowUp', 9, 5],
+    ['ArrowUp', 2, 2],
+    ['Home', 7, 0],
+    ['End', 0, 9],
+    ['a', 5, null],
+  ])('%s at %d', (key, at, next) => {
+    expect(moved(key, at, 10, 4)).toBe(next)
   })
 })
 

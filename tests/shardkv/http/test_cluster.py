@@ -188,7 +188,7 @@ def test_events_are_read_off_two_looks() -> None:
         "n4 answers again",
         "n5 runs version 1",
         "n1 leads group 1 in term 5",
-        "shard 0 is leaving at group 1, the other side is group 2",
+        "shard 0 is leaving at group 1, to group 2",
         "configuration 3",
     ]
     without = {"n1": node("n1", replica(1, "follower", leader="", stopped="broken"))}

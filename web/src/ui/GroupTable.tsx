@@ -1,3 +1,4 @@
+import { memo } from 'react'
 import { Button, Menu, MenuItem, MenuTrigger, Popover } from 'react-aria-components'
 import type { GroupDocument, NodeDocument } from '../model/documents'
 import { bytes, count } from '../model/format'
@@ -13,7 +14,7 @@ export function GroupTable() {
   const now = useKnown((state) => state.cluster)!
   const shards = shardsByGroup(now)
   return (
-    <Scroller label="Groups and their replicas, a table">
+    <Scroller label="Groups and their replicas, a table" tall>
       <table className="groups">
         <thead>
           <tr>
@@ -46,7 +47,7 @@ export function GroupTable() {
               ))}
               <td className="number">{group.gid === 0 ? '' : count(shards.get(group.gid)?.length ?? 0)}</td>
               <td className="number">
-                <GroupMenu group={group} takesPart={now.config.groups.includes(group.gid)} />
+                <GroupMenu gid={group.gid} takesPart={now.config.groups.includes(group.gid)} />
               </td>
             </tr>
           ))}
@@ -85,17 +86,17 @@ function Replica({ group, node }: { group: GroupDocument; node: NodeDocument }) 
   )
 }
 
-function GroupMenu({ group, takesPart }: { group: GroupDocument; takesPart: boolean }) {
+const GroupMenu = memo(function GroupMenu({ gid, takesPart }: { gid: number; takesPart: boolean }) {
   const act = useActing()
   const live = useKnown((state) => state.connection.state === 'live')
   const items = [
     { id: 'transfer', name: 'Transfer leadership…' },
-    ...(group.gid > 0 && takesPart ? [{ id: 'move', name: 'Move a shard to it…' }, { id: 'leave', name: 'Let it leave…' }] : []),
-    ...(group.gid > 0 && !takesPart ? [{ id: 'join', name: 'Let it join again…' }] : []),
+    ...(gid > 0 && takesPart ? [{ id: 'move', name: 'Move a shard to it…' }, { id: 'leave', name: 'Let it leave…' }] : []),
+    ...(gid > 0 && !takesPart ? [{ id: 'join', name: 'Let it join again…' }] : []),
   ]
   return (
     <MenuTrigger>
-      <Button className="button icon quiet" aria-label={`Actions on ${groupName(group.gid)}`} isDisabled={!live}>
+      <Button className="button icon quiet" aria-label={`Actions on ${groupName(gid)}`} isDisabled={!live}>
         <svg viewBox="0 0 16 16" width="16" height="16" fill="currentColor" aria-hidden="true">
           <circle cx="3" cy="8" r="1.5" />
           <circle cx="8" cy="8" r="1.5" />
@@ -105,13 +106,13 @@ function GroupMenu({ group, takesPart }: { group: GroupDocument; takesPart: bool
       <Popover className="popover" placement="bottom end">
         <Menu
           className="menu"
-          aria-label={`Actions on ${groupName(group.gid)}`}
+          aria-label={`Actions on ${groupName(gid)}`}
           items={items}
-          onAction={(key) => act(String(key) as 'move', { gid: group.gid })}
+          onAction={(key) => act(String(key) as 'move', { gid })}
         >
           {(item) => <MenuItem id={item.id}>{item.name}</MenuItem>}
         </Menu>
       </Popover>
     </MenuTrigger>
   )
-}
+})

@@ -144,14 +144,18 @@ function KeyList({ page, shown, show }: ListProps) {
   )
 }
 
-/** What is beside the list. When it changes, the keyboard goes there. */
+const narrow = window.matchMedia('(max-width: 820px)')
+
+/** What is beside the list, or below it where there is no room: then it is brought to where one looks. */
 function Side({ shown, show, again }: { shown: Shown; show: (shown: Shown) => void; again: () => void }) {
   const place = useRef<HTMLDivElement>(null)
   useEffect(() => {
-    if (shown.kind === 'new') place.current?.querySelector('input')?.focus()
-  }, [shown.kind])
+    if (shown.kind === 'nothing') return
+    if (narrow.matches) place.current?.scrollIntoView({ block: 'start' })
+    if (shown.kind === 'new') place.current?.querySelector('input')?.focus({ preventScroll: narrow.matches })
+  }, [shown])
   return (
-    <div ref={place}>
+    <div ref={place} className={shown.kind === 'nothing' ? undefined : 'opened'}>
       {shown.kind === 'nothing' && (
         <Panel title="A key" id="key">
           <p className="soft">

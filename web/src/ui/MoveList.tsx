@@ -62,7 +62,7 @@ function remaining(move: Move): string {
   if (move.step !== 1 || move.bytesCopied === 0) return `${what}.`
   const done = `about ${bytes(move.bytesCopied)} so far at ${bytes(move.bytesPerSecond)}/s`
   if (move.bytesLeft === 0 || move.bytesPerSecond === 0) return `${what}; ${done}.`
-  return `${what}; ${done}, ${bytes(move.bytesLeft)} left for ${duration(Math.ceil(move.bytesLeft / move.bytesPerSecond))}.`
+  return `${what}; ${done}, ${bytes(move.bytesLeft)} left, some ${duration(Math.ceil(move.bytesLeft / move.bytesPerSecond))}.`
 }
 
 /** Moves that ended while this page watched, the newest first. */

@@ -55,15 +55,23 @@ function Row({ node, own, http }: { node: NodeDocument; own: boolean; http: stri
   )
 }
 
+const CHIPS_MAX = 4
+
 function Leads({ gids }: { gids: readonly number[] }) {
   if (gids.length === 0) return <span className="soft">–</span>
+  const rest = gids.slice(CHIPS_MAX)
   return (
     <span className="chips">
-      {gids.map((gid) => (
+      {gids.slice(0, CHIPS_MAX).map((gid) => (
         <span key={gid} className={`chip ${groupColour(gid)}`} title={groupName(gid)}>
           {gid === 0 ? 'ctl' : gid}
         </span>
       ))}
+      {rest.length > 0 && (
+        <span className="soft small" title={`groups ${rest.join(', ')}`}>
+          +{rest.length}
+        </span>
+      )}
     </span>
   )
 }

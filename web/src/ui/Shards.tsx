@@ -5,9 +5,11 @@ import { ranges } from '../model/format'
 import { shardsByGroup } from '../model/view'
 import { useActing } from './acting'
 import { MoveList, PastMoves } from './MoveList'
-import { GroupName, Panel } from './parts'
+import { GroupName, Panel, Scroller } from './parts'
 import { Legend, nameOf, ShardMap } from './ShardMap'
 import { useKnown } from './store'
+
+const MOVES_MAX = 8
 
 export function Shards() {
   const now = useKnown((state) => state.cluster)!
@@ -35,16 +37,19 @@ export function Shards() {
                 changed, then the shard is frozen for the last piece, and the new group serves.
               </p>
             )}
-            {moves.active.length > 0 && <MoveList moves={moves.active.slice(0, 12)} />}
-            {moves.active.length > 12 && <p className="soft small">And {moves.active.length - 12} more.</p>}
+            {moves.active.length > 0 && <MoveList moves={moves.active.slice(0, MOVES_MAX)} />}
+            {moves.active.length > MOVES_MAX && <p className="soft small">And {moves.active.length - MOVES_MAX} more.</p>}
             {moves.past.length > 0 && (
               <>
                 <h3>Done</h3>
-                <PastMoves moves={moves.past} />
+                <Scroller label="Moves that are done" tall>
+                  <PastMoves moves={moves.past} />
+                </Scroller>
               </>
             )}
           </Panel>
           <Panel title="By group" id="by-group">
+            <Scroller label="Shards of each group" tall>
             <dl className="by-group">
               {[...shardsByGroup(now)].map(([gid, shards]) => (
                 <div key={gid ?? 'nobody'}>
@@ -55,6 +60,7 @@ export function Shards() {
                 </div>
               ))}
             </dl>
+            </Scroller>
           </Panel>
         </div>
       </div>
@@ -70,7 +76,7 @@ function Detail({ shard }: { shard: ShardDocument }) {
     <div className="detail" role="group" aria-label={`Shard ${shard.shard}`}>
       <div>
         <p>
-          <strong>{nameOf(shard, move)}</strong>
+          <strong>{nameOf(shard, move?.from ?? null)}</strong>
         </p>
         <p className="soft small">
           {shard.holders.length === 0

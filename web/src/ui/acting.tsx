@@ -95,13 +95,11 @@ function begun(kind: Kind, given: Given, now: ClusterDocument): Action {
       return { kind, gid, node: successor(gid, now) }
     case 'leave':
       return { kind, gid, expect }
-    case 'join':
-      return {
-        kind,
-        gid: given.gid ?? nextGid(now),
-        nodes: now.nodes.filter((node) => node.state === 'running').slice(0, 3).map((node) => node.node),
-        expect,
-      }
+    case 'join': {
+      const running = now.nodes.filter((node) => node.state === 'running').map((node) => node.node)
+      const there = now.groups.find((group) => group.gid === given.gid)
+      return { kind, gid: given.gid ?? nextGid(now), nodes: there?.voters ?? running.slice(0, 3), expect }
+    }
   }
 }
 

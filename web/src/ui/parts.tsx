@@ -55,9 +55,9 @@ export function GroupName({ gid }: { gid: number | null }) {
 }
 
 /** A table that scrolls by itself where there is no room, with the keyboard too. */
-export function Scroller({ label, children }: { label: string; children: ReactNode }) {
+export function Scroller({ label, tall = false, children }: { label: string; tall?: boolean; children: ReactNode }) {
   return (
-    <div className="scroller" role="region" aria-label={label} tabIndex={0}>
+    <div className={tall ? 'scroller scroller-tall' : 'scroller'} role="region" aria-label={label} tabIndex={0}>
       {children}
     </div>
   )
