@@ -26,7 +26,7 @@ from shardkv.http.limits import (
     STOP_SECONDS,
     URL_BYTES_MAX,
 )
-from shardkv.http.problems import MEDIA_TYPE, Problem
+from shardkv.http.problems import MEDIA_TYPE, Problem, retry_after
 from shardkv.node_tls import has_certificate
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._certified = has_certificate(transport)
         if len(self.connections) > CONNECTIONS_MAX:
-            self._refuse(Problem(503, "too-many-connections", "too many connections"))
+            words = f"this node has {CONNECTIONS_MAX} connections, its limit: ask another, or again"
+            self._refuse(Problem(503, "too-many-connections", words, retry_after()))
             return
         self._await_headers()
 
@@ -211,6 +212,7 @@ class GuardedProtocol(HttpToolsProtocol):
                     STATUS_LINE[problem.status],
                     b"content-type: %b\r\n" % MEDIA_TYPE.encode(),
                     b"content-length: %d\r\n" % len(body),
+                    *(b"%b: %b\r\n" % header for header in problem.headers),
                     b"connection: close\r\n\r\n",
                     body,
                 )
