@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raft.tracing import TRACES_MAX
 from raft.types import GroupId, NodeId
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copies
@@ -39,6 +40,8 @@ from shardkv.types import Answer, Code, CopyId, Row, SessionId, Version
 
 PUT = Mutation(Op.PUT, ShardId(3), SessionId(1), 2, 1, b"key", b"value", Version(0))
 
+TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
 
 def frame(*operations: object) -> bytes:
     packed = msgpack.packb([FORMAT, 1, 2, list(operations)])
@@ -59,6 +62,36 @@ def test_a_frame_is_read_as_it_was_written() -> None:
 
     proposals = [Proposal(encode(command), command) for command in commands]
     assert read == Frame(GroupId(7), 12, (Get(b"\x00\xff"), *proposals))
+
+
+@pytest.mark.parametrize("marks", [False, True])
+def test_a_frame_with_traces_is_read_as_it_was_written(marks: bool) -> None:
+    traces = ((0, TRACEPARENT), (1, TRACEPARENT))
+    operations = [Get(b"a"), encode(PUT)]
+
+    read = decode_frame(encode_frame(GroupId(7), 12, operations, marks=marks, traces=traces))
+
+    assert read == Frame(GroupId(7), 12, (Get(b"a"), Proposal(encode(PUT), PUT)), marks, traces)
+    plain = encode_frame(GroupId(7), 12, operations, marks=marks)
+    assert decode_frame(plain) == read._replace(traces=())
+
+
+@pytest.mark.parametrize(
+    ("traces", "says"),
+    [
+        pytest.param("text", "at most 16 traces", id="no list"),
+        pytest.param([[0, TRACEPARENT]] * (TRACES_MAX + 1), "at most 16 traces", id="17"),
+        pytest.param([[0]], "a position and a traceparent", id="no traceparent"),
+        pytest.param([[0, b"bytes"]], "a position and a traceparent", id="bytes"),
+        pytest.param([[1, TRACEPARENT]], "position must be", id="past the operations"),
+        pytest.param([[-1, TRACEPARENT]], "position must be", id="before them"),
+        pytest.param([[True, TRACEPARENT]], "position must be", id="a flag"),
+        pytest.param([[0, "x" * 65]], "at most 64 characters", id="a long one"),
+    ],
+)
+def test_traces_of_another_shape_are_refused(traces: object, says: str) -> None:
+    with pytest.raises(BadFrame, match=says):
+        decode_frame(msgpack.packb([1, 1, 0, [[b"k"]], False, traces]))
 
 
 def test_a_reply_is_read_as_it_was_written() -> None:
