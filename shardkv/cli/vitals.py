@@ -82,8 +82,9 @@ def request_words(found: Totals, nodes: int) -> str:
     """`1,543 requests (1,200 reads, 343 writes), 0 turned away, average latency 2.3 ms`."""
     average = "" if found.average_ms is None else f", average latency {found.average_ms:.1f} ms"
     partly = "" if found.nodes == nodes else f"; {found.nodes} of {nodes} nodes told"
+    what = "request" if found.requests == 1 else "requests"
     return (
-        f"{found.requests:,} requests ({found.reads:,} reads, {found.writes:,} writes), "
+        f"{found.requests:,} {what} ({found.reads:,} reads, {found.writes:,} writes), "
         f"{found.rejected:,} turned away{average}{partly}"
     )
 

@@ -33,6 +33,9 @@ curl -X PUT localhost:7402/kv/photo -H 'Content-Type: application/octet-stream' 
 curl -H 'Accept: application/octet-stream' localhost:7402/kv/photo > copy.jpg
 curl -X PUT localhost:7402/kv/lock -H 'If-None-Match: *' -H 'Content-Type: application/json' \\
      -d '{"value": "mine"}'                              # 412 if somebody has it
+curl localhost:7402/batch -H 'Content-Type: application/json' -d '{"operations": [
+       {"op": "put", "key": "{user:7}name", "value": "Ada", "if_version": 0},
+       {"op": "append", "key": "{user:7}log", "value": "named;"}]}'   # both or neither
 curl 'localhost:7402/kv?prefix=user/&limit=100'
 curl -N localhost:7402/events                            # the cluster each second, and what happens
 curl -X POST localhost:7402/cluster/move -H 'Shardkv-Confirm: move' \\
@@ -59,6 +62,11 @@ curl -X POST localhost:7402/cluster/move -H 'Shardkv-Confirm: move' \\
   name for another key names another request. It moves with its shard, and is in backups. Time is
   the shard's own, as its leaders measure it: no machine's clock forgets a name early. A shard that
   has its fill of names (below) answers a new one with 429: nothing was done.
+- **`POST /batch` does all of its writes or none**: 1 to 128 of `put`, `append` and `delete`, in
+  their order, each with `if_version` if you like, to keys of one shard, as keys with the same
+  `{tag}` are (else 400, `not-one-shard`). A key or value that is no text comes as `key_base64`,
+  `value_base64`. The answer is the new version of each key, `{"versions": [1, 4]}`, 0 of a delete;
+  a problem has `"operation": 1`, the one that was refused, from 0, and nothing was done.
 - **Unknown query parameters and JSON fields are refused**, not ignored.
 
 ## Who may reach it

@@ -138,6 +138,18 @@ def test_the_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -
                          "must be a number of seconds", id=f"an age of {text!r}")
             for text in ["-1", "NaN", "inf", "", "1e3"]
         ),
+        pytest.param(["get", "k", "--consistency", "quorum", "--max-age", "2"],
+                     "needs --consistency stale", id="a quorum is not stale"),
+        pytest.param(["put", "k", "v", "--consistency", "stale"], "is not one of", id="stale put"),
+        pytest.param(["batch"], "nothing to do", id="a batch of nothing"),
+        pytest.param(["batch", "k", "v", "l"], "the last key, 'l', has no value", id="half a pair"),
+        pytest.param(["batch", "k", "v", "--if-version", "k", "x"], "must be a whole number",
+                     id="a batch if x"),
+        pytest.param(["batch", "k", "v", "--if-version", "l", "1"], "is about no key written",
+                     id="a condition of another key"),
+        pytest.param(["batch", "k", "-", "l", "-"], "can be one value only", id="stdin twice"),
+        pytest.param(["top", "--interval", "0"], "must be a number of seconds", id="top at once"),
+        pytest.param(["top"], "no cluster: give --endpoints", id="top of none"),
         pytest.param(["export", "", ""], "must be a path", id="export to nowhere"),
         pytest.param(["export", "p"], "Missing argument", id="export of no place"),
         pytest.param(["get", "k"], "no cluster: give --endpoints or SHARDKV_ENDPOINTS", id="none"),
@@ -171,6 +183,8 @@ def test_wrong_usage_is_one_line_and_2(
     [
         ["get", "k"],
         ["put", "k", "v"],
+        ["batch", "k", "v"],
+        ["top"],
         ["append", "k", "v"],
         ["delete", "k"],
         ["list"],
