@@ -38,6 +38,16 @@ LINE_BYTES_MAX: Final = 8 * MIB
 _KIND: Final = "export"
 
 
+def is_export(path: Path) -> bool:
+    """Whether a file begins as an export does; what follows is another question."""
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(LINE_BYTES_MAX))
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and first.get("shardkv") == _KIND
+
+
 class ExportRow(NamedTuple):
     key: bytes
     value: bytes

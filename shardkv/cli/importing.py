@@ -59,11 +59,13 @@ def import_(request: Request, source: Path, prefix: str) -> None:
     What cannot be stored (too large, unreadable, no regular file) is named and skipped, and the
     exit status is then 1. Running it again writes everything again.
 
-    Of a FILE that `shardkv export` wrote, every key is written with its value; versions are given
-    anew. A file that was cut or changed is refused before anything is written.
+    Of a FILE that `shardkv export` wrote, or the DIRECTORY that holds nothing else, every key is
+    written with its value; versions are given anew. A file that was cut or changed is refused
+    before anything is written.
     """
     from shardkv.cli.failures import misused, refused
 
+    source = _written_by_export(source)
     if source.is_file():
         tally = run(_import_export(request, source, os.fsencode(prefix)), write=True)
     elif source.is_dir():
@@ -89,6 +91,16 @@ def import_(request: Request, source: Path, prefix: str) -> None:
         click.echo(f"shardkv import: skipped {reason}", err=True)
     if tally.skipped:
         raise refused(f"{len(tally.skipped)} files were skipped")
+
+
+def _written_by_export(source: Path) -> Path:
+    """The export's file, where the directory was given that `export` made for it."""
+    from shardkv.cli.exportfile import NAME, is_export
+
+    alone = [entry.name for entry in source.iterdir()] == [NAME] if source.is_dir() else False
+    if alone and is_export(source / NAME):
+        return source / NAME
+    return source
 
 
 async def _import(request: Request, directory: Path, prefix: bytes) -> Tally:

@@ -8,7 +8,7 @@ import pytest
 
 from shardkv.cli.exportfile import NAME, BadExport, ExportRow, ExportWriter, read_export
 from shardkv.cli.failures import Exit, Failure
-from shardkv.cli.importing import put_rows
+from shardkv.cli.importing import _written_by_export, put_rows
 from shardkv.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
 from shardkv.listing import Listed
 from shardkv.types import Version
@@ -65,6 +65,20 @@ def test_an_import_puts_what_the_export_held(tmp_path: Path) -> None:
 
     assert stored == {b"copy/" + key: value for key, value in rows}
     assert (tally.files, tally.skipped) == (len(rows), [])
+
+
+def test_the_directory_of_an_export_is_imported_as_what_it_is(tmp_path: Path) -> None:
+    """It was stored as one file, under the key `keys.jsonl`."""
+    file = write(tmp_path / "out", [(b"k", b"v")])
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / NAME).write_bytes(b'{"no": "export"}\n')
+
+    assert _written_by_export(tmp_path / "out") == file
+    assert _written_by_export(file) == file
+    assert _written_by_export(tmp_path / "site") == tmp_path / "site"
+    assert _written_by_export(tmp_path / "nothing") == tmp_path / "nothing"
+    (tmp_path / "out" / "more").touch()
+    assert _written_by_export(tmp_path / "out") == tmp_path / "out"
 
 
 def touched(file: Path) -> list[tuple[str, bytes]]:
