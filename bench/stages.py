@@ -151,7 +151,7 @@ def _watched(
             "--timeout", "60", "--clients", str(load.clients), "--seconds", str(load.seconds),
             "--gets", str(load.gets), "--keys", str(load.keys), "--size", str(load.value_bytes),
         ],
-        stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     pids = {**nodes, "client": client.pid}
     with CpuWatch(lambda: pids) as watch:
@@ -165,7 +165,7 @@ def _watched(
             _, said = profiler.communicate()
             if profiler.returncode:
                 raise RuntimeError(f"{profiler.args!r} failed: {said.decode()[-500:]}")
-    measured = Measured.read(printed)
+    measured = Measured.read(printed.splitlines()[-1])
     cpu = watch.between(measured.began, measured.began + measured.seconds)
     return measured, {**cpu, "client": measured.cpu_seconds}
 

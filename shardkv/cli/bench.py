@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardkv.cli.finding import Request, Seconds, Whole, print_json, talks
+from shardkv.cli.finding import TLS_KEYS, Request, Seconds, Whole, print_json, talks
 from shardkv.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def bench(
         for number in clients or (1, 10, 100)
     ]
     if raw:
-        sys.stdout.write(_run(_one(request, loads[0], fills=False)).write() + "\n")
+        sys.stdout.write(_run(_one(request, loads[0], fills=False, waits=True)).write() + "\n")
         return
     figures = []
     if not request.as_json:
@@ -151,7 +151,9 @@ def _run(work: "Coroutine[Any, Any, Measured]") -> "Measured":
         raise Failure(Exit.UNKNOWN, "interrupted", "Interrupted") from None
 
 
-async def _one(request: Request, load: "Load", *, fills: bool) -> "Measured":
+async def _one(request: Request, load: "Load", *, fills: bool, waits: bool = False) -> "Measured":
+    """The load of one process; with `waits` it says `ready`, and begins when a line, or the end of
+    its input, tells it to: processes that share a load must begin together."""
     from shardkv.benching import fill, measure
 
     rng = Random(SystemRandom().getrandbits(64))
@@ -162,6 +164,10 @@ async def _one(request: Request, load: "Load", *, fills: bool) -> "Measured":
             await asyncio.gather(
                 *(store.put(load.prefix + b"warm/%d" % n, b"") for n in range(load.clients))
             )
+        if waits:
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            await asyncio.to_thread(sys.stdin.readline)
         return await measure(store, load, rng)
 
 
@@ -183,9 +189,16 @@ async def _several(request: Request, load: "Load", processes: int, *, fills: boo
         "--seconds", str(load.seconds), "--gets", str(load.gets), "--keys", str(load.keys),
         "--size", str(load.value_bytes), "--prefix", os.fsdecode(load.prefix),
     ]  # fmt: skip
+    for name, file in zip(TLS_KEYS, request.given_tls, strict=True):
+        if file is not None:
+            command += [f"--{name.replace('_', '-')}", file]
     children = [
         await asyncio.create_subprocess_exec(
-            *command, "--clients", str(share), stdout=asyncio.subprocess.PIPE
+            *command,
+            "--clients",
+            str(share),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         for share in shares
         if share
@@ -193,6 +206,10 @@ async def _several(request: Request, load: "Load", processes: int, *, fills: boo
     try:
         patience = load.seconds + request.timeout + LATE_SECONDS
         async with asyncio.timeout(patience):
+            await asyncio.gather(*(_line(child) for child in children))
+            for child in children:
+                assert child.stdin is not None
+                child.stdin.write(b"\n")
             printed = await asyncio.gather(*(child.communicate() for child in children))
     except TimeoutError:
         raise Unavailable(f"the client processes did not end within {patience:g} s") from None
@@ -204,3 +221,9 @@ async def _several(request: Request, load: "Load", processes: int, *, fills: boo
     if any(child.returncode for child in children):
         raise Unavailable("a client process failed; it said why")
     return Measured.together([Measured.read(out.decode()) for out, _ in printed])
+
+
+async def _line(child: asyncio.subprocess.Process) -> bytes:
+    """The next line that a client process prints; empty if it ended."""
+    assert child.stdout is not None
+    return await child.stdout.readline()
