@@ -1,11 +1,11 @@
 """Which collected test is which official one, and which ones a user means. Pure."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from labs.cli.official import OFFICIAL, Official
+from labs.cli.official import GO_SECONDS, OFFICIAL, Official
 
 _PART: Final = re.compile(r"_(\d[a-d])$")
 _OFFICIAL_PART: Final = re.compile(r"\d[A-D]$")
@@ -101,12 +101,23 @@ def _names(official: Official, part: str) -> list[str]:
     return ["all", lab, *filter(None, (number, number[:1])), folder, part.lower()]
 
 
-def table(tests: Iterable[LabTest], failed: Sequence[str]) -> str:
+class Spent(NamedTuple):
+    """What the runs of one lab took, in seconds."""
+
+    runs: int
+    real: float
+    simulated: float
+
+
+def table(
+    tests: Iterable[LabTest], failed: Sequence[str], spent: Mapping[str, Spent] | None = None
+) -> str:
     """`docs/labs.md`: every official test, its counterparts, and whether they passed.
 
     Args:
         tests: Those that were run.
         failed: Ids of those of them that failed.
+        spent: By lab, for the figures beside those of the official suites; None: none.
     """
     found: dict[tuple[Official, str], list[LabTest]] = {}
     for test in tests:
@@ -121,6 +132,11 @@ def table(tests: Iterable[LabTest], failed: Sequence[str]) -> str:
         if not counterparts:
             rows.append((official.edition, official, "", "not there yet"))
     lines = [f"| {e} | {of.lab} | {of.name} | {ours} | {passed} |" for e, of, ours, passed in rows]
+    if spent:
+        lines += ["", _TIMES_HEAD]
+        for lab, (runs, real, simulated) in spent.items():
+            go = str(GO_SECONDS.get(lab, ""))
+            lines.append(f"| {lab} | {runs} | {real:.1f} | {simulated:.0f} | {go} |")
     return "\n".join([_TABLE_HEAD, *lines, ""])
 
 
@@ -132,4 +148,14 @@ one in this test; a test that runs as each has a row for each. Run one with
 `python -m labs run 3B basic_agree --edition 2024`, list them with `python -m labs list`.
 
 | edition | lab | official test | here | passed |
+|---|---|---|---|---|"""
+
+_TIMES_HEAD: Final = """\
+## How long it takes
+
+Seconds by the wall of the run that wrote this, one test a core, beside those of the official suites
+in Go, which wait in real time. (About what the course states or has shown for a right solution;
+where nothing was found the field is empty.)
+
+| lab | runs | seconds here | simulated seconds | seconds in Go |
 |---|---|---|---|---|"""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from labs.cli import catalog, impl, session
+from labs.cli.catalog import Spent
 from labs.cli.lines import Lines
 from labs.cli.session import Choice, Ran
 
@@ -44,17 +45,28 @@ def run_tests(arguments: argparse.Namespace) -> int:
 
 def summary(runs: Sequence[Ran]) -> list[str]:
     """A line a lab, if there are several: its runs, and their seconds in all."""
+    labs = spent(runs)
+    if len(labs) < 2:
+        return []
+    return [
+        f"{lab:14} {count:4} runs {simulated:9.1f} s simulated {real:8.1f} s real"
+        for lab, (count, real, simulated) in labs.items()
+    ]
+
+
+def spent(runs: Sequence[Ran]) -> dict[str, Spent]:
+    """By lab, in the order of the first run of each."""
     labs: dict[str, list[Ran]] = {}
     for ran in runs:
         labs.setdefault(ran.test.official.lab, []).append(ran)
-    if len(labs) < 2:
-        return []
-    lines = []
-    for lab, own in labs.items():
-        simulated = sum(ran.figures.seconds for ran in own if ran.figures is not None)
-        real = sum(ran.seconds for ran in own)
-        lines.append(f"{lab:14} {len(own):4} runs {simulated:9.1f} s simulated {real:8.1f} s real")
-    return lines
+    return {
+        lab: Spent(
+            len(own),
+            sum(ran.seconds for ran in own),
+            sum(ran.figures.seconds for ran in own if ran.figures is not None),
+        )
+        for lab, own in labs.items()
+    }
 
 
 def write_table(arguments: argparse.Namespace) -> int:
@@ -62,7 +74,8 @@ def write_table(arguments: argparse.Namespace) -> int:
     with Lines(sys.stderr) as lines:
         session.run(_choice(arguments), lines)
     failed = [ran.test.nodeid for ran in lines.runs if not ran.passed or ran.skipped]
-    sys.stdout.write(catalog.table((ran.test for ran in lines.runs), failed))
+    tests = (ran.test for ran in lines.runs)
+    sys.stdout.write(catalog.table(tests, failed, spent(lines.runs)))
     return 1 if failed else 0
 
 

@@ -108,6 +108,15 @@ def test_the_table_says_what_passed_what_failed_and_what_is_missing() -> None:
     assert "| both | 3 raft | TestBackup3B |  | not there yet |" in lines
 
 
+def test_the_table_puts_our_seconds_beside_those_of_the_official_suite() -> None:
+    spent = {"3 raft": catalog.Spent(56, 12.34, 900.4), "labgob": catalog.Spent(3, 0.1, 0.0)}
+
+    lines = catalog.table([], [], spent).splitlines()
+
+    assert "| 3 raft | 56 | 12.3 | 900 | 360 |" in lines
+    assert "| labgob | 3 | 0.1 | 0 |  |" in lines
+
+
 def test_the_published_table_is_of_these_tests() -> None:
     """Every official test has its row, every row a test that is there, and all have passed."""
     table = (ROOT / "docs/labs.md").read_text()
