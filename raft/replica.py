@@ -456,6 +456,7 @@ class Replica:
         self._machine.apply(entries, rows)
         self.store.commit(rows.writes(), last.id, membership)
         self.core.applied_to(last.index)
+        self._receiver.reached(last.index)
         self._serve_reads()
         if self.core.commit > last.index:
             self._wake(self)  # applied entries free the core's window, and more wait

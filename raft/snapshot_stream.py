@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from raft.ports import Capture, Staging, StateStore
-from raft.types import ReplicaId, SnapshotMeta, Term
+from raft.types import Index, ReplicaId, SnapshotMeta, Term
 
 CHUNK_BYTES_MAX: Final = 256 * 1024
 REPEATS_MAX: Final = 5
@@ -57,6 +57,7 @@ class SnapshotReceiver:
         self._store = store
         self._stream: tuple[Term, int] = (Term(0), 0)  # the newest that was begun
         self._expects = 0
+        self._last = Index(0)  # where the snapshot ends that is being staged
         self._staging: Staging | None = None
         self.staged: SnapshotMeta | None = None  # complete, waits for the core's decision
 
@@ -72,6 +73,7 @@ class SnapshotReceiver:
                 return -1
             self.abort()
             self._stream, self._staging = stream, self._store.stage(chunk.meta)
+            self._last = chunk.meta.last.index
         if chunk.number < self._expects:
             return self._expects
         if chunk.number > self._expects or self._staging is None:
@@ -87,6 +89,12 @@ class SnapshotReceiver:
         assert self._staging is not None and self.staged is not None
         staging, self._staging, self.staged = self._staging, None, None
         return staging
+
+    def reached(self, applied: Index) -> None:
+        """The state has come to `applied` by the log: a stream of no more than that, which its
+        sender may have given up long ago, is of no use, and its rows take room on the disk."""
+        if self._staging is not None and self.staged is None and self._last <= applied:
+            self.abort()
 
     def abort(self) -> None:
         """Drop what is staged, if anything."""

@@ -114,6 +114,30 @@ def test_a_late_chunk_of_an_older_stream_ends_no_newer_one(older: SnapshotChunk)
     assert [staging.aborted for staging in store.stagings] == [False]
 
 
+def test_what_the_log_has_overtaken_is_staged_no_longer() -> None:
+    """Else the rows of a stream that its sender gave up lie there until another one comes."""
+    store = FakeStore()
+    receiver = SnapshotReceiver(store)  # type: ignore[arg-type]
+    receiver.take(chunk(0))
+
+    receiver.reached(Index(META.last.index - 1))
+    assert not store.stagings[0].aborted
+
+    receiver.reached(META.last.index)
+    assert store.stagings[0].aborted
+    assert receiver.take(chunk(1)) == -1, "its sender is told, if it is still there"
+
+
+def test_what_is_complete_waits_for_the_core_alone() -> None:
+    store = FakeStore()
+    receiver = SnapshotReceiver(store)  # type: ignore[arg-type]
+    receiver.take(chunk(0, done=True))
+
+    receiver.reached(META.last.index)
+
+    assert receiver.staged == META and not store.stagings[0].aborted
+
+
 def test_a_stream_that_was_given_up_does_not_begin_again() -> None:
     store = FakeStore()
     receiver = SnapshotReceiver(store)  # type: ignore[arg-type]
