@@ -98,7 +98,7 @@ def test_a_backup_in_a_storm_of_moves_and_crashes_is_consistent_or_none(seed: in
         admin = pairs[0][1]
         await admin.join([cluster.joining(gid) for gid in cluster.gids[:2]])
         history = History()
-        config = WorkloadConfig(lists=8, registers=0, pause_max=0.03)
+        config = WorkloadConfig(lists=8, registers=0, pairs=0, pause_max=0.03)
         workload = Workload([c for c, _ in pairs[1:]], Random(seed), config, history)
         asking = asyncio.ensure_future(workload.run())
         await asyncio.sleep(1.5)
