@@ -55,6 +55,10 @@ class Detours:
         """There is a new configuration: its owners are asked first."""
         self._detours.clear()
 
+    def forget(self, shard: ShardId) -> None:
+        """The group that is asked instead of the owner is no more: ask the owner again."""
+        self._detours.pop(shard, None)
+
     def answered(self, shard: ShardId) -> None:
         """The shard was found where it was asked for."""
         detour = self._detours.get(shard)

@@ -347,6 +347,11 @@ class Operations:
                 turn = self._detours.not_ready(config, pending.shard, gid, number, GroupId(source))
         else:
             turn = self._detours.wrong_group(config, pending.shard, gid, answer.facts[0])
+        if turn is Next.GO and not self._is_there(self._detours.group(config, pending.shard)):
+            # It was given up for lost, and whoever names it is behind: to wait for its answer would
+            # be to wait for ever.
+            self._detours.forget(pending.shard)
+            turn = Next.PAUSE
         if turn is Next.GO:
             if self._wanted(pending):
                 self._route(pending)
@@ -513,6 +518,11 @@ class Operations:
         """A group's members, and the number of the configuration that says so."""
         assert self._view is not None, "an operation is routed by a configuration"
         return _members(self._view, gid), self._view.config.number
+
+    def _is_there(self, gid: GroupId) -> bool:
+        """Whether anybody is known to be a member of a group."""
+        assert self._view is not None, "an operation was sent by one"
+        return bool(_members(self._view, gid))
 
     def _refresh(self) -> None:
         """Learn the newest configuration; one question at a time."""

@@ -104,5 +104,14 @@ def test_a_chain_of_quick_configurations_is_followed_back() -> None:
     assert detours.group(now, S0) == A
 
 
+def test_a_group_that_is_no_more_is_forgotten_for_the_owner() -> None:
+    detours, now = Detours(), config(A, B)
+    detours.not_ready(now, S0, B, 2, A)
+
+    detours.forget(S0)
+
+    assert detours.group(now, S0) == B
+
+
 def test_a_group_that_names_itself_is_not_believed() -> None:
     assert Detours().not_ready(config(A, B), S0, B, 2, B) is Next.PAUSE
