@@ -272,7 +272,8 @@ def healthy(seconds_of_load: float = 2.0) -> tuple[History, float]:
         pairs = [cluster.client() for _ in range(6)]
         _, admin = pairs[0]
         await admin.join([cluster.joining(gid) for gid in cluster.gids[:2]])
-        workload = Workload([clerk for clerk, _ in pairs], Random(1), WorkloadConfig(pairs=0), history)
+        config = WorkloadConfig(pairs=0)
+        workload = Workload([clerk for clerk, _ in pairs], Random(1), config, history)
         asking = asyncio.ensure_future(workload.run())
         await asyncio.sleep(seconds_of_load)
         number = await admin.join([cluster.joining(cluster.gids[2])])
