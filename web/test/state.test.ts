@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { columns, extent, type Sample, sampled, WINDOW_SECONDS } from '../src/model/history'
 import { EVENTS_MAX, filtered, logged, weightOf } from '../src/model/log'
-import { EMPTY, type Message, reduced, type State } from '../src/model/state'
+import { EMPTY, type Message, newVersion, reduced, type State } from '../src/model/state'
 import type { EventDocument } from '../src/model/documents'
 import { at, cluster, event, node, silent } from './documents'
 
@@ -21,6 +21,13 @@ describe('the connection', () => {
   it('keeps the addresses of nodes that say nothing any more', () => {
     const state = after(seen({ nodes: [node('n10'), node('n2')] }), seen({ nodes: [node('n10'), silent('n2')] }))
     expect([...state.addresses]).toEqual([['n2', 'n2:3'], ['n10', 'n10:3']])
+  })
+
+  it('knows when the node has come back with another version than the page is of', () => {
+    const state = after(seen())
+    expect(newVersion(state)).toBeNull()
+    expect(newVersion(reduced(state, seen({ nodes: [node('n1', { version: '2' })] })))).toBe('2')
+    expect(newVersion(reduced(state, seen({ nodes: [node('n1', { version: null })] })))).toBeNull()
   })
 
   it('does not forget whose the shards were when a node has just been started', () => {

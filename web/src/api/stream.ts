@@ -5,6 +5,7 @@ import type { Message } from '../model/state'
 
 const RETRY_MS = [500, 1000, 1000, 2000]
 const SILENT_MS = 5000 // a node that stands still keeps its connections open, and says nothing
+const REASON_MS = 2000
 const REST_MS = 30_000 // browsers allow a host few connections: a page in the background gives its own back
 
 export function watch(tell: (message: Message) => void): void {
@@ -13,6 +14,7 @@ export function watch(tell: (message: Message) => void): void {
   let retry: number | undefined
   let rest: number | undefined
   let tries = 0
+  let resting = false
 
   const stop = () => {
     source?.close()
@@ -34,6 +36,7 @@ export function watch(tell: (message: Message) => void): void {
 
   function open() {
     stop()
+    resting = false
     const opened = new EventSource('/events')
     source = opened
     heard()
@@ -49,7 +52,9 @@ export function watch(tell: (message: Message) => void): void {
     opened.onerror = () => {
       if (source !== opened) return
       stop()
-      void reason().then((why) => lost(why))
+      void reason().then((why) => {
+        if (source === null && !resting) lost(why) // else it was opened again, or let go, meanwhile
+      })
     }
   }
 
@@ -58,6 +63,7 @@ export function watch(tell: (message: Message) => void): void {
     if (document.visibilityState === 'hidden') {
       rest = window.setTimeout(() => {
         stop()
+        resting = true
         tell({ kind: 'resting' })
       }, REST_MS)
     } else if (source === null) {
@@ -67,11 +73,14 @@ export function watch(tell: (message: Message) => void): void {
   open()
 }
 
-/** Why there is no stream: an EventSource does not tell. */
+/** Why there is no stream: an EventSource does not tell, so it is asked for once more. */
 async function reason(): Promise<string> {
   try {
-    const answer = await fetch('/cluster', { signal: AbortSignal.timeout(2000) })
-    if (answer.ok) return 'Its stream of events has ended.'
+    const answer = await fetch('/events', { signal: AbortSignal.timeout(REASON_MS) })
+    if (answer.ok) {
+      await answer.body?.cancel()
+      return 'Its stream of events has ended.'
+    }
     const problem = (await answer.json()) as ProblemDocument
     return `It answers: ${problem.detail}.`
   } catch {

@@ -64,6 +64,17 @@ export function unescaped(text: string): Uint8Array {
   return Uint8Array.from(pieces)
 }
 
+/** What is wrong with text that stands for bytes; null: nothing. */
+export function complaint(text: string): string | null {
+  try {
+    unescaped(text)
+    return null
+  } catch (error) {
+    if (!(error instanceof BadEscape)) throw error
+    return error.message
+  }
+}
+
 /** For a path or a query: everything but letters, digits and `-._~` as %NN. */
 export function percentEncoded(bytes: Uint8Array): string {
   return Array.from(bytes, (byte) =>

@@ -18,6 +18,7 @@ export type State = {
   history: readonly Sample[]
   connection: Connection
   addresses: ReadonlyMap<string, string> // node -> where its page is, when it last said so
+  version: string | null // of the node when the page was opened: the page's own
 }
 
 export type Message =
@@ -34,6 +35,7 @@ export const EMPTY: State = {
   history: [],
   connection: { state: 'connecting' },
   addresses: new Map(),
+  version: null,
 }
 
 export function reduced(state: State, message: Message): State {
@@ -67,7 +69,18 @@ function seen(state: State, now: ClusterDocument): State {
     moves: blank ? state.moves : followed(state.moves, now),
     history: sampled(state.history, now),
     addresses: withAddresses(state.addresses, now),
+    version: state.version ?? versionOf(now),
   }
+}
+
+function versionOf(now: ClusterDocument): string | null {
+  return now.nodes.find((node) => node.node === now.by)?.version ?? null
+}
+
+/** The version that the node has come back with, if it is not the page's; null: the page is its own. */
+export function newVersion(state: State): string | null {
+  const now = state.cluster === null ? null : versionOf(state.cluster)
+  return now !== null && state.version !== null && now !== state.version ? now : null
 }
 
 function withAddresses(known: ReadonlyMap<string, string>, now: ClusterDocument): ReadonlyMap<string, string> {

@@ -1,4 +1,5 @@
 import { timeOfDay } from '../model/format'
+import { newVersion } from '../model/state'
 import { otherPages, standing } from '../model/view'
 import { Mark } from './parts'
 import { useKnown } from './store'
@@ -7,13 +8,21 @@ import { useKnown } from './store'
 export function Banner() {
   const connection = useKnown((state) => state.connection)
   const cluster = useKnown((state) => state.cluster)
+  const version = useKnown(newVersion)
   if (connection.state === 'lost') return <Lost since={connection.since} why={connection.why} />
   if (cluster === null) return null
   const now = standing(cluster)
   return (
     <div className={`banner banner-${now.tone}`} role="status" aria-label="The cluster">
       <Mark tone={now.tone} />
-      <p>{now.text}</p>
+      <p>
+        {now.text}
+        {version !== null && (
+          <>
+            . {cluster.by} runs version {version} now, and this page is of an older one: <a href="/">load it again</a>
+          </>
+        )}
+      </p>
     </div>
   )
 }

@@ -2,7 +2,7 @@ import { type FormEvent, useCallback, useEffect, useState } from 'react'
 import { Button, Checkbox, Dialog, DialogTrigger, Heading, Modal, ModalOverlay, ToggleButton, ToggleButtonGroup } from 'react-aria-components'
 import * as keys from '../api/keys'
 import { Refused, requestName } from '../api/http'
-import { BadEscape, escaped, hexLines, unescaped } from '../model/bytes'
+import { complaint, escaped, hexLines, unescaped } from '../model/bytes'
 import { bytesOfDraft, changed, type Draft, draftOf, type Form, inForm, tooLong } from '../model/draft'
 import { bytes as size } from '../model/format'
 import { shardOf } from '../model/routing'
@@ -226,16 +226,6 @@ function Append({ append, busy }: { append: (piece: Uint8Array) => void; busy: b
       </Button>
     </form>
   )
-}
-
-function complaint(text: string): string | null {
-  try {
-    unescaped(text)
-    return null
-  } catch (error) {
-    if (!(error instanceof BadEscape)) throw error
-    return error.message
-  }
 }
 
 function Delete({ title, only, remove }: { title: string; only: keys.Condition; remove: () => void }) {

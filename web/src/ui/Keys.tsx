@@ -2,7 +2,7 @@ import { type FormEvent, useEffect, useRef, useState } from 'react'
 import { Button, ListBox, ListBoxItem } from 'react-aria-components'
 import * as keys from '../api/keys'
 import { Refused } from '../api/http'
-import { BadEscape, escaped, unescaped } from '../model/bytes'
+import { complaint, escaped, unescaped } from '../model/bytes'
 import { plural } from '../model/format'
 import { shardOf } from '../model/routing'
 import { KeyEditor, NewKey } from './KeyEditor'
@@ -91,16 +91,6 @@ export function Keys() {
       </div>
     </>
   )
-}
-
-function complaint(text: string): string | null {
-  try {
-    unescaped(text)
-    return null
-  } catch (error) {
-    if (!(error instanceof BadEscape)) throw error
-    return error.message
-  }
 }
 
 type ListProps = { page: keys.Page; shown: Shown; show: (shown: Shown) => void }

@@ -1,4 +1,4 @@
-import { useId } from 'react'
+import { type ReactNode, useId } from 'react'
 
 type SelectProps = {
   label: string
@@ -24,38 +24,21 @@ export function Select({ label, value, options, onChange }: SelectProps) {
   )
 }
 
-type FieldProps = {
-  label: string
-  value: string
-  onChange: (value: string) => void
-  type?: 'text' | 'number'
-  min?: number
-  placeholder?: string
-  hint?: string
-  wrong?: string | null
-  mono?: boolean
-}
+type Noted = { label: string; hint?: string | undefined; wrong?: string | null | undefined }
+type Named = { id: string; 'aria-invalid': true | undefined; 'aria-describedby': string | undefined }
 
-export function Field({ label, value, onChange, type = 'text', min, placeholder, hint, wrong, mono }: FieldProps) {
+/** A field with its label, and below it what is wrong, or else the hint. */
+function Labelled({ label, hint, wrong, children }: Noted & { children: (named: Named) => ReactNode }) {
   const id = useId()
   const note = wrong ?? hint
   return (
     <div className="field">
       <label htmlFor={id}>{label}</label>
-      <input
-        id={id}
-        className={mono ? 'mono' : undefined}
-        type={type}
-        min={min}
-        value={value}
-        placeholder={placeholder}
-        autoComplete="off"
-        autoCapitalize="off"
-        spellCheck={false}
-        aria-invalid={wrong !== null && wrong !== undefined ? true : undefined}
-        aria-describedby={note !== undefined ? `${id}-note` : undefined}
-        onChange={(event) => onChange(event.target.value)}
-      />
+      {children({
+        id,
+        'aria-invalid': wrong ? true : undefined,
+        'aria-describedby': note === undefined ? undefined : `${id}-note`,
+      })}
       {note !== undefined && (
         <p id={`${id}-note`} className={wrong ? 'wrong' : 'soft small'}>
           {note}
@@ -65,29 +48,51 @@ export function Field({ label, value, onChange, type = 'text', min, placeholder,
   )
 }
 
-type AreaProps = { label: string; value: string; onChange: (value: string) => void; rows?: number; hint?: string; wrong?: string | null }
+type FieldProps = Noted & {
+  value: string
+  onChange: (value: string) => void
+  type?: 'text' | 'number'
+  min?: number
+  placeholder?: string
+  mono?: boolean
+}
 
-export function Area({ label, value, onChange, rows = 8, hint, wrong }: AreaProps) {
-  const id = useId()
-  const note = wrong ?? hint
+export function Field({ value, onChange, type = 'text', min, placeholder, mono, ...noted }: FieldProps) {
   return (
-    <div className="field">
-      <label htmlFor={id}>{label}</label>
-      <textarea
-        id={id}
-        className="mono"
-        rows={rows}
-        value={value}
-        spellCheck={false}
-        aria-invalid={wrong !== null && wrong !== undefined ? true : undefined}
-        aria-describedby={note !== undefined ? `${id}-note` : undefined}
-        onChange={(event) => onChange(event.target.value)}
-      />
-      {note !== undefined && (
-        <p id={`${id}-note`} className={wrong ? 'wrong' : 'soft small'}>
-          {note}
-        </p>
+    <Labelled {...noted}>
+      {(named) => (
+        <input
+          {...named}
+          className={mono ? 'mono' : undefined}
+          type={type}
+          min={min}
+          value={value}
+          placeholder={placeholder}
+          autoComplete="off"
+          autoCapitalize="off"
+          spellCheck={false}
+          onChange={(event) => onChange(event.target.value)}
+        />
       )}
-    </div>
+    </Labelled>
+  )
+}
+
+type AreaProps = Noted & { value: string; onChange: (value: string) => void; rows?: number }
+
+export function Area({ value, onChange, rows = 8, ...noted }: AreaProps) {
+  return (
+    <Labelled {...noted}>
+      {(named) => (
+        <textarea
+          {...named}
+          className="mono"
+          rows={rows}
+          value={value}
+          spellCheck={false}
+          onChange={(event) => onChange(event.target.value)}
+        />
+      )}
+    </Labelled>
   )
 }
