@@ -126,6 +126,11 @@ class _Durable:
         held = self.entries.get(index)
         return held[0] if held is not None else None
 
+    def terms_from(self, lo: int, hi: int) -> list[Term]:
+        """The terms of the entries in [lo, hi], those that are there."""
+        found = map(self.entries.get, range(lo, hi + 1))
+        return [held[0] for held in found if held is not None]
+
 
 @dataclass(slots=True)
 class _Life:
@@ -232,6 +237,7 @@ class RaftInvariants:
         self._lives[name].members_at = log.membership_index
         self._lives[name].members_last = log.membership_index
         self._lives[name].born_in = core.term
+        self.probes.watch_chunks(replica)
         if not (durable.exists):
             self._broke("R18", f"{name} starts a replica that it never stored")
         if (core.term, core.vote) != durable.hard_state:
@@ -290,6 +296,7 @@ class RaftInvariants:
 
     def log_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
+        ended = durable.tail.last.index
         entries: list[tuple[Index, bytes | None]] = []
         for key, value in batch:
             if key.startswith(self._entry_prefix):
@@ -321,8 +328,11 @@ class RaftInvariants:
             elif key == self._keys[TAIL]:
                 before, durable.tail = durable.tail, decode_tail(self.gid, value)
                 durable.cut_by = max(before.last.index - durable.tail.last.index, 0)
+        replaced = durable.terms_from(entries[0][0], ended) if entries else []
         for index, value in entries:  # after the start and the end that they lie between
             self._entry_durable(node, durable, index, value)
+        if replaced and durable.term_at(entries[0][0]) not in (None, replaced[0]):
+            self.probes.overwritten(replaced)
 
     def data_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
@@ -465,7 +475,7 @@ class RaftInvariants:
     def _check_promise(self, node: str, durable: _Durable, message: AnyMessage) -> None:
         match message:
             case RequestVote(pre=False):
-                self.probes.campaigns(message)
+                self.probes.campaigns(message, self.leaders)
                 voted = HardState(message.term, message.source)
                 # A newer term may have come since; its own vote was durable before it (R2).
                 if not (
@@ -476,7 +486,7 @@ class RaftInvariants:
                         "R9", f"{node} campaigns with {durable.hard_state} on disk: {message!r}"
                     )
             case VoteReply(pre=True, granted=False):
-                self.observer.probe("pre-vote refused")
+                self.probes.refuses_to_hear(self._lives[node].replica)
             case VoteReply(granted=False):
                 life = self._lives[node]
                 self.probes.refuses(message, life.born_in, durable.hard_state)
@@ -568,6 +578,8 @@ class RaftInvariants:
         if core.term == life.led:
             self.observer.probe("leader stepped down without a quorum")
         self.probes.deposed(node, life.replica.id, core.membership)
+        if life.transfer is not None:
+            self.probes.handing_over(life.led, life.transfer[0])
         life.led, life.transfer = NO_TERM, None
 
     def _look_at_leader(self, node: str, life: _Life) -> None:
@@ -578,6 +590,7 @@ class RaftInvariants:
             if other is not None:
                 self._broke("R1", f"{node} leads term {term}, which {other} has led already")
             self.leaders[term] = node
+            self.probes.leads(term, life.replica.id)
             self.observer.tell(f"g{self.gid} {node} leads term={term} last={last.index}")
             self._look_at_victory(node, life)
             life.led = term

@@ -34,7 +34,7 @@ FAULTS: Final = (
     # the parts themselves
     "points",
     # network again; what comes later stands last, so that known seeds draw as before
-    "corruption",
+    "corruption", "lonely",
 )  # fmt: skip
 """Every kind; a seed draws each with probability 1/2."""
 

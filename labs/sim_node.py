@@ -291,8 +291,10 @@ class SimNode:
             self._starting.cancel()
         for chore in self._chores:
             chore.cancel()
-        lost = self.drive.lost_writes
+        lost, torn = self.drive.lost_writes, self.drive.torn_records
         end_drive()
+        if self.drive.torn_records > torn:
+            self._cluster.observer.probe("half-written promise left by a power cut")
         if self.drive.lost_writes > lost:
             self._cluster.observer.probe("writes under way lost by a power cut")
         if self._log_store is not None:

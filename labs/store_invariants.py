@@ -131,7 +131,7 @@ class StoreInvariants:
         self._frozen: dict[tuple[ShardId, int], _Frozen] = {}
         self._counters = [0] * nshards
         self._configs: dict[int, ShardConfig] = {}
-        self._answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term]] = {}
+        self._answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term, Index]] = {}
         self._keys: dict[bytes, _Key] = {}
         self._undone: dict[tuple[bytes, bytes], None] = {}
         self._now = true_clock()
@@ -451,12 +451,12 @@ class StoreInvariants:
                     "C5",
                     f"group {gid}: {write} is answered {answer} at {index}, {first[0]} at first",
                 )
-            self._repeated(gid, index, answer, first)
+            self._repeated(machine, index, answer, first)
             if isinstance(write, Batch):
                 self.observer.probe("batch repeated")
             return
         if answer.code in _FINAL:
-            self._answers[request] = (answer, gid, self._term_of(gid, index))
+            self._answers[request] = (answer, gid, self._term_of(gid, index), index)
         if isinstance(write, Batch) and write.once is None and answer.code in _FINAL:
             self._batched(gid, index, write, answer, keys, before, after)
         elif changed and answer.code is not Code.OK:
@@ -511,15 +511,22 @@ class StoreInvariants:
                 )
 
     def _repeated(
-        self, gid: GroupId, index: Index, answer: Answer, first: tuple[Answer, GroupId, Term]
+        self,
+        machine: "WatchedMachine",
+        index: Index,
+        answer: Answer,
+        first: tuple[Answer, GroupId, Term, Index],
     ) -> None:
         if answer != first[0]:
             return
+        gid = machine.gid
         self.observer.probe("duplicate answered from the table")
         if gid != first[1]:
             self.observer.probe("duplicate answered after migration")
         elif self._term_of(gid, index) != first[2]:
             self.observer.probe("duplicate answered after leader change")
+        if gid == first[1] and first[3] < machine.began_at:
+            self.observer.probe("duplicate answered after a restart or snapshot")
 
     def _effect(
         self,
@@ -669,10 +676,13 @@ class WatchedMachine(StoreMachine):
     """A group's machine whose every command is judged."""
 
     watcher: StoreInvariants
+    began_at: Index = Index(0)
+    """The first entry applied since the rows were loaded, or came in a snapshot."""
     _entry: Index = Index(0)
     _at = 0
 
     def apply(self, index: Index, command: bytes, rows: Rows) -> Answer:
+        self.began_at = self.began_at or index
         self._at = self._at + 1 if index == self._entry else 0
         self._entry = index
         carry_out = super().apply
@@ -681,7 +691,7 @@ class WatchedMachine(StoreMachine):
         )
 
     def reload(self, rows: Reader) -> None:
-        self._entry = Index(0)
+        self._entry = self.began_at = Index(0)
         super().reload(rows)
 
     @property

@@ -26,6 +26,7 @@ from labs.checkers import RaftInvariants
 from labs.history import History, Kind
 from labs.store_invariants import State, StoreInvariants
 from labs.workload import Workload, WorkloadConfig
+from raft.errors import NotLeader
 from raft.replica import Replica
 from shardkv.clerk import Clerk
 from shardkv.errors import OutcomeUnknown, TooStale, Unavailable
@@ -48,14 +49,25 @@ def watch_barriers(watcher: RaftInvariants, node: str, replica: Replica) -> None
     ask = replica.read_barrier
 
     def read_barrier() -> "asyncio.Future[None]":
-        known = watcher.applied_anywhere
+        known, core = watcher.applied_anywhere, replica.core
+        # In what a leader has of earlier terms may be what it does not know to be committed.
+        early = replica.leads and core.log.term(core.commit) != core.term
         future = ask()
-        future.add_done_callback(partial(judge, known))
+        future.add_done_callback(partial(judge, known, replica.applied, replica.leads, early))
         return future
 
-    def judge(known: int, future: "asyncio.Future[None]") -> None:
+    def judge(
+        known: int, applied: int, led: bool, early: bool, future: "asyncio.Future[None]"
+    ) -> None:
+        probe = watcher.observer.probe
         if future.cancelled() or future.exception() is not None:
+            if led and not future.cancelled() and isinstance(future.exception(), NotLeader):
+                probe("read failed by a step-down")
             return
+        if early:
+            probe("read waited for the term's first commit")
+        if replica.applied > applied and applied < known:
+            probe("read waited for apply")
         if replica.applied < known:
             watcher.observer.broke(
                 "R14",

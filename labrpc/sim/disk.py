@@ -100,6 +100,7 @@ class SimDrive:
         self.syncs = 0  # synced batches and slots so far
         self.bytes_written = 0
         self.lost_writes = 0  # batches that crashes took
+        self.torn_records = 0  # slots of which a crash left halves of two records
         self.on_failure = on_failure
         self._rng = rng
         self._volumes: dict[str, _Volume] = {}
@@ -146,7 +147,9 @@ class SimDrive:
         for name, slot in self._slots.items():
             record = slot.die()
             if record is not None:
-                self._records[name] = self._torn(self._records.get(name, b""), record)
+                old = self._records.get(name, b"")
+                left = self._records[name] = self._torn(old, record)
+                self.torn_records += left not in (old, record)
         self._disks, self._slots = {}, {}
 
     def end_process(self) -> None:

@@ -8,7 +8,7 @@ from labrpc.sim.disk import FLUSH_SECONDS, SYNC_SECONDS, DriveImage, Write
 from labs.cluster import DATA, LOG, PROMISES, SimNode
 from labs.strikes.arena import Arena, Strike
 from labs.strikes.atlas import Atlas
-from raft.disk.data_store import PROGRESS
+from raft.disk.data_store import PROGRESS, ROWS
 from raft.disk.promise import decode_promise
 from raft.disk.records import (
     ENTRY,
@@ -215,4 +215,7 @@ def _what(name: str, batch: Any) -> str:
         if HARD_STATE in kinds:
             return "a vote or term"
         return "an entry" if ENTRY in kinds else "the log"
-    return "the state" if name == DATA else "a promise"
+    if name != DATA:
+        return "a promise"
+    # What is applied says how far in the same batch; rows that are staged do not.
+    return "a snapshot" if kinds == {ROWS} and all(row for _, row in batch) else "the state"
