@@ -10,7 +10,6 @@ copy of a shard that is alive, or of its log.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -26,8 +25,6 @@ from raft.types import GroupId, NodeId
 
 LOOK_SECONDS: Final = 0.5
 COPIES_MAX: Final = 4
-RECENT_LOOKS: Final = 20
-"""What was live so many looks ago may not be deleted yet: that takes housekeeping its turns."""
 SMALL_BYTES: Final = 2048
 """What a disk may hold besides: with a few rows of data, what describes them weighs more."""
 
@@ -42,8 +39,10 @@ class Bounds:
     def __init__(self, cluster: SimCluster) -> None:
         self._cluster = cluster
         self.most_queued = 0
-        self._live: dict[GroupId, deque[int]] = {}  # bytes of a group's state, the last looks
-        self._held: dict[NodeId, deque[list[GroupId]]] = {}  # whose replicas a node had, the same
+        # The most that a group's state ever weighed, and whose replicas a node ever had: what a
+        # replica has deleted is there again when its node lost power before that was durable.
+        self._live: dict[GroupId, int] = {}
+        self._held: dict[NodeId, dict[GroupId, None]] = {}
 
     async def watch(self) -> None:
         """Look at every node now and then, until cancelled."""
@@ -75,26 +74,23 @@ class Bounds:
 
     def _weigh(self, nodes: Sequence[SimNode]) -> None:
         """How much each group's state weighs: what its heaviest replica shows."""
-        live: dict[GroupId, int] = {}
         for node in nodes:
             assert node.host is not None
             for gid, replica in node.host.replicas.items():
-                live[gid] = max(live.get(gid, 0), _bytes(live_rows(replica)))
-        for gid, size in live.items():
-            self._live.setdefault(gid, deque(maxlen=RECENT_LOOKS)).append(size)
+                weight = _bytes(live_rows(replica))
+                self._live[gid] = max(self._live.get(gid, 0), weight)
 
     def _look_at_disk(self, node: SimNode) -> None:
         assert node.host is not None
-        held = self._held.setdefault(node.name, deque(maxlen=RECENT_LOOKS))
-        held.append(list(node.host.replicas))
-        groups = sorted({gid for gids in held for gid in gids})
-        live = sum(max(self._live.get(gid, (0,))) for gid in groups)
+        held = self._held.setdefault(node.name, {})
+        held.update(dict.fromkeys(node.host.replicas))
+        live = sum(self._live[gid] for gid in held)
         size = _bytes(node.drive.visible(DATA))
         if size > COPIES_MAX * live + SMALL_BYTES:
             self._cluster.observer.broke(
                 "B7",
-                f"{node.name} keeps {size} bytes of data on its disk; those of its groups "
-                f"{groups} are {live}",
+                f"{node.name} keeps {size} bytes of data on its disk; its groups {list(held)} "
+                f"never had more than {live}",
             )
 
 

@@ -41,11 +41,13 @@ FAULTS: Final = (
 RARE_FAULTS: Final = ("ruin",)
 """Kinds after which nothing is promised but that no answer is wrong."""
 RARE: Final = 0.02
+SELDOM_FAULTS: Final = {"overload": 0.1}
+"""Kinds that cost much, and how often a seed has each."""
 
 NOT_STRUCK: Final = frozenset(
     {
         "deadlines", "changes", "two-admins", "transfer", "members", "controller-members", "drift",
-        "points",
+        "points", "overload",
     }
 )  # fmt: skip
 """Kinds that others carry out: the workload, the operator, the loop, the parts."""

@@ -32,9 +32,10 @@ from labs.cluster import SimCluster
 from labs.history import History, Kind
 from labs.knobs import Knobs, turned
 from labs.linearizability import NotLinearizable, Undecided, judge_list, judge_register
-from labs.nemesis import FAULTS, RARE, RARE_FAULTS, Nemesis
+from labs.nemesis import FAULTS, RARE, RARE_FAULTS, SELDOM_FAULTS, Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
+from labs.overload import Overload
 from labs.pairs import judge_pair
 from labs.points import Points
 from labs.rest import Rest, everything_ends
@@ -93,7 +94,9 @@ def drawn_faults(seed: int | str) -> tuple[str, ...]:
     """The kinds of fault that a seed has: each with probability 1/2, at least one."""
     rng = Chance(seed).rng("swarm")
     drawn = tuple(fault for fault in FAULTS if rng.random() < 0.5) or (rng.choice(FAULTS),)
-    return drawn + tuple(fault for fault in RARE_FAULTS if rng.random() < RARE)
+    rare = tuple(fault for fault in RARE_FAULTS if rng.random() < RARE)
+    seldom = tuple(fault for fault, often in SELDOM_FAULTS.items() if rng.random() < often)
+    return drawn + rare + seldom
 
 
 class Scenario:
@@ -214,6 +217,12 @@ class Scenario:
         )  # fmt: skip
         rest_seconds = await rest.come(self.knobs.compaction, self.knobs.raft)
         await rest.stay_quiet(self.knobs.raft)
+        if "overload" in self.faults:
+            overload = Overload(
+                cluster, self.history, chance.rng("overload"),
+                first_client=len(pairs) + len(readers), election_seconds=self._longest,
+            )  # fmt: skip
+            await overload.bear(self.knobs.raft)
         if core is not None:
             outside = [n for n in cluster.nodes.values() if n.name not in core and not n.condemned]
             rng = chance.rng("outsiders")

@@ -23,7 +23,7 @@ from typing import Final, TextIO
 
 from labs.corpus import BadCorpus, read_corpus
 from labs.history import History
-from labs.nemesis import FAULTS, RARE_FAULTS
+from labs.nemesis import FAULTS, RARE_FAULTS, SELDOM_FAULTS
 from labs.observer import OFTEN_PROBES, REQUIRED_PROBES, missing
 from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
 from labs.topology import GROUPS_MAX, NODES_MAX, WEIGHTS
@@ -37,6 +37,7 @@ AGAIN_EVERY: Final = 20
 """Of a campaign every so many-th seed is played twice, and must tell the same story (H2)."""
 SHRINK_SECONDS: Final = 60.0
 NODES_USUAL: Final = 6
+KINDS: Final = (*FAULTS, *RARE_FAULTS, *SELDOM_FAULTS)
 FRESH_SEEDS_MAX: Final = 100_000
 SEED_SPACE: Final = 2**32
 
@@ -85,7 +86,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         "--faults",
         type=_faults,
         metavar="A,B",
-        help=f"kinds, or none: {', '.join((*FAULTS, *RARE_FAULTS))}",
+        help=f"kinds, or none: {', '.join(KINDS)}",
     )
     verb.add_argument("--trace", type=Path, metavar="FILE", help="one line of text an event")
     verb.add_argument("--history", type=Path, metavar="FILE", help="one line of JSON an operation")
@@ -112,9 +113,9 @@ def _count(most: int) -> Callable[[str], int]:
 
 def _faults(text: str) -> tuple[str, ...]:
     kinds = tuple(kind.strip() for kind in text.split(",") if kind.strip() not in ("", "none"))
-    if unknown := [kind for kind in kinds if kind not in (*FAULTS, *RARE_FAULTS)]:
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise argparse.ArgumentTypeError(
-            f"no such kind: {unknown[0]}; there are {', '.join((*FAULTS, *RARE_FAULTS))}"
+            f"no such kind: {unknown[0]}; there are {', '.join(KINDS)}"
         )
     return kinds
 

@@ -1,5 +1,6 @@
 """Known bugs, put into the parts: what is promised of time, of bounds and of service is watched."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from shardkv.commands import Mutation, decode
 from shardkv.copies import PullReply, PullRequest
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
+from shardkv.protocol import Frame, Reply
 from shardkv.rows import ShardRecord
 from shardkv.server import GroupServer
 from shardkv.types import Answer, Code
@@ -116,6 +118,20 @@ def one_hand_over_at_a_time(patch: Patch) -> None:
     patch.setattr(GroupServer, "pull", broken)
 
 
+def whoever_has_given_up_is_still_worked_for(patch: Patch) -> None:
+    """One frame after the other, in a line without an end: behind those of whoever has gone."""
+    answer = GroupServer.answer
+    free_at: dict[GroupServer, float] = {}
+
+    async def broken(self: GroupServer, frame: Frame) -> Reply:
+        now = asyncio.get_running_loop().time()
+        free_at[self] = max(free_at.get(self, 0.0), now) + 0.1
+        await asyncio.sleep(free_at[self] - now)
+        return await answer(self, frame)
+
+    patch.setattr(GroupServer, "answer", broken)
+
+
 @pytest.mark.parametrize(
     ("breaks", "config", "invariants"),
     [
@@ -125,6 +141,11 @@ def one_hand_over_at_a_time(patch: Patch) -> None:
         (the_cache_of_the_log_grows, small(knobs=SMALL_WINDOWS), ("B5",)),
         (rows_of_replaced_states_stay, small("isolate", "crash", knobs=SHORT_LOGS), ("B7",)),
         (rows_of_dropped_replicas_stay, small("members"), ("B7",)),
+        (
+            whoever_has_given_up_is_still_worked_for,
+            replace(small("overload"), seconds=1.0),
+            ("L10",),
+        ),
         (the_last_chunk_is_never_taken, small("isolate", "crash", knobs=SHORT_LOGS), ("L11",)),
         (one_hand_over_at_a_time, small("changes"), ("L12",)),
         (shards_that_stay_are_refused_while_others_move, small("changes"), ("S11",)),
