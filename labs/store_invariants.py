@@ -142,7 +142,13 @@ class StoreInvariants:
 
     def states(self, key: bytes) -> Sequence[State]:
         """What the key was and is, in canonical order; the first is absent from the beginning."""
-        return self._keys.setdefault(key, _Key()).states
+        return self._key(key).states
+
+    def _key(self, key: bytes) -> _Key:
+        found = self._keys.get(key)
+        if found is None:
+            found = self._keys[key] = _Key()
+        return found
 
     def leaving(self) -> int:
         """How many shards nobody serves now."""
@@ -160,7 +166,9 @@ class StoreInvariants:
         carry_out: Callable[[], Answer],
     ) -> Answer:
         """Let `machine` apply the command that is number `at` of its entry, and judge it."""
-        group = self._groups.setdefault(machine.gid, _Group())
+        group = self._groups.get(machine.gid)
+        if group is None:
+            group = self._groups[machine.gid] = _Group()
         if (index, at) <= group.at:
             answer = carry_out()
             if answer != group.answers[index, at]:
@@ -538,7 +546,7 @@ class StoreInvariants:
     ) -> int:
         """A write is done, alone or in a batch, and the row is `row` now; returns the place of the
         state that it leads to. A batch leads each key to one state."""
-        states = self._keys.setdefault(write.key, _Key()).states
+        states = self._key(write.key).states
         now = self._now()
         state = State(None, 0, now) if row is None else State(*decode_row(key, row), now)
         if states[-1] != state:  # else the batch has led there by a write before this one
@@ -566,7 +574,7 @@ class StoreInvariants:
 
     def called(self, operation: Operation) -> int:
         """An operation begins; returns what it must be judged with."""
-        return self._keys.setdefault(operation.key, _Key()).told
+        return self._key(operation.key).told
 
     def ended(self, operation: Operation, told: int, deadline: float) -> None:
         """An operation has ended, one way or other."""
