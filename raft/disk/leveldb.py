@@ -10,6 +10,9 @@ What is done against each way in which LevelDB was measured to lose data or cras
 - Two handles on one directory, even in one process, drop the lock that keeps others out. So an
   flock on a file of ours comes first; it also stops a second handle of this process.
 - `close` waits for the worker thread: closing beside a running call is a segmentation fault.
+- LevelDB keeps what was deleted until a compaction happens to pass: the disk stays as full as it
+  was, and a look for the next row walks over every row that is gone. So the space of a long run of
+  deletes (a shard that moved away) is given back in a thread, a piece at a time.
 - LevelDB syncs only its newest write-ahead log. A database whose rows are written un-synced must
   therefore not trust any of them: `flush` puts rows into tables, and at the start the logs are set
   aside (`trust_log=False`). A database trusts its log if and only if every write to it is synced.
@@ -22,6 +25,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -40,6 +44,17 @@ OWNER: Final = "OWNER"
 SET_ASIDE: Final = "set-aside"
 EXIT_STATUS: Final = 4
 MIB: Final = 1024 * 1024
+
+RUN_ROWS_MIN: Final = 20_000
+"""A run of so many deletes is worth a compaction of the keys between its ends."""
+RUN_ROWS_MAX: Final = 50_000
+"""And is compacted as it goes on, so that none takes long: `close` waits for it."""
+RUN_BATCH_MIN: Final = 100
+"""Smaller batches are no clean-up's, and are not looked at."""
+RUN_PREFIX_BYTES: Final = 20
+"""Deletes whose keys share fewer bytes are not of one run: too much that lives may lie between."""
+RUN_PAUSE_SECONDS: Final = 5.0
+"""A run is over when nothing was added to it for so long."""
 
 OnError = Callable[[BaseException], NoReturn]
 OnFailure = Callable[[BaseException], None]
@@ -104,6 +119,39 @@ class Worker:
                 loop.call_soon_threadsafe(done, error)
 
 
+class DeleteRun:
+    """Deletes in the order of their keys, over many batches: the clean-up of one range."""
+
+    def __init__(self) -> None:
+        self.lo = self.hi = b""
+        self.rows = 0
+
+    def take(self, batch: Sequence[Write]) -> "tuple[bytes, bytes] | None":
+        """Look at a batch; returns the range of the run that it ends, if that one was long."""
+        ended = None
+        for key, value in batch:
+            if value is not None:
+                continue
+            if not self._goes_on(key):
+                ended = self.end() or ended
+                self.lo = key
+            self.hi = key
+            self.rows += 1
+        return ended
+
+    def _goes_on(self, key: bytes) -> bool:
+        return (
+            0 < self.rows < RUN_ROWS_MAX
+            and key > self.hi
+            and key[:RUN_PREFIX_BYTES] == self.lo[:RUN_PREFIX_BYTES]
+        )
+
+    def end(self) -> "tuple[bytes, bytes] | None":
+        """The run is over: its range, if it was long."""
+        rows, self.rows = self.rows, 0
+        return (self.lo, self.hi + b"\0") if rows >= RUN_ROWS_MIN else None
+
+
 class LevelDB:
     """An ordered bytes map on disk; the ports' `Disk`. Made by `open` or `create`.
 
@@ -135,6 +183,9 @@ class LevelDB:
         )
         _sync_directory(path)  # LevelDB renames CURRENT without it
         self._worker = Worker(f"leveldb-{path.name}")
+        self._run = DeleteRun()
+        self._run_timer: asyncio.TimerHandle | None = None
+        self._tidier: Worker | None = None  # a flush must not wait behind a compaction
         self._gathered: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
         self._under_way: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
         self._scheduled = False
@@ -253,6 +304,8 @@ class LevelDB:
             self._put((batch,), sync=False)
         except plyvel.Error as error:
             self._fail(error)
+        if len(batch) >= RUN_BATCH_MIN:
+            self._note_deletes(batch)
 
     def sync(self, batch: Sequence[Write]) -> "asyncio.Future[None]":
         """Apply atomically and durably, with what else this turn of the loop asks for."""
@@ -289,6 +342,10 @@ class LevelDB:
         """Finish what is under way, then close. No call may follow but another `close`."""
         if self._db.closed:
             return
+        if self._run_timer is not None:
+            self._run_timer.cancel()
+        if self._tidier is not None:
+            await asyncio.to_thread(self._tidier.stop)
         if self._busy:
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
@@ -361,6 +418,29 @@ class LevelDB:
             self._flush = following
             self._worker.submit(lambda: self._job(self._compact), self._flushed)
         self._tell_closer()
+
+    # Space of what was deleted
+
+    def _note_deletes(self, batch: Sequence[Write]) -> None:
+        ended = self._run.take(batch)
+        if ended is not None:
+            self._give_back(*ended)
+        if self._run_timer is not None:
+            self._run_timer.cancel()
+        self._run_timer = asyncio.get_running_loop().call_later(RUN_PAUSE_SECONDS, self._end_run)
+
+    def _end_run(self) -> None:
+        self._run_timer = None
+        ended = self._run.end()
+        if ended is not None:
+            self._give_back(*ended)
+
+    def _give_back(self, lo: bytes, hi: bytes) -> None:
+        """Compact a range, so that what was deleted in it is gone from the disk."""
+        if self._tidier is None:
+            self._tidier = Worker(f"leveldb-{self.path.name}-tidy")
+        compact = partial(self._db.compact_range, start=lo, stop=hi)
+        self._tidier.submit(lambda: self._job(compact), _told_by_the_next_write)
 
     @property
     def _busy(self) -> bool:
@@ -541,6 +621,10 @@ def _failure(path: Path, error: BaseException) -> StorageFailed:
         f"{path}: {type(error).__name__}: {text}. Is the disk full or failing? Then mend that and "
         f"start the node again. If files are damaged or gone: {START_AGAIN}"
     )
+
+
+def _told_by_the_next_write(error: BaseException | None) -> None:
+    """What became of a compaction: a failed one has ended the process, and shows in any write."""
 
 
 def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from raft.disk import leveldb
 from raft.disk.leveldb import (
     DATA_OPTIONS,
     LOG_OPTIONS,
     OWNER,
+    RUN_ROWS_MAX,
     SET_ASIDE,
+    DeleteRun,
     FileSlot,
     LevelDB,
     LevelDBOptions,
@@ -32,6 +35,88 @@ def keys(disk: LevelDB) -> list[bytes]:
 
 def files(path: Path) -> list[str]:
     return sorted(os.listdir(path)) if path.exists() else []
+
+
+# What was deleted
+
+
+def size_of(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("*.ldb"))
+
+
+def key_of(shard: int, number: int) -> bytes:
+    return b"prefix of 16 byte %02d %06d" % (shard, number)
+
+
+def test_the_space_of_a_long_run_of_deletes_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that moved away left its rows on the disk until so much else had been written that
+    LevelDB came across them. A flush and writes go on beside it, and what lives stays."""
+    monkeypatch.setattr(leveldb, "RUN_ROWS_MIN", 1500)
+    monkeypatch.setattr(leveldb, "RUN_ROWS_MAX", 4000)
+    monkeypatch.setattr(leveldb, "RUN_PAUSE_SECONDS", 0.05)
+    count, slice_ = 10_000, 500
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path)
+        for shard in (1, 2, 3):
+            for at in range(0, count, slice_):
+                disk.write([(key_of(shard, n), os.urandom(500)) for n in range(at, at + slice_)])
+        await disk.flush()
+        full = size_of(tmp_path)
+        assert full > 3 * count * 500
+
+        for at in range(0, count, slice_):
+            disk.write([(key_of(2, n), None) for n in range(at, at + slice_)] + [(b"a", b"row")])
+            await disk.flush()
+            disk.write([(key_of(3, at), b"new")])
+        async with asyncio.timeout(30):
+            while size_of(tmp_path) > full * 0.75:  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.05)
+
+        left = keys(disk)
+        assert left == [b"a", *(key_of(s, n) for s in (1, 3) for n in range(count))]
+        assert disk.get(key_of(3, 500)) == b"new"
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_a_database_closes_while_space_is_given_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path)
+        disk.write([(key_of(1, n), os.urandom(100)) for n in range(20_000)])
+        disk.write([(key_of(1, n), None) for n in range(20_000)])
+        disk._end_run()
+        assert disk._tidier is not None
+        await disk.close()
+        disk = LevelDB.open(tmp_path, trust_log=False)
+        assert keys(disk) == []
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_a_run_of_deletes_ends_where_the_keys_go_elsewhere() -> None:
+    def deletes(shard: int, *numbers: int) -> list[Write]:
+        return [(key_of(shard, number), None) for number in numbers]
+
+    run = DeleteRun()
+    ends = [
+        run.take(deletes(1, *range(15_000))),
+        run.take([*deletes(1, *range(15_000, 20_000)), (b"progress", b"row")]),
+        run.take(deletes(2, 1, 2)),  # another shard's: the first run is over, and was long
+        run.take(deletes(2, 1)),  # backwards
+    ]
+
+    assert ends == [None, None, (key_of(1, 0), key_of(1, 19_999) + b"\0"), None]
+    assert run.end() is None, "short"
+    assert run.take(deletes(1, *range(RUN_ROWS_MAX + 1))) == (
+        key_of(1, 0),
+        key_of(1, RUN_ROWS_MAX - 1) + b"\0",
+    ), "a very long one goes in pieces"
+    assert run.rows == 1
 
 
 # Opening
