@@ -78,6 +78,11 @@ REQUIRED_PROBES: Final = (
     "two administrators at once",
     "old frames replayed",
     "damaged frame dropped",
+    "pre-vote refused under a live leader",
+    "read waited for apply",
+    "read failed by a step-down",
+    "freeze crossed by restart",
+    "three configurations behind",
     "outsiders flapped",
     "outsiders came back",
 )

@@ -165,6 +165,16 @@ def test_what_is_broken_breaks_its_invariant(
     assert failed.value.invariant in invariants
 
 
+def test_nodes_that_come_and_go_break_l8_without_prevote(monkeypatch: Patch) -> None:
+    """Each time a node is heard again it deposes the leader with the terms that it has counted."""
+    monkeypatch.setattr(RaftConfig, "checks_quorum", property(lambda self: False))
+
+    with pytest.raises(Played, match=r"only .* came and went") as failed:
+        play("teeth/9", ScenarioConfig(seconds=1.0, topology="T0", faults=("loss",)))
+
+    assert failed.value.invariant == "L8"
+
+
 def test_a_handler_that_fails_breaks_h1(monkeypatch: Patch) -> None:
     """Whoever asks hears that the server failed and asks again; so nothing else would show it."""
 
