@@ -86,8 +86,12 @@ class LevelDBOptions:
 
 LOG_OPTIONS: Final = LevelDBOptions(cache_bytes=8 * MIB, compression=None, bloom_filter_bits=0)
 """For the log: written in key order and deleted soon, read by range, seldom twice."""
-DATA_OPTIONS: Final = LevelDBOptions(write_buffer_bytes=32 * MIB, cache_bytes=64 * MIB)
-"""For the state machines: a buffer that seldom fills between two flushes, and a cache for reads."""
+DATA_OPTIONS: Final = LevelDBOptions(
+    write_buffer_bytes=32 * MIB, cache_bytes=64 * MIB, block_bytes=4 * 1024
+)
+"""For the state machines: a buffer that seldom fills between two flushes, and a cache for reads.
+Small blocks, because a row that is not in the cache costs the checksum of its whole block: 6 us
+with 4 KiB, 12 us with 16 KiB, and each put looks its key up."""
 
 
 class Worker:
