@@ -80,6 +80,7 @@ REQUIRED_PROBES: Final = (
     "damaged frame dropped",
     "pre-vote refused under a live leader",
     "read waited for apply",
+    "read waited for the term's first commit",
     "read failed by a step-down",
     "freeze crossed by restart",
     "three configurations behind",
