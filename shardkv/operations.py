@@ -340,11 +340,7 @@ class Operations:
         assert config is not None, "an operation was sent by one"
         if answer.code is Code.NOT_READY:
             number, source = answer.facts
-            assert self._view is not None
-            if number <= config.number and not _members(self._view, GroupId(source)):
-                turn = Next.PAUSE  # it is given up: the shard begins anew, or stays, where it is
-            else:
-                turn = self._detours.not_ready(config, pending.shard, gid, number, GroupId(source))
+            turn = self._detours.not_ready(config, pending.shard, gid, number, GroupId(source))
         else:
             turn = self._detours.wrong_group(config, pending.shard, gid, answer.facts[0])
         if turn is Next.GO and not self._is_there(self._detours.group(config, pending.shard)):

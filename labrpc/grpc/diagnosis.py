@@ -36,14 +36,17 @@ _FAULTS: Final = (
 )
 
 
-async def diagnose(address: Address, tls: Tls | None) -> str:
-    """Why no connection to `address` comes about, as far as TLS is the reason; "" if it is not."""
+async def diagnose(
+    address: Address, tls: Tls | None, *, seconds: float = HANDSHAKE_SECONDS
+) -> str:
+    """Why no connection to `address` comes about, as far as TLS is the reason; "" if it is not, or
+    if that cannot be told within `seconds`."""
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         return ""
     host = host.removeprefix("[").removesuffix("]")
     try:
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
+        async with asyncio.timeout(seconds):
             if tls is None:
                 return await _speaks_tls(host, int(port))
             return await _handshake(host, int(port), tls)

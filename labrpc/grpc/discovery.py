@@ -5,7 +5,7 @@ import grpc.aio
 from labrpc.errors import Refused, Unreachable
 from labrpc.grpc import kv_pb2 as kv
 from labrpc.grpc import options
-from labrpc.grpc.diagnosis import diagnose
+from labrpc.grpc.diagnosis import HANDSHAKE_SECONDS, diagnose
 from labrpc.grpc.kv import KV_SERVICE
 from labrpc.grpc.tls import Tls, dial
 from labrpc.transport import Address
@@ -15,7 +15,7 @@ async def cluster_at(address: Address, *, timeout: float, tls: Tls | None = None
     """The id of the cluster whose node listens for clients at `address`.
 
     Raises:
-        Unreachable: nobody answered within `timeout` seconds.
+        Unreachable: nobody answered within `timeout` seconds. (As long again may be spent on why.)
         Refused: who answered is no node of ours, or not willing; or TLS keeps the two apart.
     """
     async with dial(address, tls, options.CLIENT) as connection:
@@ -29,7 +29,8 @@ async def cluster_at(address: Address, *, timeout: float, tls: Tls | None = None
         except grpc.aio.AioRpcError as error:
             code, details = error.code(), error.details() or "no answer"
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                if reason := await diagnose(address, tls):
+                patience = min(timeout, HANDSHAKE_SECONDS)
+                if reason := await diagnose(address, tls, seconds=patience):
                     raise Refused("UNAUTHENTICATED", reason) from None
                 raise Unreachable(f"{address} cannot be reached: {code.name}: {details}") from None
             raise Refused(code.name, details) from None

@@ -300,7 +300,7 @@ class Cluster:
         self.cluster = bytes.fromhex(listed["cluster"])
         *nodes, page = self.lines()[:-1]
         first = next(iter(listed["nodes"].values()))
-        assert page == f"page http://{first['http']}/", page
+        assert page in (f"page {way}://{first['http']}/" for way in ("http", "https")), page
         for line in nodes:
             match = NODE_LINE.fullmatch(line)
             assert match, f"an unexpected line: {line!r}"
