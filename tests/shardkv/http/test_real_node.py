@@ -1,5 +1,6 @@
 """HTTP of real node processes: by hand, by their own OpenAPI document, and through a kill."""
 
+import contextlib
 import http.client
 import json
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import FlakyStrategyDefinition
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 from schemathesis.generation import GenerationMode
@@ -112,6 +114,7 @@ def test_its_document_leads_from_one_request_to_the_next(cluster: Cluster) -> No
     deleted at the version that the answer before named."""
     schema = schema_of(cluster, "positive")
     followed: Counter[str] = Counter()
+    broken: list[BaseException] = []
 
     class Walk(schema.include(path_regex="^/(kv|append)/").as_state_machine()):  # type: ignore[misc]
         def before_call(self, case: Any) -> None:
@@ -125,21 +128,29 @@ def test_its_document_leads_from_one_request_to_the_next(cluster: Cluster) -> No
             followed[f"{case.method} {response.status_code}"] += 1
 
         def validate_response(self, response: Any, case: Any, **more: Any) -> None:
-            case.validate_response(response, excluded_checks=OURS)
-            assert response.status_code not in (500, 501, 502), response.text
+            try:
+                case.validate_response(response, excluded_checks=OURS)
+                assert response.status_code not in (500, 501, 502), response.text
+            except BaseException as error:
+                broken.append(error)
+                raise
 
-    Walk.run(
-        settings=settings(
-            max_examples=WALKS,
-            stateful_step_count=6,
-            derandomize=True,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
+    # A walk that is taken again must go the same way, for Hypothesis; but what a key holds, and
+    # whether an answer comes in time, is not the same again. Then it stops, and nothing is wrong.
+    with contextlib.suppress(FlakyStrategyDefinition):
+        Walk.run(
+            settings=settings(
+                max_examples=WALKS,
+                stateful_step_count=6,
+                derandomize=True,
+                database=None,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
         )
-    )
 
+    assert not broken
     assert followed["GET 200"] and followed["PUT 200"] + followed["PUT 204"], followed
     assert followed["DELETE 200"] + followed["DELETE 204"], followed
 
