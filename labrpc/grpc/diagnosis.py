@@ -36,9 +36,7 @@ _FAULTS: Final = (
 )
 
 
-async def diagnose(
-    address: Address, tls: Tls | None, *, seconds: float = HANDSHAKE_SECONDS
-) -> str:
+async def diagnose(address: Address, tls: Tls | None, *, seconds: float = HANDSHAKE_SECONDS) -> str:
     """Why no connection to `address` comes about, as far as TLS is the reason; "" if it is not, or
     if that cannot be told within `seconds`."""
     host, _, port = address.rpartition(":")
