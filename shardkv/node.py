@@ -395,7 +395,8 @@ class Node:
 
     async def stop(self, *, hand_over: bool) -> None:
         """Stop in order; what is already durable stays so whatever is cut off here."""
-        self._state = "stopping"
+        self._state = "stopping"  # `/readyz` says so from here on, and so does gRPC's health
+        await self._clients.server.set_serving(False)
         if self._healer is not None:
             await self._healer.close()
         if self._host is not None and hand_over:

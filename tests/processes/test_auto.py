@@ -1,16 +1,21 @@
 """The start-up path of containers on real processes: a cluster that forms itself, a rolling restart
 under load, an address that changes, a node that is killed anywhere in its birth."""
 
+import asyncio
 import json
 import shutil
+import signal
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.certs import Authority, variables
 from tests.support.pods import CheckedLoad, Pods, why_not
-from tests.support.processes import run_program, wait_for
+from tests.support.processes import Cluster, run_program, wait_for
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -37,9 +42,15 @@ def start_all(pods: Pods) -> None:
     wait_for(lambda: "2 groups" in pods.command("ctl", "query"), "the founding")
 
 
-def test_a_rolling_restart_under_load_and_a_new_address_each_lose_nothing(pods: Pods) -> None:
+def test_a_rolling_restart_under_load_and_a_new_address_each_lose_nothing(
+    pods: Pods, tmp_path: Path
+) -> None:
     """One pod after the other is stopped, gets another address (where pods have any), and is
-    started again; the next one only when it is ready, as a StatefulSet does."""
+    started again; the next one only when it is ready, as a StatefulSet does. With TLS, by one
+    certificate for all pods' names, as the chart has it."""
+    authority = Authority(tmp_path / "ca")
+    pods.settings |= variables(authority.sign("pods", (*pods.names, "localhost")))
+    del pods.settings["SHARDKV_INSECURE_LISTEN"]
     start_all(pods)
     assert len(pods.cluster_ids()) == 1
     if pods.isolated:
@@ -90,6 +101,45 @@ def test_nodes_that_are_killed_anywhere_in_their_birth_form_one_cluster(pods: Po
     assert len(pods.cluster_ids()) == 1
     pods.command("put", "a", "one")
     assert pods.command("get", "a") == "one"
+
+
+def test_a_node_that_stops_is_not_ready_before_it_hands_on(tmp_path: Path) -> None:
+    """The others stand still, so nobody takes its leadership over and it waits for them: what it
+    says meanwhile can be looked at."""
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start()
+
+        async def leader() -> str:
+            async with cluster.eyes() as eyes:
+                await eyes.whole()
+                return await eyes.leader(1)
+
+        name = asyncio.run(leader())
+        others = [node for node in cluster.nodes if node != name]
+        host, _, port = cluster.nodes[name].client.rpartition(":")
+        url = f"http://{host}:{int(port) + 2}/readyz"
+        assert readiness(url) == (200, [])
+        for other in others:
+            cluster.pause(other)
+
+        cluster.send(name, signal.SIGTERM)
+
+        said = wait_for(lambda: [r for r in readiness(url)[1] if "stopping" in r], "not ready", 2)
+        assert said == ["the node is stopping"]
+        for other in others:
+            cluster.resume(other)
+        cluster.wait_ended(name)
+    finally:
+        cluster.close()
+
+
+def readiness(url: str) -> tuple[int, list[str]]:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status, json.loads(answer.read())["reasons"]
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())["reasons"]
 
 
 def test_a_pod_that_lost_its_volume_comes_back_as_a_stranger_and_is_replaced(pods: Pods) -> None:

@@ -16,7 +16,7 @@ from labrpc.grpc.transport import GrpcTransport
 from labrpc.transport import Address
 from shardkv.admin import STATUS, NodeStatus, Nothing, decode, encode
 from shardkv.tls import TlsFiles
-from tests.support.certs import Authority, tls
+from tests.support.certs import Authority, tls, variables
 from tests.support.processes import Cluster, run_program, wait_for
 
 pytestmark = pytest.mark.timeout(180)
@@ -44,14 +44,6 @@ def cluster(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> I
         raise
     finally:
         running.close()
-
-
-def variables(files: TlsFiles) -> dict[str, str]:
-    return {
-        "SHARDKV_TLS_CA": str(files.ca),
-        "SHARDKV_TLS_CERT": str(files.certificate),
-        "SHARDKV_TLS_KEY": str(files.key),
-    }
 
 
 def http(cluster: Cluster) -> str:

@@ -55,6 +55,15 @@ def tls(files: TlsFiles, *, ask: bool = True, admits: Admits | None = None) -> T
     return Tls(watched.current, ask, admits, files.context, files.flaw)
 
 
+def variables(files: TlsFiles) -> dict[str, str]:
+    """The environment of a node or a client that uses them."""
+    return {
+        "SHARDKV_TLS_CA": str(files.ca),
+        "SHARDKV_TLS_CERT": str(files.certificate),
+        "SHARDKV_TLS_KEY": str(files.key),
+    }
+
+
 def _openssl(*arguments: object) -> None:
     done = subprocess.run(
         ["openssl", *map(str, arguments)], capture_output=True, text=True, check=False

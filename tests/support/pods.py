@@ -170,7 +170,7 @@ class Pods:
             http = f"{host}:{int(port) + 2}"
         done = subprocess.run(
             self.inside("client", [sys.executable, "-m", "shardkv", "probe", what, "--http", http]),
-            capture_output=True, cwd=ROOT, env=environment(), check=False,
+            capture_output=True, cwd=ROOT, env=environment(**self.settings), check=False,
         )  # fmt: skip
         self.said = (done.stdout + done.stderr).decode()
         return done.returncode
