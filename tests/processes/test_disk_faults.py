@@ -134,12 +134,20 @@ class Disk:
         self.path.mkdir()
         with self._image.open("wb") as image:
             image.truncate(96 * 1024 * 1024)
-        self._made = False
+        self._mounts = 0
 
     def mount(self) -> None:
-        if not self._made:
+        """Each time from a file of its own. The file system of before may live on, shut down as it
+        is: whoever copied our mounts meanwhile, as a browser's sandbox does, keeps it, and to mount
+        its file again would give that one, on which all is an error."""
+        if self._mounts == 0:
             _do("mkfs.ext4", "-q", "-F", str(self._image))
-            self._made = True
+        else:
+            before = self._image
+            self._image = before.with_name(f"disk.{self._mounts}.img")
+            _do("cp", "--sparse=always", str(before), str(self._image))
+            before.unlink()
+        self._mounts += 1
         _do("mount", "-o", "loop", str(self._image), str(self.path))
 
     def cut_power(self) -> None:

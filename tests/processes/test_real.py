@@ -42,7 +42,7 @@ def play(
     body: Body,
     *,
     least: int = OPERATIONS_MIN,
-    seconds: float = 200,
+    seconds: float = 240,
     **shape: Any,
 ) -> None:
     """A cluster, a load for the whole of the body, and its judgement."""
@@ -57,7 +57,7 @@ def play(
             await eyes.whole(60)
             missing = least - len(load.history)
             if missing > 0:
-                await load.some(missing, 90)
+                await load.some(missing, 120)
             await load.finish()
             return len(load.history)
 
