@@ -36,8 +36,8 @@ class Bounds:
         most_queued: The most bytes that all queues of a node held at once.
     """
 
-    def __init__(self, cluster: SimCluster) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: SimCluster, *, judges_disks: bool = True) -> None:
+        self._cluster, self._judges_disks = cluster, judges_disks
         self.most_queued = 0
         # The most that a group's state ever weighed, and whose replicas a node ever had: what a
         # replica has deleted is there again when its node lost power before that was durable.
@@ -52,7 +52,8 @@ class Bounds:
             self._weigh(nodes)
             for node in nodes:
                 self._look_at_queues(node)
-                self._look_at_disk(node)
+                if self._judges_disks:
+                    self._look_at_disk(node)
 
     def _look_at_queues(self, node: SimNode) -> None:
         assert node.host is not None and node.transport is not None

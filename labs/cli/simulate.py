@@ -23,7 +23,7 @@ from typing import Final, TextIO
 
 from labs.corpus import BadCorpus, read_corpus
 from labs.history import History
-from labs.nemesis import FAULTS, RARE_FAULTS, SELDOM_FAULTS
+from labs.nemesis import FAULTS, NAMED_FAULTS, RARE_FAULTS
 from labs.observer import OFTEN_PROBES, REQUIRED_PROBES, missing
 from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
 from labs.topology import GROUPS_MAX, NODES_MAX, WEIGHTS
@@ -37,7 +37,7 @@ AGAIN_EVERY: Final = 20
 """Of a campaign every so many-th seed is played twice, and must tell the same story (H2)."""
 SHRINK_SECONDS: Final = 60.0
 NODES_USUAL: Final = 6
-KINDS: Final = (*FAULTS, *RARE_FAULTS, *SELDOM_FAULTS)
+KINDS: Final = (*FAULTS, *RARE_FAULTS, *NAMED_FAULTS)
 FRESH_SEEDS_MAX: Final = 100_000
 SEED_SPACE: Final = 2**32
 
