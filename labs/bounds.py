@@ -113,7 +113,8 @@ def _queues(replica: Replica) -> Iterator[tuple[str, int, int]]:
     )
     window = config.inflight_bytes_max + config.append_bytes_max
     yield "wait for the disk", unsaved, config.uncommitted_bytes_max + window
-    yield "of the log in memory", log._cache_bytes, config.cache_bytes_max + unsaved
+    one = max(map(entry_bytes, log._cache), default=0)  # give or take one entry
+    yield "of the log in memory", log._cache_bytes, config.cache_bytes_max + unsaved + one
 
 
 def needless(node: SimNode) -> list[bytes]:

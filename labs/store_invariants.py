@@ -193,6 +193,12 @@ class StoreInvariants:
         busy = bool(machine.unsettled) if isinstance(decoded, Configure) else False
         before = machine.number
         answer = carry_out()
+        if isinstance(decoded, Mutation | Batch):
+            stand = [rows.get(key) for key in written]
+        elif isinstance(decoded, Freeze | Install):
+            # The judge reads more than the machine did. Where a row cannot be read the node ends
+            # here, and whoever applies the entry next is the first.
+            self._hashes(machine, decoded.shard, rows)
         group.at = (index, at)
         group.answers[index, at] = answer
         if isinstance(decoded, Configure):
@@ -201,7 +207,6 @@ class StoreInvariants:
             self._given_up(machine, shards)
         elif isinstance(decoded, Mutation | Batch):
             assert record is not None
-            stand = [rows.get(key) for key in written]
             self._mutated(machine, index, decoded, record, answer, written, stood, stand)
         elif isinstance(decoded, OpenSession):
             self._opened(machine, decoded, answer)
