@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 """It would write a line for each bad request; those are counted here."""
 
-BACKLOG: Final = 256
+BACKLOG: Final = 4096
+"""Connections that the kernel holds until they are accepted; its own bound may be lower. One that
+does not fit looks open to a client that says nothing, and is nobody's."""
 
 
 class _Refused(Exception):

@@ -8,7 +8,7 @@ import pytest
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import VirtualLoop, run
 from labs.cluster import LOG, SimCluster
-from labs.nemesis import FAULTS, NOT_STRUCK, RARE_FAULTS, Nemesis
+from labs.nemesis import FAULTS, NAMED_FAULTS, NOT_STRUCK, RARE_FAULTS, Nemesis
 from labs.points import Points
 from labs.scenario import ScenarioConfig, drawn_faults, play
 from labs.strikes.arena import Arena
@@ -31,7 +31,7 @@ def test_every_kind_is_carried_out_by_somebody() -> None:
         )  # fmt: skip
         return set(nemesis._strikes)
 
-    assert run(main()) | NOT_STRUCK == {*FAULTS, *RARE_FAULTS}
+    assert run(main()) | NOT_STRUCK == {*FAULTS, *RARE_FAULTS, *NAMED_FAULTS}
 
 
 def test_the_swarm_draws_every_kind_and_the_rare_ones_seldom() -> None:

@@ -36,7 +36,7 @@ def run(scenario: Coroutine[Any, Any, None], loop_factory: LoopFactory | None = 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(strict())
         gc.collect()
-    assert unseen == []
+    assert not unseen, unseen
 
 
 async def until(condition: Callable[[], object]) -> None:
