@@ -64,7 +64,8 @@ def test_one_request_over_http_is_one_trace_at_the_collector(tmp_path: Path) -> 
 
             def all_there() -> bool:
                 found = b"".join(came)
-                return all(name in found for name in NAMES)
+                wanted = (*NAMES, *(node.encode() for node in cluster.nodes))
+                return all(name in found for name in wanted)
 
             wait_for(all_there, "every span to be collected")
             put(cluster, {"traceparent": PARENT.replace("-01", "-00")})
