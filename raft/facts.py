@@ -83,11 +83,16 @@ class Facts:
     @property
     def removed(self) -> bool:
         """Whether it is committed that this replica is no member any more; it never changes
-        back, because an id is never used again. False for a blank one that knows no members."""
+        back, because an id is never used again.
+
+        A membership from before its id was given says nothing of it: a newcomer that is filled
+        reads of all who belonged before it, and must not take itself for removed meanwhile.
+        """
         log = self._state.log
-        if log.membership_index > self._state.commit or not log.membership.voters:
+        membership = log.membership
+        if log.membership_index > self._state.commit or self.id >= membership.next_id:
             return False
-        return self.id not in members(log.membership)
+        return self.id not in members(membership)
 
     @property
     def transfer_target(self) -> ReplicaId:

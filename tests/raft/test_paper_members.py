@@ -413,6 +413,36 @@ def test_a_removed_replica_whose_removal_is_committed_is_quiet() -> None:
     assert not core(4, voters=Membership()).removed, "a blank replica is still to be added"
 
 
+def test_a_newcomer_that_reads_of_the_members_before_it_was_not_removed() -> None:
+    """Its log tells of those who belonged before it was added, committed long ago; nobody had been
+    given its id by then. Its node deletes a replica that was removed, data and all."""
+    newcomer = core(4, voters=Membership())
+
+    newcomer.step(
+        AppendEntries(N1, N4, T1, id_of(0, 0), (change(1, 1, membership(1, 2, 3)),), Index(1)), NOW
+    )
+    assert (newcomer.commit, newcomer.removed) == (1, False)
+
+    added = change(2, 1, membership(1, 2, 3, learners=(4,), promote=(4,)))
+    newcomer.step(AppendEntries(N1, N4, T1, id_of(1, 1), (added,), Index(2)), NOW)
+    assert not newcomer.removed
+
+    struck = membership(1, 2, 3)._replace(next_id=N5)
+    newcomer.step(AppendEntries(N1, N4, T1, id_of(2, 1), (change(3, 1, struck),), Index(3)), NOW)
+    assert newcomer.removed
+
+
+def test_a_newcomer_filled_by_a_snapshot_from_before_it_was_not_removed() -> None:
+    """The leader may have taken it before the entry that adds the newcomer was applied."""
+    newcomer = core(4, voters=Membership())
+    before = SnapshotMeta(id_of(7, 1), membership(1, 2, 3))
+
+    newcomer.step(InstallSnapshot(N1, N4, T1, before), NOW)
+    effects(newcomer)
+
+    assert (newcomer.commit, newcomer.removed) == (7, False)
+
+
 def test_a_removed_follower_is_told_and_then_left_alone() -> None:
     """It hears of the commit of its removal, so that it need not campaign to find out."""
     replica = leader(1, voters=membership(1, 2, 3))
