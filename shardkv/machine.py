@@ -196,7 +196,8 @@ class StoreMachine:
         return ConfigNumber(0) if self.config is None else self.config.number
 
     def _note_name(self) -> None:
-        info = None if self.config is None else self.config.groups.get(self.gid)
+        """One that has left is named as long as shards are to come from it."""
+        info = None if self.config is None else self.config.group(self.gid)
         self.is_named = self._uuid is None or info is None or info.uuid == self._uuid
 
     @property
@@ -216,7 +217,11 @@ class StoreMachine:
     def refusal(self, shard: ShardId) -> Answer | None:
         """Why this group does not answer clients about a shard now; None: it does."""
         held = self._shards[shard]
-        return None if held.serves and self.is_named else self._elsewhere(held)
+        return None if self._answers_about(held) else self._elsewhere(held)
+
+    def _answers_about(self, held: HeldShard) -> bool:
+        """Whether clients are answered about a shard here; see `be` for the second half."""
+        return held.serves and self.is_named
 
     def record(self, shard: ShardId) -> ShardRecord:
         return self._shards[shard].record
@@ -239,7 +244,7 @@ class StoreMachine:
         served after it must not see a state that another group may have overtaken (S1).
         """
         held = self._shards[shard]
-        if not (held.serves and self.is_named):
+        if not self._answers_about(held):
             return self._elsewhere(held)
         row_key = held.data_prefix + key
         row = rows.get(row_key)
@@ -251,7 +256,7 @@ class StoreMachine:
         """The shard's keys that begin with `prefix` and follow `after`, in order, with their rows;
         or why this group cannot say. To be used up before the next await, as `get`'s row is."""
         held = self._shards[shard]
-        if not held.serves:
+        if not self._answers_about(held):
             return self._elsewhere(held)
         lo = prefix if after is None else max(prefix, after + b"\0")
         hi = held.prefix + after_prefix(DATA + prefix)
@@ -271,13 +276,13 @@ class StoreMachine:
         proposes `ExpireSessions` with that figure. Nothing for a shard that is not served.
         """
         held = self._shards[shard]
-        if held.serves:
+        if self._answers_about(held):
             yield from held.sessions.survey(rows, after)
 
     def names(self, rows: Reader, shard: ShardId) -> Life | None:
         """How old a shard served here is, and how many named requests it knows; else None."""
         held = self._shards[shard]
-        return life(rows, held.prefix) if held.serves else None
+        return life(rows, held.prefix) if self._answers_about(held) else None
 
     def has_old_names(self, rows: Reader, shard: ShardId, age: int) -> bool:
         """Whether a shard of this age that is served here knows names which it may forget."""

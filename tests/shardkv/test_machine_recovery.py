@@ -44,6 +44,8 @@ def test_a_group_born_again_serves_only_once_its_configuration_names_it() -> Non
     assert group.apply(append(session, 2, b"k", b"w")) == ok(2), "let in before"
     assert group.get(b"k") == Answer(Code.WRONG_GROUP, (1,))
     assert group.machine.refusal(S0) == Answer(Code.WRONG_GROUP, (1,))
+    assert group.machine.scan(group.rows, S0, b"", None) == Answer(Code.WRONG_GROUP, (1,))
+    assert list(group.machine.survey(group.rows, S0)) == [], "it forgets nobody's session either"
     group.apply(configure(renamed(history.configs[-1])))
 
     assert group.get(b"k") == row(b"vw", 2)
@@ -253,6 +255,27 @@ def test_what_leaves_a_recovered_group_is_copied_anew_from_what_it_remembers() -
         Ask(S0, N2, B),
     )
     assert survivor.apply(Drop(S0, N2)) == DONE
+    survivor.restart()
+
+
+def test_a_group_that_was_leaving_when_it_was_lost_serves_nothing_that_it_forgot_to_freeze() -> None:
+    """It takes part no more, so the configuration names it only as one that shards come from: they
+    may be in elsewhere, by a freeze that the survivor lacks (S1)."""
+    history = History()
+    survivor = Group(A)
+    survivor.machine.be(OLD)
+    survivor.apply(configure(history.then(A, A, B, B)))
+    survivor.open(S0)
+    survivor.apply(put(1, 1, b"k", b"v"))
+    survivor.apply(configure(history.then(B, B, B, B)))
+    assert survivor.machine.record(S0).phase is Phase.MOVING
+    assert survivor.get(b"k") == row(b"v", 1), "it is served, by the group that it was"
+
+    survivor.machine.be(NEW)
+
+    assert survivor.get(b"k") == Answer(Code.WRONG_GROUP, (2,))
+    steps = todo(N2, survivor.machine.unsettled, survivor.machine.changes, recovered=N3)
+    assert steps == tuple(Renew(shard, N2, N3, arriving=False) for shard in (S0, S1))
     survivor.restart()
 
 
