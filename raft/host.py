@@ -14,6 +14,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
+from raft.chores import begin_chore
 from raft.config import RaftConfig
 from raft.core import Raft
 from raft.courier import Courier
@@ -113,8 +114,9 @@ class Host:
         self._dropping: dict[GroupId, None] = {}  # not yet durably
         self._cramped: dict[NodeId, None] = {}  # nodes that said last that their disks are full
         self._orphans = True  # rows of dropped replicas may lie on the data disk
-        self._housekeeper = self._loop.create_task(self._keep_house())
-        self._housekeeper.add_done_callback(_look_at_housekeeper)
+        self._housekeeper = begin_chore(
+            self._keep_house(), "logs are no longer cut on this node, and grow for ever"
+        )
 
     # Replicas
 
@@ -423,9 +425,3 @@ class Host:
         for replica in self.replicas.values():
             replica.stop(because)
         self._courier.close()
-
-
-def _look_at_housekeeper(task: "asyncio.Task[None]") -> None:
-    """It never ends by itself; without it logs grow for ever, so nobody may miss its end."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("logs are no longer cut on this node", exc_info=error)

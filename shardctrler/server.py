@@ -12,6 +12,7 @@ from typing import Final
 
 from labrpc.errors import Refused
 from labrpc.transport import Transport
+from raft.chores import begin_chore
 from raft.errors import (
     NotLeader,
     OutcomeUnknown,
@@ -91,7 +92,7 @@ class ControllerServer:
         self._transport.serve(QUERY, self._query)
         self._transport.serve(CHANGE, self._change)
         self._transport.serve(WATCH, self._watch)
-        self._expiry = self._loop.create_task(self._expire_idle_sessions())
+        self._expiry = begin_chore(self._expire_idle_sessions(), "sessions that nobody uses stay")
 
     async def close(self) -> None:
         """Let every watch go and stop expiring sessions. The transport is its owner's to close."""

@@ -17,6 +17,7 @@ from typing import Final
 
 from labrpc.errors import RpcError
 from labrpc.transport import Address, Transport
+from raft.chores import begin_chore
 from raft.host import Host
 from raft.replica import Replica
 from raft.types import NOBODY, GroupId
@@ -59,7 +60,7 @@ class Departing:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._run())
+        self._task = begin_chore(self._run(), "removed replicas stay on this node")
 
     async def close(self) -> None:
         if self._task is not None:
@@ -70,7 +71,9 @@ class Departing:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for gid, replica in list(self._host.replicas.items()):
-                if await self._is_removed(gid, replica):
+                removed = await self._is_removed(gid, replica)
+                # Another may have taken its place while the others were asked about it.
+                if removed and self._host.replicas.get(gid) is replica:
                     words = "replica %d is no member of group %d any more: its data is deleted"
                     log.warning(words, replica.id, gid)
                     await self._retire(gid)

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from raft.chores import begin_chore
+
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
@@ -70,7 +72,7 @@ class DiskSpace:
 
     def start(self) -> None:
         self.look()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = begin_chore(self._run(), "how full the disk is is no longer looked at")
 
     async def close(self) -> None:
         if self._task is not None:

@@ -12,6 +12,7 @@ from random import Random
 from typing import Final, Protocol
 
 from labrpc.transport import Address
+from raft.chores import begin_chore
 from raft.types import GroupId, NodeId
 from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import ConfigNumber, ShardConfig, View
@@ -60,7 +61,7 @@ class ConfigFeed:
         return ConfigNumber(0) if self.view is None else self.view.config.number
 
     def start(self) -> None:
-        self._following = asyncio.get_running_loop().create_task(self._follow())
+        self._following = begin_chore(self._follow(), "this node follows no configurations")
 
     async def close(self) -> None:
         tasks = [task for task in (self._following, self._looking) if task is not None]
@@ -75,7 +76,7 @@ class ConfigFeed:
     def look(self) -> None:
         """Ask at once: somebody knows a configuration that this node does not."""
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._looking = begin_chore(self._look(), "the newest configuration was not asked for")
 
     async def config(self, number: ConfigNumber) -> ShardConfig | None:
         """One configuration of the history; None while the controller does not answer."""

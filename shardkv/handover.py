@@ -18,6 +18,7 @@ from typing import Final
 
 from labrpc.errors import RpcError
 from labrpc.transport import Address, Transport
+from raft.chores import begin_chore
 from raft.errors import RaftError
 from raft.types import GroupId
 from shardctrler.codec import encode_config
@@ -165,7 +166,7 @@ class Handover:
             self._rest()
             return
         if self._survey is None:
-            self._survey = self._loop.create_task(self._forget_old())
+            self._survey = begin_chore(self._forget_old(), "sessions that nobody uses stay")
         machine = self._server.machine
         unsettled = machine.unsettled
         recovered = self._recovered()

@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 
 from labrpc.errors import Refused, RpcError
 from labrpc.transport import Address, Transport
+from raft.chores import begin_chore
 from raft.host import Host
 from raft.types import GroupId
 from shardctrler.types import Directory, View
@@ -145,8 +146,7 @@ class Healer:
         transport.serve(HEALTH, self._report)
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        self._task.add_done_callback(_look_at)
+        self._task = begin_chore(self._run(), "the cluster is no longer mended from this node")
 
     async def close(self) -> None:
         if self._task is not None:
@@ -393,9 +393,3 @@ def _group(
         wiped=wiped,
         wiped_seconds=now - wiped_since,
     )
-
-
-def _look_at(task: "asyncio.Task[None]") -> None:
-    """It never ends by itself; without it nothing is mended, so nobody may miss its end."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the cluster is no longer mended from this node", exc_info=error)

@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 
 from labrpc.errors import Refused
 from labrpc.transport import Transport
+from raft.chores import begin_chore
 from raft.host import Host
 from raft.replica import Replica
 from raft.types import NOBODY, GroupId, GroupUuid
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 CONTROLLER: Final = GroupId(0)
 ASK_SECONDS: Final = 5.0
+PAUSE_SECONDS: Final = 1.0
 
 Question = TypeVar("Question", bound=tuple[object, ...])
 
@@ -166,8 +168,17 @@ class RecoveryService:
         except ShardCtrlerError as error:
             raise Refused("UNAVAILABLE", f"the controller does not confirm it: {error}") from None
 
+    def _check_still_here(self, replica: Replica) -> None:
+        """While the controller was asked the replica may have gone, and another have come in its
+        place: by healing, by another operator, because its group removed it."""
+        if self._host.replicas.get(replica.gid) is not replica:
+            raise Refused(
+                "ABORTED", f"this node holds another replica of group {replica.gid}; look again"
+            )
+
     def _check_unchanged(self, replica: Replica, command: Rebirth) -> None:
         """Nothing is awaited between this and the replica's stop."""
+        self._check_still_here(replica)
         core = replica.core
         if replica.stopped_because is not None and replica.stopped_because != SUPERSEDED:
             raise Refused("FAILED_PRECONDITION", f"it has stopped: {replica.stopped_because}")
@@ -186,6 +197,7 @@ class RecoveryService:
                 record = (await self._newest()).directory.groups.get(gid)
                 if record is None or record.uuid == replica.record.uuid:
                     raise Refused("FAILED_PRECONDITION", f"group {gid} means this very replica's")
+            self._check_still_here(replica)
             log.warning("replica %d of group %d is deleted: an operator says so", replica.id, gid)
             await self._groups.retire(gid)
         return Retired()
@@ -201,7 +213,7 @@ class RecoveryService:
         """At news: does a gid mean another group than the replica here is of?"""
         under_way = self._looking is not None and not self._looking.done()
         if not under_way and any(self._differs(gid) for gid in self._host.replicas):
-            self._looking = asyncio.get_running_loop().create_task(self._silence())
+            self._looking = begin_chore(self._silence(), "replicas of former groups go on")
 
     def _differs(self, gid: GroupId) -> bool:
         replica, view = self._host.replicas[gid], self._feed.view
@@ -217,11 +229,13 @@ class RecoveryService:
         controller is asked, linearizably, after it was seen here: a new uuid is in its log before
         the first replica of it exists."""
         here = {gid: replica for gid, replica in self._host.replicas.items() if gid != CONTROLLER}
-        try:
-            view = await self._client.newest(timeout=ASK_SECONDS)
-        except ShardCtrlerError as error:  # the next news brings it up again
-            log.info("not known whether a group was recovered: %s", error)
-            return
+        while True:
+            try:
+                view = await self._client.newest(timeout=ASK_SECONDS)
+                break
+            except ShardCtrlerError as error:  # there may be no more news to bring it up again
+                log.info("not known whether a group was recovered: %s", error)
+                await asyncio.sleep(PAUSE_SECONDS)
         for gid, replica in here.items():
             record = view.directory.groups.get(gid)
             if record is not None and record.uuid != replica.record.uuid:

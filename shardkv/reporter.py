@@ -8,6 +8,7 @@ import asyncio
 import logging
 from typing import Final
 
+from raft.chores import begin_chore
 from raft.host import Host
 from raft.replica import Replica
 from raft.types import GroupId
@@ -41,7 +42,7 @@ class Reporter:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = begin_chore(self._run(), "the controller is told no more of this node")
 
     async def close(self) -> None:
         if self._task is not None:

@@ -41,6 +41,9 @@ FLUSH_SECONDS: Final = 0.001
 class DiskFailed(OSError):
     """A write or a sync failed, or came after one that did."""
 
+    ended = False
+    """Whether its process was told, and has ended by it."""
+
 
 class ProcessEnded(asyncio.CancelledError):
     """The process is gone; what it was doing ends here, and no handler of its own sees it."""
@@ -268,6 +271,7 @@ class SimDrive:
         error = DiskFailed("no space left on device" if self.full else "input/output error")
         self.crash()
         if self.on_failure is not None:
+            error.ended = True
             self.on_failure(error)
         raise error
 

@@ -19,6 +19,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
 
 from labrpc.sim.chance import Seed
+from labrpc.sim.disk import DiskFailed
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -301,8 +302,10 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def _note_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, asyncio.CancelledError):
-            return  # a process that ended in the middle of a callback
+        if isinstance(error, asyncio.CancelledError) or (
+            isinstance(error, DiskFailed) and error.ended
+        ):
+            return  # a process that ended in the middle of a callback, or by its disk
         self.failures.append((str(context["message"]), error))
         self.stop()
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from labrpc.errors import RpcError
 from labrpc.transport import Address, Transport
+from raft.chores import begin_chore
 from shardctrler.types import View
 from shardkv import admin
 from shardkv.admin import BadAdmin, NodeStatus, Nothing
@@ -95,8 +96,7 @@ class Watching:
         self._closed = False
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._run())
-        self._task.add_done_callback(_look_at)
+        self._task = begin_chore(self._run(), "the cluster is no longer watched by this node")
 
     async def close(self) -> None:
         self._closed = True
@@ -248,9 +248,3 @@ def _message(kind: str, data: bytes, number: int | None = None) -> bytes:
     """One server-sent event; its data has no line ends, being JSON."""
     named = b"" if number is None else b"id: %d\n" % number
     return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), named, data)
-
-
-def _look_at(task: "asyncio.Task[None]") -> None:
-    """It never ends by itself."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("the cluster is no longer watched by this node", exc_info=error)

@@ -258,7 +258,9 @@ def test_what_leaves_a_recovered_group_is_copied_anew_from_what_it_remembers() -
     survivor.restart()
 
 
-def test_a_group_that_was_leaving_when_it_was_lost_serves_nothing_that_it_forgot_to_freeze() -> None:
+def test_a_group_that_was_leaving_when_it_was_lost_serves_nothing_that_it_forgot_to_freeze() -> (
+    None
+):
     """It takes part no more, so the configuration names it only as one that shards come from: they
     may be in elsewhere, by a freeze that the survivor lacks (S1)."""
     history = History()
