@@ -15,6 +15,8 @@ from raft.sessions import digest
 from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.codec import (
     BadConfig,
+    decode_view,
+    encode_view,
     fields,
     integer,
     members,
@@ -24,7 +26,7 @@ from shardctrler.codec import (
     text,
     uuid,
 )
-from shardctrler.types import ConfigNumber, GroupMember, NodeAddresses, ShardId
+from shardctrler.types import ConfigNumber, GroupMember, NodeAddresses, ShardId, View
 
 FORMAT: Final = 1
 COMMAND_BYTES_MAX: Final = 256 * 1024
@@ -96,6 +98,15 @@ class Abandon(NamedTuple):
     """Shards that other groups own, which were on their way there from it."""
 
 
+class Adopt(NamedTuple):
+    """The controller itself lost its majority, and goes on from a survivor that may have lacked
+    entries: this is what they made, as nodes know it. Of the view's configuration the number is the
+    next one after the survivor's newest, or that very one where none is lacking. Never given but
+    by whoever recovers the controller's group."""
+
+    view: View
+
+
 class RegisterNode(NamedTuple):
     """Where a node listens now. Replaces what it said before."""
 
@@ -110,7 +121,7 @@ class ForgetNode(NamedTuple):
     node: NodeId
 
 
-Change = Join | Leave | Move | UpdateMembers | RegisterNode | ForgetNode | Recover | Abandon
+Change = Join | Leave | Move | UpdateMembers | RegisterNode | ForgetNode | Recover | Abandon | Adopt
 
 
 class Request(NamedTuple):
@@ -170,6 +181,7 @@ class Code(IntEnum):
     BAD_COMMAND = 12  # (): not a command that a leader should have let in
     UUID_CHANGED = 13  # (gid): it means another group by now
     NODE_IS_MEMBER = 14  # (gid): of that group, by what is known
+    HISTORY_DIFFERS = 15  # (configuration's number): it is another one, or does not follow
     # The session knows better. Never recorded.
     SESSION_EXPIRED = 20  # ()
     SEQUENCE_STALE = 21  # ()
@@ -215,6 +227,7 @@ class _Kind(IntEnum):
     RECOVER = 15
     ABANDON = 16
     FORGET_NODE = 17
+    ADOPT = 18
 
 
 def encode_command(command: Command) -> bytes:
@@ -279,6 +292,8 @@ def _change_fields(change: Change) -> list[Any]:
         case Abandon(gid, expected, kept, lost):
             pairs = [list(pair) for pair in kept]
             return [_Kind.ABANDON, [gid, expected, pairs, list(lost)]]
+        case Adopt(view):
+            return [_Kind.ADOPT, [encode_view(view)]]
         case ForgetNode(node):
             return [_Kind.FORGET_NODE, [node]]
         case RegisterNode(node, addresses):
@@ -318,6 +333,11 @@ def _change(kind_and_body: list[Any]) -> Change:
         case _Kind.REGISTER_NODE:
             node, client, peer, http = sequence(body, 4)
             return RegisterNode(node_id(node), NodeAddresses(text(client), text(peer), text(http)))
+        case _Kind.ADOPT:
+            (view,) = sequence(body, 1)
+            if type(view) is not bytes:
+                raise BadConfig("a view is bytes")
+            return Adopt(decode_view(view))
         case _Kind.FORGET_NODE:
             return ForgetNode(node_id(sequence(body, 1)[0]))
         case _:

@@ -81,6 +81,7 @@ _MESSAGES = {
     Code.OLD_MEMBERSHIP: "group {}'s membership is known up to version {}, which is newer",
     Code.UUID_CHANGED: "group {} means another group by now: look again, then decide",
     Code.NODE_IS_MEMBER: "the node holds a replica of group {}: replace it, or remove that first",
+    Code.HISTORY_DIFFERS: "configuration {} is another one here, or does not follow the newest",
     Code.BAD_COMMAND: "not a command that this version knows",
     Code.SESSION_EXPIRED: "the session has expired; open a new one",
     Code.SEQUENCE_STALE: "the client has acknowledged this request; its answer is forgotten",

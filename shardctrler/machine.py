@@ -39,6 +39,7 @@ from shardctrler.codec import (
 from shardctrler.commands import (
     NO_UUID,
     Abandon,
+    Adopt,
     Answer,
     Change,
     CloseSession,
@@ -78,6 +79,8 @@ GROUPS_MAX: Final = 256
 SHARDS_MAX: Final = 16_384
 SESSIONS_SKIPPED: Final = 2**32
 """Session numbers that are never given after a state was put back: more than can have been."""
+VERSIONS_SKIPPED: Final = 2**20
+"""The same of the directory's versions: whoever knows a later one believes no earlier one."""
 
 _FORMAT: Final = 1
 _META: Final = b"m"
@@ -215,6 +218,8 @@ class ControllerMachine:
         if isinstance(decided, Answer):
             return decided
         self._store(decided, rows)
+        if isinstance(request.change, Adopt):
+            self.sessions.skip(rows, SESSIONS_SKIPPED)
         return Answer(Code.OK, (decided.config.number,))
 
     # What a change makes of a view: a refusal, or the next view. These change nothing.
@@ -233,6 +238,8 @@ class ControllerMachine:
                 return self._recover(change)
             case Abandon():
                 return self._abandon(change)
+            case Adopt(view):
+                return self._adopt(view)
             case RegisterNode(node, addresses):
                 directory = self.view.directory
                 if directory.nodes.get(node) == addresses:
@@ -388,6 +395,36 @@ class ControllerMachine:
             after.directory,
         )
 
+    # When the controller's own majority is lost. The survivor may lack configurations that groups
+    # have taken, and that clients route by. A number that came again for another configuration
+    # would part those who know the first from those who know the second, for ever; or, worse, give
+    # a shard that is on its way to two groups. So what is known elsewhere is taken over before
+    # anything new is decided, page by page; and what the lost entries may have given is not given
+    # again: versions of the directory, numbers of sessions.
+
+    def _adopt(self, known: View) -> Answer | View:
+        config, directory = known
+        newest, mine = self.view
+        if len(config.shards) != self.nshards:
+            return Answer(Code.BAD_COMMAND)
+        if config.number == newest.number:
+            if config != newest:
+                return Answer(Code.HISTORY_DIFFERS, (config.number,))
+            config = newest
+        elif config.number != newest.number + 1:
+            return Answer(Code.CONFIG_CHANGED, (newest.number,))
+        elif not config.abandoned and config.previous != _holders(newest):
+            return Answer(Code.HISTORY_DIFFERS, (config.number,))
+        later, earlier = directory, mine
+        if directory.version < mine.version:
+            later, earlier = mine, directory
+        named = {
+            gid: GroupRecord(info.uuid, 0, info.members) for gid, info in config.groups.items()
+        }
+        groups = {**named, **earlier.groups, **later.groups}
+        version = later.version + VERSIONS_SKIPPED
+        return View(config, Directory(version, groups, later.nodes))
+
     def _with_directory(
         self,
         groups: Mapping[GroupId, GroupRecord] | None = None,
@@ -470,8 +507,11 @@ def _reborn(gid: GroupId, info: GroupInfo, groups: Mapping[GroupId, GroupInfo]) 
 
 def _balanced(config: ShardConfig, groups: list[GroupId]) -> tuple[GroupId, ...]:
     """The shards of `config` over these groups; a parked one rather where its rows are."""
-    holders = [config.holder(ShardId(shard)) for shard in range(len(config.shards))]
-    return balance(config.shards, groups, holders)
+    return balance(config.shards, groups, _holders(config))
+
+
+def _holders(config: ShardConfig) -> tuple[GroupId, ...]:
+    return tuple(config.holder(ShardId(shard)) for shard in range(len(config.shards)))
 
 
 def _next_view(view: View, shards: tuple[GroupId, ...], taking_part: list[GroupId]) -> View:

@@ -18,12 +18,13 @@ from raft.types import GroupId, GroupUuid
 from shardctrler.client import ControllerClient
 from shardctrler.machine import ControllerMachine
 from shardctrler.server import ControllerServer
-from shardctrler.types import NodeAddresses, ShardId
+from shardctrler.types import ConfigNumber, NodeAddresses, ShardId
 from shardkv.admin import ShardStatus
 from shardkv.backup.protocol import Unsettled
 from shardkv.backup.serving import BackupService
 from shardkv.feed import ConfigFeed
 from shardkv.handover import Handover, RateLimit
+from shardkv.last_view import Page
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.read_service import ReadService
@@ -86,7 +87,7 @@ class Assembly:
         self.feed = ConfigFeed(self.client, rng)
         self.service = StoreService(transport)
         self.service.tracing = self._tracing = tracing
-        self.reads = ReadService(transport, self.service, lambda: self.feed.view)
+        self.reads = ReadService(transport, self.service, lambda: self.feed.view, self.page)
         self.controller: ControllerServer | None = None
         self.backups = BackupService(host, self, rng)
         self.recovery = RecoveryService(host, self, self.client, self.feed, host.boot)
@@ -194,6 +195,18 @@ class Assembly:
         """Of the configuration that a group has applied here; 0 if none."""
         group = self.groups.get(gid)
         return 0 if group is None else group.server.machine.number
+
+    def page(self, number: ConfigNumber) -> Page:
+        """A configuration of the history, by what was heard here and what groups have applied."""
+        applied = [
+            config
+            for group in self.groups.values()
+            if (config := group.server.machine.config) is not None
+        ]
+        page = self.feed.kept(number)
+        if page is None:
+            page = next((config for config in applied if config.number == number), None)
+        return Page(max([self.feed.number, *[config.number for config in applied]]), page)
 
     async def read_barrier(self, gid: GroupId) -> None:
         """See `shardkv.backup.serving.Groups`."""

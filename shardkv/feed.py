@@ -91,6 +91,10 @@ class ConfigFeed:
             self._remember(known)
         return known
 
+    def kept(self, number: ConfigNumber) -> ShardConfig | None:
+        """One configuration of the history, if it is kept here: nobody is asked."""
+        return self._configs.get(number)
+
     def members(self, gid: GroupId) -> tuple[Address, ...]:
         """Where a group's members take calls, as far as is known now; () if nothing is."""
         if self.view is None:

@@ -54,7 +54,7 @@ from shardkv.departing import Departing
 from shardkv.disk_space import DiskSpace, give_up_ballast, make_ballast, space_of
 from shardkv.healing import Healer
 from shardkv.healing_beats import BEAT, HEALTH, Own
-from shardkv.last_view import VIEW
+from shardkv.last_view import PAGE, VIEW
 from shardkv.listing import LIST
 from shardkv.load import LOAD, Meter, NodeLoad, node_load
 from shardkv.node_tls import NodeTls, files_of
@@ -344,8 +344,8 @@ class Node:
         self._clients.serve(LOAD, load)
 
         methods = (
-            KV, READ, LIST, VIEW, copies.PULL, copies.SETTLED, ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH,
-            backups.OPEN, backups.NEXT, backups.CLOSE,
+            KV, READ, LIST, VIEW, PAGE, copies.PULL, copies.SETTLED,
+            ctrl.QUERY, ctrl.CHANGE, ctrl.WATCH, backups.OPEN, backups.NEXT, backups.CLOSE,
         )  # fmt: skip
         commands = (
             admin.CREATE_GROUP, admin.CREATE_REPLICA, admin.CHANGE_MEMBERS, admin.TRANSFER,

@@ -4,8 +4,15 @@ from collections.abc import Awaitable, Callable
 
 from labrpc.errors import Refused
 from labrpc.transport import Transport
-from shardctrler.types import View
-from shardkv.last_view import VIEW, encode_last
+from shardctrler.types import ConfigNumber, View
+from shardkv.last_view import (
+    PAGE,
+    VIEW,
+    Page,
+    decode_page_request,
+    encode_last,
+    encode_page,
+)
 from shardkv.listing import LIST, ListReply, answer_list, decode_list, encode_list_reply
 from shardkv.protocol import BadFrame, Status
 from shardkv.reading import READ, ReadReply, ReplicaReads, decode_read, encode_read_reply
@@ -18,20 +25,35 @@ class ReadService:
     Args:
         service: Whose groups they are; reads count as its operations in flight.
         view: The newest configuration that this node knows.
+        page: A configuration of the history, if this node has it.
     """
 
     def __init__(
-        self, transport: Transport, service: StoreService, view: Callable[[], View | None]
+        self,
+        transport: Transport,
+        service: StoreService,
+        view: Callable[[], View | None],
+        page: Callable[[ConfigNumber], Page],
     ) -> None:
         self._service = service
         self._view = view
+        self._page = page
         transport.serve(VIEW, self.view)
+        transport.serve(PAGE, self.page)
         transport.serve(READ, self.read)
         transport.serve(LIST, self.list_)
 
     async def view(self, _: bytes) -> bytes:
         """A clerk's question for the configuration that this node knows, confirmed by nobody."""
         return encode_last(self._view())
+
+    async def page(self, body: bytes) -> bytes:
+        """A question for a page of the history, confirmed by nobody either."""
+        try:
+            number = decode_page_request(body)
+        except BadFrame as error:
+            raise Refused(INVALID, str(error)) from None
+        return encode_page(self._page(number))
 
     async def read(self, body: bytes) -> bytes:
         """A clerk's questions to this replica, leader or not."""

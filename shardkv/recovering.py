@@ -13,7 +13,8 @@ from labrpc.errors import RpcError
 from labrpc.transport import Address, Transport
 from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.client import ControllerClient
-from shardctrler.commands import Abandon, Recover
+from shardctrler.commands import Abandon, Adopt, Recover
+from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import (
     RETIRED,
     ConfigNumber,
@@ -25,6 +26,7 @@ from shardctrler.types import (
 )
 from shardkv import admin
 from shardkv.admin import BadAdmin, ReplicaStatus
+from shardkv.adopting import lacking
 from shardkv.errors import ShardKVError, Unavailable
 from shardkv.growth import CONTROLLER_GID, Seen, Wish, leader_of
 from shardkv.operating import Operator
@@ -143,7 +145,7 @@ class Recoverer:
             Unavailable: it is decided, and not finished in time; `apply` again goes on.
         """
         if gid == CONTROLLER_GID:
-            return await self._apply_controller(directories, deadline), ConfigNumber(0)
+            return await self._apply_controller(client, directories, deadline), ConfigNumber(0)
         view = await client.newest()
         record = view.directory.groups.get(GroupId(gid))
         if record is None or record.uuid == RETIRED:
@@ -165,14 +167,43 @@ class Recoverer:
         await self._come_to(gid, choice.node, uuid, number, deadline)
         return choice.node, number
 
-    async def _apply_controller(self, directories: Sequence[Left], deadline: float) -> str:
+    async def _apply_controller(
+        self, client: ControllerClient, directories: Sequence[Left], deadline: float
+    ) -> str:
         """Nobody is above the controller's group: the operator's word stands alone."""
         found = await self.plan(CONTROLLER_GID, None, directories)
+        leader = next((one.node for one in found.left if one.leads), "")
+        if leader and await self._was_left_behind(client):
+            return leader
         choice = _choice(found)
         uuid = GroupUuid(self._rng.randbytes(UUID_BYTES))
         await self._be_born(choice, uuid)
         await self._come_to(CONTROLLER_GID, choice.node, uuid, 0, deadline)
+        await self._take_over(client, born_now=True)
         return choice.node
+
+    async def _was_left_behind(self, client: ControllerClient) -> bool:
+        """Finish what an `apply` began that was cut off after the birth; whether there was one."""
+        try:
+            return await self._take_over(client, born_now=False)
+        except ShardCtrlerError:  # whoever believes that he leads cannot answer
+            return False
+
+    async def _take_over(self, client: ControllerClient, *, born_now: bool) -> bool:
+        """Have the controller know again what nodes know, and its survivor did not; whether there
+        was anything. What was born just now is told so in any case: there are numbers that it must
+        not give again."""
+        view = await client.newest()
+        nodes = [Address(node) for node in self._nodes.values()]
+        lacks = await lacking(self._transport, nodes, view)
+        if not lacks and not born_now:
+            return False
+        directory = view.directory if lacks.directory is None else lacks.directory
+        for config in lacks.configs or (view.config,):
+            newest = await client.change(Adopt(View(config, directory)))
+            if lacks.configs:
+                self._progress(f"configuration {newest} is taken over from those who know it")
+        return True
 
     async def _be_born(self, choice: Left, uuid: GroupUuid) -> None:
         command = Rebirth(

@@ -5,6 +5,7 @@ for ever.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from raft.disk import promise, records
@@ -54,7 +55,7 @@ from shardctrler.types import (
     View,
 )
 from shardkv import commands as store
-from shardkv import protocol, rows
+from shardkv import last_view, protocol, rows
 from shardkv.once import TOKEN_BYTES, Once
 from shardkv.phases import Phase
 from shardkv.rows import ROWS_DONE, changes_cursor
@@ -65,6 +66,7 @@ Sample = tuple[bytes, Callable[[bytes], Any], Any]
 
 CLUSTER = bytes(range(16))
 UUID = GroupUuid(bytes(range(16, 32)))
+OTHER_UUID = GroupUuid(bytes(range(48, 64)))
 G1 = GroupId(1)
 R1, R2 = ReplicaId(1), ReplicaId(2)
 LAST = EntryId(Index(9), Term(4))
@@ -85,6 +87,9 @@ CONFIG = ShardConfig(
     (G1, GroupId(2), GroupId(2), GroupId(2)),
 )
 ADDRESSES = NodeAddresses("127.0.0.1:7400", "127.0.0.1:7401", "127.0.0.1:7402")
+REGISTERED = GroupRecord(UUID, 2, (GroupMember(NodeId("n1"), "a:1"),))
+VIEW = View(CONFIG, Directory(5, {G1: REGISTERED}, {NodeId("n1"): ADDRESSES}))
+GIVEN_UP = replace(CONFIG, number=ConfigNumber(4), abandoned=(GroupId(3),), lost=(ShardId(2),))
 
 MESSAGES: tuple[AnyMessage | SnapshotChunk | ChunkReply, ...] = (
     RequestVote(R1, R2, Term(5), LAST, pre=True, transfer=False),
@@ -118,6 +123,8 @@ STORE: tuple[store.Command, ...] = (
     store.Restart(ShardId(3), ConfigNumber(3), 12),
     store.Drop(ShardId(3), ConfigNumber(3)),
     store.Abandoned(codec.encode_config(CONFIG), True),
+    store.PassTime(ShardId(3), 600_000),
+    store.Renew(ShardId(3), ConfigNumber(3), ConfigNumber(4), arriving=True),
 )  # type: ignore[arg-type]
 GROUP = controller.JoiningGroup(G1, UUID, (GroupMember(NodeId("n1"), "a:1"),), 2)
 CONTROLLER: tuple[controller.Command, ...] = (
@@ -129,6 +136,12 @@ CONTROLLER: tuple[controller.Command, ...] = (
     controller.OpenSession(),
     controller.CloseSession(1),
     controller.ExpireSessions(((1, 2),)),
+    controller.Request(1, 2, 1, controller.Recover(G1, UUID, OTHER_UUID, GROUP.members[0])),
+    controller.Request(
+        1, 2, 1, controller.Abandon(G1, UUID, ((ShardId(3), GroupId(2)),), (ShardId(1),))
+    ),
+    controller.Request(1, 2, 1, controller.ForgetNode(NodeId("n1"))),
+    controller.Request(1, 2, 1, controller.Adopt(VIEW), ConfigNumber(2)),
 )
 
 
@@ -177,8 +190,6 @@ def _on_disk() -> dict[str, Sample]:
         Phase.ARRIVING, ConfigNumber(3), ConfigNumber(2), 4, GroupId(2), 12, b"cursor", 0
     )  # type: ignore[arg-type]
     at = rows.record_key(ShardId(3))
-    registered = GroupRecord(UUID, 2, GROUP.members)
-    view = View(CONFIG, Directory(5, {G1: registered}, {NodeId("n1"): ADDRESSES}))
     return {
         "disk: identity": (
             records.encode_identity(identity), records.decode_identity, identity
@@ -217,9 +228,16 @@ def _on_disk() -> dict[str, Sample]:
         "disk: configuration": (
             codec.encode_config(CONFIG), codec.decode_config, CONFIG
         ),
-        "disk: group": (codec.encode_group(registered), codec.decode_group, registered),
+        "disk: group": (codec.encode_group(REGISTERED), codec.decode_group, REGISTERED),
         "disk: addresses": (
             codec.encode_addresses(ADDRESSES), codec.decode_addresses, ADDRESSES
         ),
-        "wire: view": (codec.encode_view(view), codec.decode_view, view),
+        "wire: view": (codec.encode_view(VIEW), codec.decode_view, VIEW),
+        "disk: configuration that gives a group up": (
+            codec.encode_config(GIVEN_UP), codec.decode_config, GIVEN_UP
+        ),
+        "wire: page": (
+            last_view.encode_page(last_view.Page(7, CONFIG)), last_view.decode_page,
+            last_view.Page(7, CONFIG),
+        ),
     }  # fmt: skip

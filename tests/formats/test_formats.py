@@ -11,11 +11,15 @@ import hashlib
 import json
 import tarfile
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
+from raft.messages import AnyMessage
+from shardctrler import commands as controller
+from shardkv import commands as store
 from shardkv.embedded import open_store
-from tests.formats.samples import samples
+from tests.formats.samples import CONTROLLER, MESSAGES, STORE, samples
 
 HERE = Path(__file__).parent
 SAMPLES = samples()
@@ -39,6 +43,25 @@ def test_what_was_written_then_is_read(name: str) -> None:
     _, read, value = SAMPLES[name]
 
     assert read(KEPT[name]) == value
+
+
+@pytest.mark.parametrize(
+    ("union", "sampled"),
+    [
+        (store.Command, [type(command) for command in STORE]),
+        (controller.Command, [type(command) for command in CONTROLLER]),
+        (
+            controller.Change,
+            [type(c.change) for c in CONTROLLER if isinstance(c, controller.Request)],
+        ),
+        (AnyMessage, [type(message) for message in MESSAGES]),
+    ],
+    ids=["the store's commands", "the controller's", "its changes", "messages of Raft"],
+)
+def test_every_kind_that_a_log_holds_or_a_peer_sends_is_kept(
+    union: Any, sampled: list[type]
+) -> None:
+    assert set(get_args(union)) - set(sampled) == set()
 
 
 @pytest.mark.parametrize("archive", sorted(HERE.glob("store-*.tar.gz")), ids=lambda path: path.name)

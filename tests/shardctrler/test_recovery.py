@@ -6,18 +6,22 @@ from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.codec import decode_config, encode_config
 from shardctrler.commands import (
     Abandon,
+    Adopt,
     Answer,
     Change,
     Code,
     Join,
     Leave,
+    Move,
+    OpenSession,
     Recover,
+    RegisterNode,
     Request,
     UpdateMembers,
     decode_command,
     encode_command,
 )
-from shardctrler.types import NO_GROUP, RETIRED, GroupMember, ShardId
+from shardctrler.types import NO_GROUP, RETIRED, GroupMember, NodeAddresses, ShardId, View
 from tests.shardctrler.test_machine import Controller, ok
 from tests.support.controllers import group
 
@@ -176,3 +180,94 @@ def test_commands_are_read_as_they_were_written(controller: Controller) -> None:
     ):
         request = Request(1, 2, 1, change)
         assert decode_command(encode_command(request)) == request
+
+
+# When the controller's own majority is lost
+
+
+def behind(*lost: Change) -> tuple[Controller, Controller]:
+    """The controller as it was with entries that were lost, and its survivor without them."""
+    was, survivor = Controller(), Controller()
+    for controller in (was, survivor):
+        assert controller.ask(Join((group(1), group(2)))) == ok(1)
+    for change in lost:
+        assert was.ask(change).code is Code.OK
+    return was, survivor
+
+
+def test_a_survivor_takes_over_what_it_lacked_page_by_page() -> None:
+    was, survivor = behind(
+        Move(ShardId(0), G2), Join((group(3),)), RegisterNode(NodeId("n9"), NodeAddresses("a", "b"))
+    )
+    known = was.machine.view
+    assert known.config.number == 3 and survivor.machine.view.config.number == 1
+
+    for number in (2, 3):
+        page = Adopt(View(was.machine.config(number), known.directory))
+        assert survivor.ask(page) == ok(number)
+        assert survivor.ask(page) == ok(number), "said again"
+
+    now = survivor.machine.view
+    assert now.config == known.config
+    assert survivor.machine.config(2) == was.machine.config(2)
+    assert (now.directory.groups, now.directory.nodes) == (
+        known.directory.groups,
+        known.directory.nodes,
+    )
+    assert now.directory.version > known.directory.version + 1000, "some know versions after it"
+    assert survivor.ask(Leave((G3,))) == ok(4)
+    assert survivor.restarted().view == survivor.machine.view
+
+
+def test_where_no_configuration_is_lacking_the_directory_is_still_taken_over() -> None:
+    """Nodes believe no earlier version of it than the last that they heard."""
+    was, survivor = behind(RegisterNode(NodeId("n9"), NodeAddresses("a", "b")))
+    known = was.machine.view
+
+    assert survivor.ask(Adopt(known)) == ok(1)
+
+    assert survivor.machine.view.directory.nodes == known.directory.nodes
+    assert survivor.machine.view.directory.version > known.directory.version
+
+
+def test_what_a_survivor_knows_better_stays() -> None:
+    """An entry that the lost majority had not heard of, and that is committed now."""
+    was, survivor = behind()
+    own = RegisterNode(NodeId("n8"), NodeAddresses("c", "d"))
+    assert survivor.ask(own).code is Code.OK
+
+    assert survivor.ask(Adopt(was.machine.view)) == ok(1)
+
+    assert NodeId("n8") in survivor.machine.view.directory.nodes
+
+
+def test_no_session_number_is_given_twice() -> None:
+    was, survivor = behind()
+    given = was.tell(OpenSession()).facts[0]
+
+    assert survivor.ask(Adopt(was.machine.view)) == ok(1)
+
+    assert survivor.tell(OpenSession()).facts[0] > given + 1000
+
+
+def test_a_configuration_of_another_history_is_refused() -> None:
+    was, survivor = behind(Move(ShardId(0), G2), Move(ShardId(0), G1), Move(ShardId(2), G2))
+    directory = was.machine.view.directory
+
+    def adopt(number: int) -> Answer:
+        return survivor.ask(Adopt(View(was.machine.config(number), directory)))
+
+    assert adopt(3) == Answer(Code.CONFIG_CHANGED, (1,)), "one is missing between"
+    assert adopt(2) == ok(2)
+    assert survivor.ask(Move(ShardId(4), G2)) == ok(3)
+    assert adopt(3) == Answer(Code.HISTORY_DIFFERS, (3,)), "that number was given again"
+    before = survivor.machine.view
+    assert adopt(4) == Answer(Code.HISTORY_DIFFERS, (4,)), "it follows another"
+    assert survivor.machine.view == before
+
+
+def test_to_adopt_travels_whole() -> None:
+    was, _ = behind(Join((group(3),)), Leave((G3,)))
+    request = Request(1, 2, 2, Adopt(was.machine.view))
+
+    assert decode_command(encode_command(request)) == request

@@ -454,3 +454,45 @@ def test_a_group_that_is_lost_whole_is_given_up_and_nobody_waits_for_it(seed: in
             assert node.host.replicas[G1].stopped_because == SUPERSEDED
 
     play(main(), name)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_controller_that_missed_configurations_takes_them_over_from_those_who_know(
+    seed: int,
+) -> None:
+    """The survivor was cut off while shards moved and a node moved house. Groups have taken those
+    configurations, and clients route by them: numbers that came twice would part them for ever."""
+    name = f"missed configurations/{seed}"
+
+    async def main() -> None:
+        world = World(name)
+        await world.start(G1, G2)
+        await asyncio.sleep(1.0)
+        leader = world.cluster.leader(GroupId(0))
+        followers = [node for node in world.replicas(GroupId(0)) if node is not leader]
+        assert leader is not None
+        survivor = followers[seed % 2]
+        world.cluster.network.isolate(
+            survivor.address, [node.address for node in world.cluster.nodes.values()]
+        )
+        config = (await world.admin.newest()).config
+        shard, other = config.shards_of(G1)[:2]
+        await world.settled(await world.admin.move(shard, G2), (G1, G2))
+        number = await world.admin.move(other, G2)
+        await asyncio.sleep(0.003 * seed)
+        world.lose(leader, followers[1 - seed % 2])
+        world.cluster.network.heal()
+        await asyncio.sleep(1.0)
+
+        now = asyncio.get_running_loop().time()
+        node, _ = await world.recoverer.apply(world.admin, 0, deadline=now + 30)
+
+        assert node == survivor.name
+        view = await world.admin.newest()
+        assert view.config.number == number
+        await world.settled(await world.admin.move(other, G1), (G1, G2))
+        await asyncio.sleep(1.0)
+        last = await world.finish()
+        world.judge(last)
+
+    play(main(), name)
