@@ -16,6 +16,8 @@ What is done against each way in which LevelDB was measured to lose data or cras
 - LevelDB syncs only its newest write-ahead log. A database whose rows are written un-synced must
   therefore not trust any of them: `flush` puts rows into tables, and at the start the logs are set
   aside (`trust_log=False`). A database trusts its log if and only if every write to it is synced.
+- So nothing is gained by telling LevelDB of un-synced rows one by one: they gather in memory
+  (`write_buffer.py`), and it is told of many at once, in the thread.
 """
 
 import asyncio
@@ -28,13 +30,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
-from time import perf_counter
+from threading import Event, Thread
+from time import perf_counter, sleep
 from typing import Final, NoReturn
 
 import plyvel
 
 from raft.disk.records import START_AGAIN
+from raft.disk.write_buffer import MISSING, Batch, WriteBuffer, find, merged, written
 from raft.errors import DataInUse, DataUnusable, StorageFailed
 from raft.histogram import Histogram
 from raft.ports import Write
@@ -55,6 +58,16 @@ RUN_PREFIX_BYTES: Final = 20
 """Deletes whose keys share fewer bytes are not of one run: too much that lives may lie between."""
 RUN_PAUSE_SECONDS: Final = 5.0
 """A run is over when nothing was added to it for so long."""
+
+BUFFER_BYTES_MAX: Final = 8 * MIB
+"""So much of what was written un-synced gathers before LevelDB is told."""
+BUFFER_STALL_BYTES: Final = 4 * BUFFER_BYTES_MAX
+"""And a write waits where LevelDB is so far behind."""
+RANGE_ROWS: Final = 256
+"""A range walks over the rows that gathered; past so many they are handed over first, so that
+ranges one after the other do not."""
+_YIELD_ROWS: Final = 256
+"""The thread lets the loop go on after so many rows."""
 
 OnError = Callable[[BaseException], NoReturn]
 OnFailure = Callable[[BaseException], None]
@@ -105,6 +118,12 @@ class Worker:
     def submit(self, job: Job, done: Done) -> None:
         """Run `job` in the thread, then `done` with what it raised, or None, on the loop."""
         self._jobs.put((asyncio.get_running_loop(), job, done))
+
+    def wait(self) -> None:
+        """Return when the thread has done what was submitted. The loop stands still meanwhile."""
+        done = Event()
+        self.submit(done.set, _ignore)
+        done.wait()
 
     def stop(self) -> None:
         """Let the thread finish what was submitted, and wait for it."""
@@ -160,8 +179,9 @@ class LevelDB:
     """An ordered bytes map on disk; the ports' `Disk`. Made by `open` or `create`.
 
     Reads run on the loop. Synced batches run in one thread: the calls of one loop turn are one
-    batch and one fsync, and what gathers while it is under way is the next. A database is written
-    either only by `sync` or only by `write`; mixing them would leave their order open.
+    batch and one fsync, and what gathers while it is under way is the next. Un-synced ones gather
+    in memory and are handed over by the same thread. A database is written either only by `sync` or
+    only by `write`; mixing them would leave their order open.
     """
 
     def __init__(
@@ -187,6 +207,9 @@ class LevelDB:
         )
         _sync_directory(path)  # LevelDB renames CURRENT without it
         self._worker = Worker(f"leveldb-{path.name}")
+        self._buffer = WriteBuffer()
+        self._closing = False
+        self._behind = 0  # bytes of the batches on their way to LevelDB
         self._run = DeleteRun()
         self._run_timer: asyncio.TimerHandle | None = None
         self._tidier: Worker | None = None  # a flush must not wait behind a compaction
@@ -284,6 +307,9 @@ class LevelDB:
     # Reading
 
     def get(self, key: bytes) -> bytes | None:
+        value = self._buffer.get(key)
+        if value is not MISSING:
+            return value
         try:
             return self._db.get(key, None, verify_checksums=True)
         except plyvel.Error as error:
@@ -293,10 +319,15 @@ class LevelDB:
         self, lo: bytes, hi: bytes, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Rows with `lo <= key < hi` as they stand now, whatever is written while iterating."""
-        return _range(self._db, lo, hi, reverse=reverse, fill_cache=True, fail=self._fail)
+        if len(self._buffer) > RANGE_ROWS:
+            self._hand_over()
+        writes = self._buffer.written(lo, hi)
+        rows = _range(self._db, lo, hi, reverse=reverse, fill_cache=True, fail=self._fail)
+        return merged(rows, writes[::-1] if reverse else writes, reverse) if writes else rows
 
     def snapshot(self) -> "LevelDBSnapshot":
-        return LevelDBSnapshot(self._db.snapshot(), self._fail)
+        self._hand_over()
+        return LevelDBSnapshot(self._db.snapshot(), self._buffer.batches, self._fail)
 
     # Writing
 
@@ -304,12 +335,13 @@ class LevelDB:
         """Apply atomically; visible at once, durable after a `flush` that begins later."""
         assert not self._under_way and not self._gathered, "either write or sync, not both"
         self._check()
-        try:
-            self._put((batch,), sync=False)
-        except plyvel.Error as error:
-            self._fail(error)
+        self._buffer.put(batch)
         if len(batch) >= RUN_BATCH_MIN:
             self._note_deletes(batch)
+        if self._buffer.bytes >= BUFFER_BYTES_MAX:
+            self._hand_over()
+            if self._behind >= BUFFER_STALL_BYTES:
+                self._worker.wait()
 
     def sync(self, batch: Sequence[Write]) -> "asyncio.Future[None]":
         """Apply atomically and durably, with what else this turn of the loop asks for."""
@@ -343,9 +375,13 @@ class LevelDB:
         await asyncio.shield(shared)
 
     async def close(self) -> None:
-        """Finish what is under way, then close. No call may follow but another `close`."""
+        """Finish what is under way, then close. No call may follow but another `close`.
+
+        What was written and not flushed is lost, as in a crash: nobody would trust it.
+        """
         if self._db.closed:
             return
+        self._closing = True
         if self._run_timer is not None:
             self._run_timer.cancel()
         if self._tidier is not None:
@@ -370,10 +406,10 @@ class LevelDB:
             return
         self._under_way, self._gathered = self._gathered, []
         batches = [batch for batch, _ in self._under_way]
-        self._worker.submit(lambda: self._job(lambda: self._put(batches, sync=True)), self._synced)
+        self._worker.submit(lambda: self._job(lambda: self._put(batches)), self._synced)
 
-    def _put(self, batches: Sequence[Sequence[Write]], sync: bool) -> None:
-        joined = self._db.write_batch(sync=sync)
+    def _put(self, batches: Sequence[Sequence[Write]]) -> None:
+        joined = self._db.write_batch(sync=True)
         put, delete = joined.put, joined.delete
         for batch in batches:
             for key, value in batch:
@@ -381,9 +417,6 @@ class LevelDB:
                     delete(key)
                 else:
                     put(key, value)
-        if not sync:
-            joined.write()
-            return
         begun = perf_counter()
         joined.write()
         self.syncs.observe(perf_counter() - begun)
@@ -400,7 +433,40 @@ class LevelDB:
             self._begin()
         self._tell_closer()
 
+    # What gathered, in the thread
+
+    def _hand_over(self) -> None:
+        """Let LevelDB be told of all that gathered, in one batch after those before it."""
+        size = self._buffer.bytes
+        batch = self._buffer.freeze()
+        if batch is not None:
+            self._behind += size
+            self._worker.submit(
+                lambda: self._job(lambda: self._tell(batch)),
+                lambda error: self._told(batch, size, error),
+            )
+
+    def _tell(self, batch: Batch) -> None:
+        joined = self._db.write_batch()
+        put, delete = joined.put, joined.delete
+        for number, (key, value) in enumerate(batch.items(), 1):
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+            if number % _YIELD_ROWS == 0:
+                sleep(0)
+        joined.write()
+
+    def _told(self, batch: Batch, size: int, error: BaseException | None) -> None:
+        """What could not be told stays readable; the next call says why."""
+        self._behind -= size
+        if error is None:
+            self._buffer.forget(batch)
+        self._tell_closer()
+
     def _begin_flush(self) -> "asyncio.Future[None]":
+        self._hand_over()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._worker.submit(lambda: self._job(self._compact), self._flushed)
         return future
@@ -420,6 +486,7 @@ class LevelDB:
             _settle(following, error)
         elif following is not None:
             self._flush = following
+            self._hand_over()
             self._worker.submit(lambda: self._job(self._compact), self._flushed)
         self._tell_closer()
 
@@ -440,7 +507,14 @@ class LevelDB:
             self._give_back(*ended)
 
     def _give_back(self, lo: bytes, hi: bytes) -> None:
-        """Compact a range, so that what was deleted in it is gone from the disk."""
+        """Compact a range, so that what was deleted in it is gone from the disk; once LevelDB has
+        been told of the deletes."""
+        self._hand_over()
+        self._worker.submit(lambda: None, lambda _: self._tidy(lo, hi))
+
+    def _tidy(self, lo: bytes, hi: bytes) -> None:
+        if self._closing:
+            return
         if self._tidier is None:
             self._tidier = Worker(f"leveldb-{self.path.name}-tidy")
         compact = partial(self._db.compact_range, start=lo, stop=hi)
@@ -448,7 +522,8 @@ class LevelDB:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._gathered or self._under_way or self._flush is not None)
+        telling = bool(self._buffer.batches) and self._failed is None
+        return bool(self._gathered or self._under_way or telling or self._flush is not None)
 
     def _tell_closer(self) -> None:
         if self._idle is not None and not self._busy:
@@ -479,11 +554,17 @@ class LevelDBSnapshot:
     """The map as it stood when the snapshot was taken; the ports' `DiskSnapshot`."""
 
     def __init__(
-        self, snapshot: "plyvel.Snapshot", fail: Callable[[BaseException], NoReturn]
+        self,
+        snapshot: "plyvel.Snapshot",
+        batches: Sequence[Batch],
+        fail: Callable[[BaseException], NoReturn],
     ) -> None:
-        self._snapshot, self._fail = snapshot, fail
+        self._snapshot, self._batches, self._fail = snapshot, batches, fail
 
     def get(self, key: bytes) -> bytes | None:
+        value = find(self._batches, key)
+        if value is not MISSING:
+            return value
         try:
             return self._snapshot.get(key, None, verify_checksums=True)
         except plyvel.Error as error:
@@ -492,7 +573,9 @@ class LevelDBSnapshot:
     def range(
         self, lo: bytes, hi: bytes, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        return _range(self._snapshot, lo, hi, reverse=reverse, fill_cache=False, fail=self._fail)
+        writes = written(self._batches, lo, hi)
+        rows = _range(self._snapshot, lo, hi, reverse=reverse, fill_cache=False, fail=self._fail)
+        return merged(rows, writes[::-1] if reverse else writes, reverse) if writes else rows
 
     def close(self) -> None:
         self._snapshot.close()
@@ -629,6 +712,10 @@ def _failure(path: Path, error: BaseException) -> StorageFailed:
 
 def _told_by_the_next_write(error: BaseException | None) -> None:
     """What became of a compaction: a failed one has ended the process, and shows in any write."""
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Nobody asks what became of a job that cannot fail."""
 
 
 def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:

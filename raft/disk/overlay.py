@@ -5,11 +5,9 @@ build on each other (safeguard H07).
 """
 
 from collections.abc import Iterator
-from typing import Final
 
+from raft.disk.write_buffer import MISSING, merged
 from raft.ports import Reader, Write
-
-_ABSENT: Final = b"absent"  # told by identity
 
 
 class Overlay:
@@ -23,8 +21,8 @@ class Overlay:
         self._rows: dict[bytes, bytes | None] = {}  # None: deleted here
 
     def get(self, key: bytes) -> bytes | None:
-        value = self._rows.get(key, _ABSENT)
-        return self._get(key) if value is _ABSENT else value
+        value = self._rows.get(key, MISSING)
+        return self._get(key) if value is MISSING else value
 
     def put(self, key: bytes, value: bytes) -> None:
         self._rows[key] = value
@@ -41,26 +39,8 @@ class Overlay:
         if not keys:
             return stored
         keys.sort(reverse=reverse)
-        return _merged(stored, [(key, self._rows[key]) for key in keys], reverse)
+        return merged(stored, [(key, self._rows[key]) for key in keys], reverse)
 
     def writes(self) -> list[Write]:
         """The last write of each key; for one atomic batch, so their order means nothing."""
         return list(self._rows.items())
-
-
-def _merged(
-    stored: Iterator[tuple[bytes, bytes]], written: list[Write], reverse: bool
-) -> Iterator[tuple[bytes, bytes]]:
-    """Both in one order; where both have a key, the written one counts."""
-    row = next(stored, None)
-    for key, value in written:
-        while row is not None and (row[0] > key if reverse else row[0] < key):
-            yield row
-            row = next(stored, None)
-        if row is not None and row[0] == key:
-            row = next(stored, None)
-        if value is not None:
-            yield key, value
-    if row is not None:
-        yield row
-        yield from stored

@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -23,8 +25,9 @@ from raft.disk.leveldb import (
     LevelDBOptions,
     Worker,
 )
+from raft.disk.write_buffer import Batch
 from raft.errors import DataInUse, DataUnusable, StorageFailed
-from raft.ports import Write
+from raft.ports import DiskSnapshot, Reader, Write
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -89,6 +92,8 @@ def test_a_database_closes_while_space_is_given_back(tmp_path: Path) -> None:
         disk.write([(key_of(1, n), os.urandom(100)) for n in range(20_000)])
         disk.write([(key_of(1, n), None) for n in range(20_000)])
         disk._end_run()
+        disk._worker.wait()
+        await asyncio.sleep(0)  # what the thread has told is heard
         assert disk._tidier is not None
         await disk.close()
         disk = LevelDB.open(tmp_path, trust_log=False)
@@ -283,6 +288,7 @@ def test_logs_of_unsynced_rows_are_set_aside(tmp_path: Path) -> None:
             disk.write([(b"flushed%d" % life, b"")])
             await disk.flush()
             disk.write([(b"loose%d" % life, b"")])
+            disk.snapshot().close()  # LevelDB is told of what it shows
             await disk.close()
             (log,) = path.glob("*.log")
             assert b"loose%d" % life in log.read_bytes()
@@ -309,17 +315,173 @@ def test_synced_rows_are_in_the_log_that_is_trusted(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+# What gathers in memory
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_read_the_same_wherever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Gathered, on their way to LevelDB or there: a reader cannot tell, nor can one that began
+    before the rows went on, nor one of a snapshot."""
+    monkeypatch.setattr(leveldb, "BUFFER_BYTES_MAX", 300)
+    monkeypatch.setattr(leveldb, "BUFFER_STALL_BYTES", 900)
+    monkeypatch.setattr(leveldb, "RANGE_ROWS", 8)
+    rng = Random(seed)
+
+    def look(reader: Reader, rows: dict[bytes, bytes]) -> None:
+        key = b"%02d" % rng.randrange(40)
+        assert reader.get(key) == rows.get(key)
+        lo, hi = b"%02d" % rng.randrange(40), b"%02d" % rng.randrange(40)
+        reverse = rng.random() < 0.5
+        expected = sorted(row for row in rows.items() if lo <= row[0] < hi)
+        assert list(reader.range(lo, hi, reverse=reverse)) == expected[:: -1 if reverse else 1]
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        rows: dict[bytes, bytes] = {}
+        snapshots: list[tuple[DiskSnapshot, dict[bytes, bytes]]] = []
+        ranges: list[tuple[Iterator[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]] = []
+        for _ in range(600):
+            batch: list[Write] = []
+            for _ in range(rng.randrange(1, 5)):
+                key = b"%02d" % rng.randrange(40)
+                value = None if rng.random() < 0.3 else rng.randbytes(rng.randrange(60))
+                batch.append((key, value))
+            disk.write(batch)
+            for key, value in batch:
+                rows.pop(key, None)
+                if value is not None:
+                    rows[key] = value
+            look(disk, rows)
+            match rng.randrange(12):
+                case 0:
+                    await disk.flush()
+                case 1:
+                    await asyncio.sleep(rng.choice([0, 0.001]))
+                case 2:
+                    snapshots.append((disk.snapshot(), dict(rows)))
+                case 3 if snapshots:
+                    snapshot, then = snapshots.pop(rng.randrange(len(snapshots)))
+                    look(snapshot, then)
+                    snapshot.close()
+                case 4:
+                    ranges.append((disk.range(b"", b"\xff"), sorted(rows.items())))
+                case 5 if ranges:
+                    found, then_all = ranges.pop(rng.randrange(len(ranges)))
+                    assert list(found) == then_all
+        for found, then_all in ranges:
+            assert list(found) == then_all
+        for snapshot, then in snapshots:
+            look(snapshot, then)
+            snapshot.close()
+        await disk.flush()
+        flushed = dict(rows)
+        disk.write([(b"lost", b"")])
+        await disk.close()
+        disk = LevelDB.open(tmp_path / "db", trust_log=False)
+        assert dict(disk.range(b"", b"\xff")) == flushed
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_a_crash_leaves_the_state_after_some_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never a mixture, and at least what was flushed: each batch sets both rows."""
+    monkeypatch.setattr(leveldb, "BUFFER_BYTES_MAX", 400)
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db", LevelDBOptions(write_buffer_bytes=64 * 1024))
+        for number in range(1, 2001):
+            row = b"%d" % number
+            disk.write([(b"a", row), (b"pad%d" % number, bytes(200)), (b"z", row)])
+            if number % 400 == 150:
+                await disk.flush()
+                flushed = number
+            if number % 400 == 0:
+                await asyncio.sleep(0.005)
+                copied = image(tmp_path / "db", tmp_path / f"copy{number}")
+                found = LevelDB.open(copied, trust_log=False)
+                first, last = found.get(b"a"), found.get(b"z")
+                assert first is not None and first == last and int(first) >= flushed
+                assert (
+                    found.get(b"pad%d" % int(first)),
+                    found.get(b"pad%d" % (int(first) + 1)),
+                ) == (
+                    bytes(200),
+                    None,
+                )
+                await found.close()
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_leveldb_is_told_of_a_row_once(tmp_path: Path) -> None:
+    """However often it changed since the last flush."""
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        told: list[Batch] = []
+        tell = disk._tell
+
+        def telling(batch: Batch) -> None:
+            told.append(dict(batch))
+            tell(batch)
+
+        disk._tell = telling  # type: ignore[method-assign]
+        for number in range(1000):
+            disk.write([(b"same", b"%d" % number), (b"other", None)])
+        assert told == []
+        await disk.flush()
+        assert told == [{b"same": b"999", b"other": None}]
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_a_writer_that_outruns_leveldb_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What gathers is bounded, also where the loop never gets to hear what the thread has done."""
+    monkeypatch.setattr(leveldb, "BUFFER_BYTES_MAX", 1000)
+    monkeypatch.setattr(leveldb, "BUFFER_STALL_BYTES", 4000)
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        written = 0
+        tell = disk._tell
+
+        def slowly(batch: Batch) -> None:
+            nonlocal written
+            time.sleep(0.002)
+            tell(batch)
+            written += len(batch)
+
+        disk._tell = slowly  # type: ignore[method-assign]
+        for number in range(300):
+            disk.write([(b"%d" % number, bytes(100))])
+            assert number - written < 80
+        await disk.flush()
+        assert written == 300
+        await disk.close()
+
+    asyncio.run(main())
+
+
 # One batch, one sync
 
 
 class Counted(LevelDB):
     """Counts the batches that are written."""
 
-    batches: list[tuple[int, bool]]
+    batches: list[int]
 
-    def _put(self, batches: Sequence[Sequence[Write]], sync: bool) -> None:
-        self.batches.append((len(batches), sync))
-        super()._put(batches, sync)
+    def _put(self, batches: Sequence[Sequence[Write]]) -> None:
+        self.batches.append(len(batches))
+        super()._put(batches)
 
 
 def test_the_syncs_of_a_turn_are_one_batch_and_what_gathers_is_the_next(tmp_path: Path) -> None:
@@ -333,7 +495,7 @@ def test_the_syncs_of_a_turn_are_one_batch_and_what_gathers_is_the_next(tmp_path
         futures += [disk.sync([(b"%d" % number, b"")]) for number in range(5, 8)]
         await asyncio.gather(*futures)
 
-        assert disk.batches == [(5, True), (3, True)]
+        assert disk.batches == [5, 3]
         await disk.close()
 
     asyncio.run(main())
@@ -421,7 +583,7 @@ def test_a_failed_sync_is_the_end_of_the_handle(tmp_path: Path) -> None:
         disk = LevelDB.create(tmp_path / "db", on_failure=report)
         put = disk._put
 
-        def fail(batches: Sequence[Sequence[Write]], sync: bool) -> None:
+        def fail(batches: Sequence[Sequence[Write]]) -> None:
             disk._put = put  # type: ignore[method-assign]
             raise OSError(28, "no space left on device")
 
@@ -468,8 +630,11 @@ async def main():
         await disk.flush()
     else:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        batch = [(b"k%d" % n, os.urandom(1000)) for n in range(1000)]
-        disk.write(batch) if what == "write" else await disk.sync(batch)
+        batch = [(b"k%d" % n, os.urandom(1000)) for n in range(9000)]
+        if what == "sync":
+            await disk.sync(batch)
+        disk.write(batch)  # more than the buffer gathers
+        await asyncio.sleep(30)
 
 asyncio.run(main())
 print("went on")
