@@ -23,15 +23,17 @@ from shardkv.admin import ShardStatus
 from shardkv.backup.protocol import Unsettled
 from shardkv.backup.serving import BackupService
 from shardkv.feed import ConfigFeed
+from shardkv.foresight import concerns_shards, foreseen
 from shardkv.handover import Handover, RateLimit
 from shardkv.last_view import Page
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.read_service import ReadService
+from shardkv.recovery import ShardStands, Stands
 from shardkv.recovery_service import RecoveryService
 from shardkv.reporter import Reporter
 from shardkv.routing import Routing, SlotRouting
-from shardkv.rows import ShardRecord
+from shardkv.rows import ABSENT_RECORD, ShardRecord
 from shardkv.server import GroupServer, GroupStateMachine
 from shardkv.service import StoreService
 from shardkv.signpost import Signpost
@@ -224,6 +226,37 @@ class Assembly:
             assert isinstance(machine, ControllerMachine), machine
             return machine.view.config.number
         return self.config_number(gid)
+
+    async def stands(self, gid: GroupId, *, whole: bool) -> Stands | None:
+        """See `shardkv.recovery_service.Groups`."""
+        replica = self.host.replicas.get(gid)
+        if replica is None:
+            return None
+        named = (str(self.host.node), int(gid), replica.record.uuid)
+        if gid == CONTROLLER:
+            number = self.stands_at(gid)
+            if whole:
+                machine = await foreseen(replica, ControllerMachine(self.nshards))
+                number = machine.view.config.number
+            return Stands(*named, number, ())
+        group = self.groups.get(gid)
+        if group is None:
+            return None
+        shards = group.server.machine
+        if whole:
+            shards = await foreseen(replica, StoreMachine(gid, self.nshards), concerns_shards)
+        records = enumerate(shards.facts.records)
+        known = [(shard, record) for shard, record in records if record != ABSENT_RECORD]
+        return Stands(
+            *named,
+            shards.number,
+            tuple(
+                [
+                    ShardStands(shard, record.phase, record.number, record.taken, record.peer)
+                    for shard, record in known
+                ]
+            ),
+        )
 
     def unsettled(self, gid: GroupId) -> tuple[Unsettled, ...]:
         """The shards that are on their way to a group or away from it."""

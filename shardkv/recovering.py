@@ -28,19 +28,23 @@ from shardkv import admin
 from shardkv.admin import BadAdmin, ReplicaStatus
 from shardkv.adopting import lacking
 from shardkv.errors import ShardKVError, Unavailable
+from shardkv.forgotten import Fates, fates
 from shardkv.growth import CONTROLLER_GID, Seen, Wish, leader_of
 from shardkv.operating import Operator
 from shardkv.recovery import (
     LEFT,
     REBIRTH,
     RETIRE,
+    STANDS,
     AskLeft,
+    AskStands,
     Assessment,
     Left,
     Rebirth,
     Reborn,
     Retire,
     Retired,
+    Stands,
     assess,
 )
 
@@ -123,6 +127,44 @@ class Recoverer:
         found += [one for one in directories if one.gid == gid and one.node not in running]
         meant = [one for one in found if record is not None and one.uuid == record.uuid]
         return assess(gid, meant or found, silent)
+
+    async def forgotten(
+        self, client: ControllerClient, view: View, found: Assessment
+    ) -> Fates | None:
+        """Which shards a group would begin anew if it went on from the survivor of a plan.
+
+        Returns:
+            None where that cannot be said, or need not: of the controller's group, of one that
+            lives, where nothing is left, and where the survivor does not answer.
+
+        Raises:
+            ShardCtrlerError: the controller does not say what the survivor has missed.
+        """
+        choice = found.choice
+        if choice is None or found.alive or found.gid == CONTROLLER_GID:
+            return None
+        survivor = await self._stands(choice.node, found.gid, whole=True)
+        if survivor is None or survivor.uuid != choice.uuid:
+            return None
+        missed = range(survivor.config_number + 1, view.config.number + 1)
+        history = [await client.config(ConfigNumber(number)) for number in missed]
+        seen = await Operator(self._transport, self._nodes).observe()
+        others: dict[GroupId, Stands | None] = {}
+        for gid, record in view.directory.groups.items():
+            if gid != found.gid and record.uuid != RETIRED:
+                leader = leader_of(gid, seen)
+                meant = leader is not None and leader[1].uuid == record.uuid
+                others[gid] = (
+                    await self._stands(leader[0], gid) if leader is not None and meant else None
+                )
+        return fates(GroupId(found.gid), survivor, history, others)
+
+    async def _stands(self, node: str, gid: int, *, whole: bool = False) -> Stands | None:
+        """None: the node does not say."""
+        try:
+            return await self._ask(node, STANDS, AskStands(gid, int(whole)), Stands, STEP_SECONDS)
+        except (RpcError, BadAdmin):
+            return None
 
     # Recovering
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 LEFT: Final = "recover.left"
+STANDS: Final = "recover.stands"
 REBIRTH: Final = "recover.rebirth"
 RETIRE: Final = "recover.retire"
 SUPERSEDED: Final = "its gid means another group by now: this one was recovered or abandoned"
@@ -59,6 +60,33 @@ class Left(NamedTuple):
     def lives(self) -> bool:
         """Whether a process runs it."""
         return self.boot > 0 and self.stopped in ("", SUPERSEDED)
+
+
+class AskStands(NamedTuple):
+    """How do a group's shards stand at this node's replica of it?"""
+
+    gid: int
+    whole: int  # 1: as if its whole log were committed, which is what a recovery makes of it
+
+
+class ShardStands(NamedTuple):
+    """A shard's record (`shardkv.rows.ShardRecord`), as far as others are concerned."""
+
+    shard: int
+    phase: int
+    number: int
+    taken: int
+    peer: int
+
+
+class Stands(NamedTuple):
+    """How a replica's shards stand; one that is not named is absent, and was never there."""
+
+    node: str
+    gid: int
+    uuid: bytes
+    config_number: int  # of the controller's group: of the newest in its state
+    shards: tuple[ShardStands, ...]
 
 
 class Rebirth(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeVar
 from labrpc.errors import Refused
 from labrpc.transport import Transport
 from raft.chores import begin_chore
+from raft.errors import StopReplica
 from raft.host import Host
 from raft.replica import Replica
 from raft.types import NOBODY, GroupId, GroupUuid
@@ -24,17 +25,21 @@ from shardctrler.types import View
 from shardkv import admin
 from shardkv.admin import BadAdmin
 from shardkv.feed import ConfigFeed
+from shardkv.foresight import WentOn
 from shardkv.recovery import (
     LEFT,
     REBIRTH,
     RETIRE,
+    STANDS,
     SUPERSEDED,
     AskLeft,
+    AskStands,
     Left,
     Rebirth,
     Reborn,
     Retire,
     Retired,
+    Stands,
 )
 
 log = logging.getLogger(__name__)
@@ -55,6 +60,10 @@ class Groups(Protocol):
 
     async def retire(self, gid: GroupId) -> None:
         """Stop a replica and delete it, durably."""
+        ...
+
+    async def stands(self, gid: GroupId, *, whole: bool) -> Stands | None:
+        """How shards stand at a replica here, by what it has applied; or by its whole log."""
         ...
 
 
@@ -86,6 +95,7 @@ class RecoveryService:
     def serve(self, transport: Transport) -> None:
         """Answer on a transport, and look after the replicas here from now on."""
         transport.serve(LEFT, _answering(AskLeft, self._left))
+        transport.serve(STANDS, _answering(AskStands, self._stands))
         transport.serve(REBIRTH, _answering(Rebirth, self._rebirth))
         transport.serve(RETIRE, _answering(Retire, self._retire))
         self._feed.listen(self._look)
@@ -120,6 +130,18 @@ class RecoveryService:
             voters=tuple(member.node for member in core.membership.voters),
             outgoing=tuple(member.node for member in core.membership.outgoing),
         )
+
+    async def _stands(self, question: AskStands) -> Stands:
+        gid = GroupId(question.gid)
+        try:
+            stands = await self._groups.stands(gid, whole=bool(question.whole))
+        except WentOn:
+            raise Refused("ABORTED", f"group {gid}'s replica here goes on; look again") from None
+        except StopReplica as error:
+            raise Refused("FAILED_PRECONDITION", str(error)) from None
+        if stands is None:
+            raise Refused("NOT_FOUND", f"this node has no replica of group {gid}")
+        return stands
 
     # Commands
 

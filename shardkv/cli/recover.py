@@ -15,10 +15,12 @@ from raft.types import GroupId
 from shardctrler.client import ControllerClient
 from shardctrler.errors import Unavailable
 from shardctrler.types import RETIRED, GroupRecord, View
+from shardkv import forgotten
 from shardkv.admin import NodeStatus
 from shardkv.cli.finding import Place, Request, Whole, print_json, run, talks
 from shardkv.cli.reaching import controller, statuses
 from shardkv.control import GID_MAX
+from shardkv.forgotten import Fates, Forgotten
 from shardkv.growth import CONTROLLER_GID
 from shardkv.recovering import Losses, Recoverer, RecoveryRefused
 from shardkv.recovery import Assessment, Left, explained
@@ -97,19 +99,20 @@ Examples:
 def plan(request: Request, gid: int, directories: tuple[Path, ...]) -> None:
     """Show what is left of group GID (0: the controller); changes nothing.
 
-    It says which entries are certain, which are kept, and which acknowledged writes may be gone.
+    It says which entries are certain, which are kept, which acknowledged writes may be gone, and
+    which shards would begin anew, empty.
     """
     left = _read(directories)
 
-    async def work() -> Assessment:
+    async def work() -> tuple[Assessment, Fates | None]:
         async with _reached(request) as reached:
-            return await reached.recoverer.plan(gid, reached.record(gid), left)
+            return await _planned(reached, gid, left)
 
-    found = run(work())
+    found, fates = run(work())
     if request.as_json:
-        print_json(_as_json(found))
+        print_json({**_as_json(found), **_fates_as_json(fates)})
     else:
-        sys.stdout.write("\n".join(explained(found)) + "\n")
+        sys.stdout.write("\n".join(_lines(found, fates)) + "\n")
 
 
 @recover.command(
@@ -129,7 +132,7 @@ def apply(
 ) -> None:
     """Make a new group of what the longest survivor of group GID holds.
 
-    Writes that only the lost replicas held are gone for good: `plan` says which may be. The old
+    Writes that only the lost replicas held are gone for good: look at `plan` first. The old
     replicas never come back into the group. Cut off anywhere, it is finished by running it again.
     """
     left = _read(directories)
@@ -140,13 +143,12 @@ def apply(
         async with _reached(request) as reached:
             _check_cluster(cluster, reached.cluster)
             _check_nodes(names, reached.nodes)
-            record = reached.record(gid)
-            found = await reached.recoverer.plan(gid, record, left)
+            found, fates = await _planned(reached, gid, left)
             leader = next((one.node for one in found.left if one.leads), "")
             if leader and names:
                 node, number = leader, 0  # born before; what is left to do is growth
             else:
-                for line in explained(found)[:-1]:
+                for line in _lines(found, fates)[:-1]:
                     _tell(line)
                 node, number = await reached.recoverer.apply(
                     reached.client, gid, directories=left, deadline=deadline
@@ -250,6 +252,46 @@ def _check_nodes(names: Sequence[str], known: dict[str, str]) -> None:
 
 def _tell(line: str) -> None:
     click.echo(f"shardkv ctl: {line}", err=True)
+
+
+async def _planned(
+    reached: Reached, gid: int, left: Sequence[Left]
+) -> tuple[Assessment, Fates | None]:
+    found = await reached.recoverer.plan(gid, reached.record(gid), left)
+    if reached.view is None:
+        return found, None
+    return found, await reached.recoverer.forgotten(reached.client, reached.view, found)
+
+
+def _lines(found: Assessment, fates: Fates | None) -> list[str]:
+    """A plan in words; what to type is the last line."""
+    lines = explained(found)
+    choice = found.choice
+    if fates is not None:
+        lines[-1:-1] = forgotten.explained(fates)
+    elif choice is not None and not found.alive and found.gid != CONTROLLER_GID:
+        lines[-1:-1] = [
+            f"NOT KNOWN: {choice.node} does not say how its shards stand; some may begin anew, "
+            "empty"
+        ]
+    return lines
+
+
+def _fates_as_json(fates: Fates | None) -> dict[str, Any]:
+    if fates is None:
+        return {}
+    return {
+        "stands_at": fates.stands_at,
+        "config": fates.newest,
+        "begin_anew": [_forgotten_as_json(one) for one in fates.anew],
+        "may_begin_anew": [
+            {**_forgotten_as_json(one), "unheard": group} for one, group in fates.unsure
+        ],
+    }
+
+
+def _forgotten_as_json(one: Forgotten) -> dict[str, int]:
+    return {"shard": one.shard, "config": one.number, "from": one.source}
 
 
 def _as_json(found: Assessment) -> dict[str, Any]:

@@ -27,12 +27,14 @@ from shardctrler.client import ControllerClient
 from shardctrler.errors import ChangeRefused
 from shardctrler.types import RETIRED, ConfigNumber, ShardId
 from shardkv import admin
+from shardkv.forgotten import Fates
 from shardkv.machine import StoreMachine
 from shardkv.phases import SETTLED, Phase
 from shardkv.planner import HealPolicy
 from shardkv.recovering import Recoverer, RecoveryRefused
 from shardkv.recovery import REBIRTH, SUPERSEDED, Rebirth, explained
 from shardkv.routing import SlotRouting
+from shardkv.steps import RECOVERED_BEGINS
 
 G1, G2, G3 = GroupId(1), GroupId(2), GroupId(3)
 NSHARDS = 12
@@ -152,6 +154,28 @@ class World:
                     return False
                 served[shard] += phase is Phase.SERVING
         return served == [1] * NSHARDS
+
+    async def fates(self, gid: GroupId) -> Fates:
+        """What the plan says of the shards of a group that lost its majority."""
+        view = await self.admin.newest()
+        plan = await self.recoverer.plan(gid, view.directory.groups[gid])
+        found = await self.recoverer.forgotten(self.admin, view, plan)
+        assert found is not None
+        return found
+
+    def begun_anew(self, *gids: GroupId) -> list[int]:
+        """The shards that these groups serve and that began anew: versions there tell it."""
+        found = []
+        for gid in gids:
+            node = self.cluster.leader(gid)
+            assert node is not None and node.assembly is not None
+            machine = node.assembly.groups[gid].server.machine
+            found += [
+                shard.id
+                for shard in machine._shards
+                if shard.record.phase is Phase.SERVING and shard.highest_deleted >= RECOVERED_BEGINS
+            ]
+        return sorted(found)
 
     async def finish(self) -> dict[bytes, Operation]:
         """Stop asking, and read every key once more."""
@@ -316,6 +340,7 @@ def test_a_follower_that_missed_moves_becomes_the_group_and_they_settle(under_wa
         world.cluster.network.heal()
         await asyncio.sleep(1.0)
 
+        fates = await world.fates(G1)
         now = asyncio.get_running_loop().time()
         node, number = await world.recoverer.apply(world.admin, 1, deadline=now + 30)
 
@@ -323,9 +348,57 @@ def test_a_follower_that_missed_moves_becomes_the_group_and_they_settle(under_wa
         await world.settled(number, (G1, G2))
         await asyncio.sleep(1.0)
         last = await world.finish()
+        assert [one.shard for one in fates.anew] == world.begun_anew(G1, G2) == [*coming[:2]]
+        assert not fates.unsure
         routing = SlotRouting(NSHARDS)
         whole = (*away[:2], *coming[2:])
         world.judge(last, [key for key in world.workload.keys if routing(key) in whole])
+
+    play(main(), name)
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_the_plan_names_every_shard_that_will_begin_anew(seed: int) -> None:
+    """Random moves among three groups while the survivor is cut off, maybe in the middle of one:
+    what the plan says is what happens, no shard more and none less."""
+    name = f"fates/{seed}"
+
+    async def main() -> None:
+        rng = Random(name)
+        world = World(name, groups=3)
+        await world.start(G1, G2, G3)
+        await asyncio.sleep(0.5)
+        leader = world.cluster.leader(G1)
+        survivor = next(node for node in world.replicas(G1) if node is not leader)
+        others = [node.address for node in world.cluster.nodes.values()]
+
+        async def move(times: int) -> None:
+            for _ in range(times):
+                shard = ShardId(rng.randrange(NSHARDS))
+                number = await world.admin.move(shard, rng.choice((G1, G1, G2, G3)))
+                if rng.random() < 0.7:
+                    await world.settled(number, (G1, G2, G3))
+
+        moving = asyncio.ensure_future(move(12))
+        await asyncio.sleep(rng.uniform(0.0, 0.4))
+        world.cluster.network.isolate(survivor.address, others)
+        await moving
+        await asyncio.sleep(rng.choice((0.0, 0.05, 1.0)))
+        world.lose(*[node for node in world.replicas(G1) if node is not survivor])
+        world.cluster.network.heal()
+        await world.leaderless(G1)
+        await asyncio.sleep(1.0)  # what others can finish without it is finished
+
+        fates = await world.fates(G1)
+        now = asyncio.get_running_loop().time()
+        _, number = await world.recoverer.apply(world.admin, 1, deadline=now + 30)
+        await world.settled(number, (G1, G2, G3))
+        await world.finish()
+
+        assert not fates.unsure
+        assert [one.shard for one in fates.anew] == world.begun_anew(G1, G2, G3)
+        if seed == 1:
+            assert fates.anew, "a run that loses nothing shows nothing of this"
 
     play(main(), name)
 
