@@ -14,6 +14,7 @@ from labs.observer import InvariantBroken, Observer
 from labs.scenario import Played, ScenarioConfig, play
 from labs.waits import Wait, Waits
 from raft.config import RaftConfig
+from raft.core import Raft
 from raft.disk.data_store import ReplicaData
 from raft.host import CompactionConfig, Host
 from raft.leader import Leader
@@ -21,7 +22,7 @@ from raft.log import Log
 from raft.progress import Progress
 from raft.replication import Replication
 from raft.snapshot_stream import SnapshotChunk, SnapshotReceiver
-from raft.types import GroupId, Index
+from raft.types import GroupId, Index, ReplicaId
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv.commands import Mutation, decode
 from shardkv.copies import PullReply, PullRequest
@@ -175,6 +176,29 @@ def test_nodes_that_come_and_go_break_l8_without_prevote(monkeypatch: Patch) -> 
         play("teeth/9", ScenarioConfig(seconds=1.0, topology="T0", faults=("loss",)))
 
     assert failed.value.invariant == "L8"
+
+
+def test_a_node_that_comes_back_and_does_not_believe_its_leader_breaks_l9(
+    monkeypatch: Patch,
+) -> None:
+    """In its first moments it takes every sign of life of its leader for a call to campaign; and
+    without PreVote it deposes whoever leads."""
+    hear = Raft._hear
+    born: dict[Raft, float] = {}
+
+    def broken(self: Raft, leader: ReplicaId, now: float) -> None:
+        young = now - born.setdefault(self, now) < 4 * self.config.election_seconds_max
+        hear(self, leader, now)
+        if young:
+            self._state.election_at = now
+
+    monkeypatch.setattr(Raft, "_hear", broken)
+    monkeypatch.setattr(RaftConfig, "checks_quorum", property(lambda self: False))
+
+    with pytest.raises(Played, match=r"elections, and only .* came back") as failed:
+        play("teeth/L9/4", ScenarioConfig(seconds=1.0, topology="T0", faults=("loss",)))
+
+    assert failed.value.invariant == "L9"
 
 
 def test_a_handler_that_fails_breaks_h1(monkeypatch: Patch) -> None:
