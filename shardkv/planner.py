@@ -349,15 +349,15 @@ class _Planner:
         ):
             self._why.append(f"{name} waits: {self._policy.changes_max} groups are being mended")
             return None
-        dead = gone[0]
-        to = self._where_it_was(group, dead) or self._least_loaded(group)
-        if to is None:
+        for dead in gone:  # one that has no place keeps none waiting that has
+            to = self._where_it_was(group, dead) or self._least_loaded(group)
+            if to is not None:
+                return Replace(group.gid, group.leader, dead.node, dead.replica, to)
             self._why.append(
                 f"{name} stays without its replica on {dead.node}: no living node with room is "
                 "without a replica of it; add a node"
             )
-            return None
-        return Replace(group.gid, group.leader, dead.node, dead.replica, to)
+        return None
 
     def _is_lost(self, group: GroupView, member: MemberStatus) -> bool:
         """Whether a voter is not to be waited for any longer."""

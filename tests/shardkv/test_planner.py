@@ -99,6 +99,14 @@ def holding(view: ClusterView, name: str, *replicas: tuple[int, int]) -> Cluster
             id="a node that lost its data and has no room",
         ),
         pytest.param(
+            cluster(
+                node("n1"), node("n2"), node("n3", GONE), node("n4"), node("n5"),
+                group(nodes="n1 n2 n3 n4 n5", heard=("n2", "n5"), wiped=(4,), wiped_seconds=5.0),
+            ),
+            Replace(1, "n1", "n4", 4, "n4"),
+            id="a dead one that has no other place keeps none waiting that has its own",
+        ),
+        pytest.param(
             holding(four(0.0, WIPED), "n3", (1, 9)),
             Replace(1, "n1", "n3", 3, "n4"),
             id="a node that lost its data and has yet to drop another replica",
