@@ -171,6 +171,8 @@ class RaftInvariants:
         self._streams: dict[tuple[ReplicaId, Index], dict[int, None]] = {}
         self._left: dict[str, Membership] = {}  # what replicas that are down last took to be so
         self._nodes: dict[ReplicaId, str] = {}
+        self.lost: dict[ReplicaId, None] = {}
+        """Replicas whose node's disk is gone."""
         self._entries: dict[tuple[int, Term], tuple[Term, Content]] = {}  # with the term before it
         self._canonical: list[tuple[Term, Content]] = [(Term(0), (EntryKind.EMPTY, b""))]
         self._committed_in: list[Term] = [Term(0)]  # the term in which canonical[i] was first seen
@@ -286,6 +288,15 @@ class RaftInvariants:
         except DataUnusable:
             return  # nobody will believe it
         self._durable[name].applied = progress.applied.index
+
+    def disk_lost(self, name: str) -> None:
+        """A node's disk is gone, and its replica with it: no membership that counts it does so
+        rightly any more."""
+        replica = self._durable[name].replica
+        if replica != NOBODY:
+            self.lost[replica] = None
+        self._durable[name] = _Durable()
+        self._left.pop(name, None)
 
     def dropped(self, name: str) -> None:
         """A replica is deleted: its group has let it go."""

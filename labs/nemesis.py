@@ -11,6 +11,7 @@ from typing import Final
 
 from labs.cluster import SimCluster
 from labs.strikes.arena import Arena, Strike
+from labs.strikes.deaths import DeathStrikes
 from labs.strikes.disks import DiskStrikes
 from labs.strikes.network import NetworkStrikes
 from labs.strikes.nodes import NodeStrikes
@@ -41,9 +42,10 @@ FAULTS: Final = (
 RARE_FAULTS: Final = ("ruin",)
 """Kinds after which nothing is promised but that no answer is wrong."""
 RARE: Final = 0.02
-NAMED_FAULTS: Final = ("overload",)
-"""Kinds that a run has when they are named, and no seed draws: one seed with it is not understood
-(950000061: a healed cluster whose writes do not come back)."""
+NAMED_FAULTS: Final = ("overload", "death")
+"""Kinds that a run has when they are named, and no seed draws. `overload`: one seed with it is not
+understood (950000061: a healed cluster whose writes do not come back). `death` makes it a run of
+another kind, in which the cluster mends itself (`labs/healing.py`)."""
 
 NOT_STRUCK: Final = frozenset(
     {
@@ -83,7 +85,8 @@ class Nemesis:
             cluster, rng, election_seconds=election_seconds, acknowledged=acknowledged
         )
         self._sources = (
-            NetworkStrikes(self._arena), NodeStrikes(self._arena), DiskStrikes(self._arena)
+            NetworkStrikes(self._arena), NodeStrikes(self._arena), DiskStrikes(self._arena),
+            DeathStrikes(self._arena),
         )  # fmt: skip
         self._strikes: dict[str, Strike] = {}
         for source in self._sources:

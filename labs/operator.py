@@ -57,6 +57,9 @@ class Operator:
                 case "controller-members":
                     self._replace([self._cluster.controller])
 
+    async def done(self) -> None:
+        """What he has begun has ended, one way or other."""
+
     async def _change_config(self) -> None:
         cluster = self._cluster
         before = cluster.leader(cluster.controller)

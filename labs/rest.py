@@ -13,6 +13,7 @@ from labrpc.sim.loop import VirtualLoop
 from labs.bounds import needless
 from labs.canonical import state_hash
 from labs.cluster import SimCluster, SimNode
+from labs.healing import missing
 from labs.history import Kind
 from labs.observer import InvariantBroken
 from labs.operator import Operator
@@ -42,6 +43,7 @@ AVAILABLE: Final = 0.99
 LATE_SECONDS: Final = 5.0
 """The longest delay of a message that left before the healing; added to each bound."""
 POLL_SECONDS: Final = 0.1
+_AT_ONCE: Final = ("L1", "L2")
 
 
 class Rest:
@@ -49,7 +51,8 @@ class Rest:
 
     Args:
         election_seconds: E.
-        healed: When the healing was over, in loop seconds.
+        spare_seconds: What each bound has besides but those of L1 and L2: a cluster that mends
+            itself waits before it does.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class Rest:
         election_seconds: float,
         clients: int,
         judges_disks: bool = True,
+        spare_seconds: float = 0.0,
     ) -> None:
         self._judges_disks = judges_disks
+        self._spare_seconds = spare_seconds
         self._cluster, self._admin, self._workload = cluster, admin, workload
         self._longest, self._clients = election_seconds, clients
         self._loop = asyncio.get_running_loop()
@@ -80,7 +85,8 @@ class Rest:
         self, invariant: str, times: int, what: str, holds: Callable[[], bool]
     ) -> None:
         """Wait until `holds`, at most `times` E after the healing."""
-        until = self._healed + times * self._longest + LATE_SECONDS
+        spare = 0.0 if invariant in _AT_ONCE else self._spare_seconds
+        until = self._healed + times * self._longest + LATE_SECONDS + spare
         while not holds():
             if self._loop.time() > until:
                 raise InvariantBroken(
@@ -119,6 +125,10 @@ class Rest:
         cluster = self._cluster
         number = (await self.newest()).number
         await self._within("L4", MIGRATED_E, "at rest", lambda: cluster.quiet(number))
+        if cluster.heal is not None:
+            await self._within(
+                "L13", CONVERGED_E, "every group whole", lambda: not missing(cluster)
+            )
         await self._within(
             "L5", CONVERGED_E, "no change of members under way",
             lambda: all(map(cluster.settled, self._gids)),

@@ -29,6 +29,7 @@ from labrpc.sim.chance import Chance
 from labrpc.sim.loop import VirtualLoop, run
 from labs.bounds import Bounds
 from labs.cluster import SimCluster
+from labs.healing import POLICY, SPARE_SECONDS, Administrators
 from labs.history import History, Kind
 from labs.knobs import Knobs, turned
 from labs.linearizability import NotLinearizable, Undecided, judge_list, judge_register
@@ -64,6 +65,8 @@ class ScenarioConfig:
     change_pause_max: float = 3.0
     faults: tuple[str, ...] | None = None
     """Which kinds there are; None: drawn from the seed."""
+    also: tuple[str, ...] = ()
+    """Kinds that there are besides."""
     knobs: Knobs | None = None
     """None: drawn from the seed."""
     judges_disks: bool = False
@@ -115,9 +118,11 @@ class Scenario:
         self.observer = observer or Observer()
         self._chance = Chance(seed)
         self.faults = drawn_faults(seed) if config.faults is None else config.faults
+        self.faults += tuple(kind for kind in config.also if kind not in self.faults)
         self.knobs = config.knobs or Knobs.draw(self._chance.rng("knobs"))
         self.topology = self._topology(config)
         self._ruined = "ruin" in self.faults
+        self._heals = "death" in self.faults
         self._cluster = SimCluster(
             self._chance,
             nodes=self.topology.nodes,
@@ -128,7 +133,10 @@ class Scenario:
             raft=self.knobs.raft,
             compaction=self.knobs.compaction,
             observer=self.observer,
+            heal=POLICY if self._heals else None,
         )
+        if self._heals:  # the controller's group may come to be anywhere
+            self._cluster.controllers = [node.address for node in self._cluster.nodes.values()]
         self._cluster.oracle.values_are_unique = True
         self._cluster.may_be_ruined = self._ruined
         self._longest = self.knobs.raft.election_seconds_max
@@ -182,7 +190,8 @@ class Scenario:
             cluster.oracle,
             first_client=len(pairs),
         )
-        operator = Operator(cluster, admin, list(self.faults), chance.rng("changes"))
+        kind = Administrators if self._heals else Operator
+        operator = kind(cluster, admin, list(self.faults), chance.rng("changes"))
         operators = [operator]
         if "two-admins" in self.faults:
             _, rival = cluster.client()
@@ -210,12 +219,14 @@ class Scenario:
         operator.lost = set() if core is None else set(cluster.nodes) - core
         await nemesis.heal(core)
         await asking
+        await operator.done()
         if self._ruined:
             return await self._end_ruined(workload, nemesis.crashes)
         rest = Rest(
             cluster, admin, workload,
             election_seconds=self._longest, clients=config.workload.clients,
             judges_disks=config.judges_disks,
+            spare_seconds=SPARE_SECONDS if self._heals else 0.0,
         )  # fmt: skip
         rest_seconds = await rest.come(self.knobs.compaction, self.knobs.raft)
         await rest.stay_quiet(self.knobs.raft)
@@ -328,7 +339,8 @@ class Scenario:
 def has_majority(cluster: SimCluster, gid: GroupId, core: set[str]) -> bool:
     """Whether a group can decide with only `core`, by each membership that a replica may hold."""
     return all(
-        2 * sum(member.node in core for member in voters) > len(voters)
+        2 * sum(m.node in core and m.id not in cluster.watchers[gid].lost for m in voters)
+        > len(voters)
         for membership in cluster.watchers[gid].memberships()
         for voters in (membership.voters, membership.outgoing)
         if voters

@@ -43,6 +43,14 @@ CLUSTER: Final = bytes(range(16))
 LOG, DATA, PROMISES = "log", "data", ("promise-a", "promise-b")
 
 
+_HEALING: Final = {
+    "re-create": "healing made a replica anew",
+    "take": "healing took a change back",
+    "hand": "healing handed a leadership on",
+}
+"""By the first word of a step (`shardkv.planner.describe`)."""
+
+
 class World(Protocol):
     """What a node needs of the cluster that it is in."""
 
@@ -110,6 +118,7 @@ class SimNode:
         self._log_store: LogStore | None = None
         self._starting: asyncio.Task[None] | None = None
         self._chores: dict[asyncio.Task[None], None] = {}
+        self._steps_told = 0  # of this process's healer
         self._ending: list[asyncio.Task[None]] = []
         self._besides: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
@@ -133,6 +142,11 @@ class SimNode:
             probes["freeze held a request"] += server.holds.requests
             probes["writers slowed by a copy"] += server.slowed
             server.holds.requests = server.slowed = 0
+        if self.healer is not None:
+            steps = self.healer.report().done
+            for step in steps[self._steps_told :]:
+                probes[_HEALING[step.partition(" ")[0]]] += 1
+            self._steps_told = len(steps)
 
     async def start(self) -> bool:
         """A new process on what the drive holds; the first one makes the node.
@@ -142,6 +156,7 @@ class SimNode:
         """
         assert not self.alive, f"{self.name} runs"
         self.lives += 1
+        self._steps_told = 0
         self._cluster.observer.tell(f"{self.name} starts life={self.lives}")
         starting = self._loop.create_task(self._start(), context=self.context)
         self._starting = starting
@@ -320,6 +335,17 @@ class SimNode:
                 self._cluster.observer.probe("destination down during a hand-over")
             if phases - {Phase.ARRIVING}:
                 self._cluster.observer.probe("source down during a hand-over")
+
+    def lose_disk(self) -> None:
+        """The disk of a node that is down is gone. What comes under its name next is a stranger
+        that knows where others are, and nothing else."""
+        assert not self.alive, f"{self.name} runs"
+        for name in (LOG, DATA, *PROMISES):
+            self.drive.wipe(name)
+        for watcher in self._cluster.watchers.values():
+            watcher.disk_lost(str(self.name))
+        self._cluster.observer.tell(f"{self.name} loses its disk")
+        self._created = False
 
     # Replicas that come and go
 

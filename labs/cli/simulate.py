@@ -88,6 +88,9 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help=f"kinds, or none: {', '.join(KINDS)}",
     )
+    verb.add_argument(
+        "--also", type=_faults, default=(), metavar="A,B", help="kinds besides those of the seed"
+    )
     verb.add_argument("--trace", type=Path, metavar="FILE", help="one line of text an event")
     verb.add_argument("--history", type=Path, metavar="FILE", help="one line of JSON an operation")
     verb.add_argument(
@@ -153,6 +156,7 @@ def _config(arguments: argparse.Namespace) -> ScenarioConfig:
         groups=arguments.groups or usual.groups,
         workload=replace(usual.workload, clients=arguments.clients),
         faults=arguments.faults,
+        also=arguments.also,
     )
 
 
@@ -256,6 +260,8 @@ def _command(seed: int | str, config: ScenarioConfig, *, faults: bool = True) ->
         words.append(f"--clients {config.workload.clients}")
     if config.faults is not None and faults:
         words.append(f"--faults {','.join(config.faults) or 'none'}")
+    if config.also:
+        words.append(f"--also {','.join(config.also)}")
     return " ".join(words)
 
 

@@ -6,7 +6,7 @@ until its node has been replaced; so a cluster that does not come to rest is at 
 """
 
 from labs.cluster import SimCluster, SimNode
-from raft.types import GroupId, Membership
+from raft.types import GroupId, Member, Membership, NodeId
 
 
 class Atlas:
@@ -20,12 +20,16 @@ class Atlas:
         lost = {node.name for node in self._cluster.nodes.values() if node.condemned}
         lost.add(victim.name)
         return all(
-            sum(member.node in lost for member in voters) <= (len(voters) - 1) // 2
+            sum(self._is_lost(gid, member, lost) for member in voters) <= (len(voters) - 1) // 2
             for gid in self._cluster.placement
             for membership in self._memberships(gid)
             for voters in (membership.voters, membership.outgoing)
             if any(member.node == victim.name for member in voters)
         )
+
+    def _is_lost(self, gid: GroupId, member: Member, nodes: set[NodeId]) -> bool:
+        """Whether a voter's node is not trusted, or has lost what that very voter stored."""
+        return member.node in nodes or member.id in self._cluster.watchers[gid].lost
 
     def _memberships(self, gid: GroupId) -> list[Membership]:
         return self._cluster.watchers[gid].memberships()
