@@ -13,7 +13,7 @@ from shardkv.admin import MemberStatus, NodeStatus, ReplicaStatus
 from shardkv.growth import Seen, leader_of
 from shardkv.healing_beats import HealthReport, NodeHealth
 from shardkv.planner import name_of
-from shardkv.text import quoted
+from shardkv.text import named, quoted
 
 LAG_ENTRIES: Final = 100
 """A member that lags further is said to."""
@@ -173,7 +173,7 @@ class Explainer:
             lines = [f"replicas that answer are on {', '.join(holders) or 'no node'}"]
             silent = [node for node, status in self._seen.items() if status is None]
             if silent:
-                lines.append(f"{', '.join(silent)} does not answer")
+                lines.append(named(silent, "does not answer", "do not answer"))
             lines.append(
                 "nobody leads it: a majority of its voters must be up and reach each other"
             )

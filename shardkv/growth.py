@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from shardkv.admin import NodeStatus, ReplicaStatus
+from shardkv.text import named
 
 CONTROLLER_GID = 0
 
@@ -96,12 +97,12 @@ def next_step(wish: Wish, seen: Seen) -> Step:
     if orphans:
         return Strike(wish.gid, leader, tuple(orphans))
     if filling:
-        return Wait(f"{', '.join(filling)} catches up in group {wish.gid}")
+        return Wait(f"{named(filling, 'catches', 'catch')} up in group {wish.gid}")
     if not missing:
         return Complete()
     reachable = tuple(node for node in missing if node in answered)
     if not reachable:
-        return Wait(f"{', '.join(missing)} does not answer")
+        return Wait(named(missing, "does not answer", "do not answer"))
     return Enlarge(wish.gid, leader, reachable)
 
 

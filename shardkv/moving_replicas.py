@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from shardkv.admin import MemberStatus, NodeStatus, ReplicaStatus
 from shardkv.growth import CONTROLLER_GID, Complete, Seen, Strike, Wait, leader_of
+from shardkv.text import named
 
 VOTERS_MAX: Final = 9
 LAG_ENTRIES_MAX: Final = 1_000
@@ -128,7 +129,7 @@ def next_wait(seen: Seen) -> Step:
     """What keeps the cluster from being whole: then any one node may be stopped."""
     silent = [node for node, status in seen.items() if status is None or status.state != "running"]
     if silent:
-        return Wait(f"{', '.join(silent)} does not answer")
+        return Wait(named(silent, "does not answer", "do not answer"))
     for gid in groups_of(seen):
         found = leader_of(gid, seen)
         if found is None:

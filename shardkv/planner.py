@@ -28,6 +28,7 @@ from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
 from shardkv.admin import MemberStatus
+from shardkv.text import named
 
 CONTROLLER_GID: Final = 0
 
@@ -309,7 +310,7 @@ class _Planner:
             elif self._is_orphan(group, member):
                 reason, blamed = f"{member.node} was never given that replica", member.node
         if not reason and ours and leaving and all(map(self._is_back, leaving)):
-            reason = f"{', '.join(leaving)} is back"
+            reason = named(leaving, "is back", "are back")
         if not reason:
             return None
         return Undo(group.gid, group.leader, group.promote, reason, blamed)
@@ -330,7 +331,7 @@ class _Planner:
         gone = [member for member in group.voters if self._is_lost(group, member)]
         if group.changing:
             where = [m.node for m in group.learners if m.replica in group.promote]
-            what = f"{', '.join(where)} catches up" if where else "its members are changing"
+            what = f"{named(where, 'catches', 'catch')} up" if where else "its members are changing"
             self._why.append(f"{name_of(group.gid)}: {what}")
             return None
         if not gone:

@@ -1,5 +1,6 @@
-"""How bytes of users are shown: one line, escaped, and cut."""
+"""How bytes of users are shown: one line, escaped, and cut; and names in sentences."""
 
+from collections.abc import Sequence
 from typing import Final
 
 SHOWN_CHARACTERS_MAX: Final = 64
@@ -31,6 +32,11 @@ def one_line(text: str, characters_max: int) -> str:
 def quoted(value: str | bytes) -> str:
     """`shown`, within quotes."""
     return f"'{shown(value)}'"
+
+
+def named(names: Sequence[str], one: str, many: str) -> str:
+    """The names with the verb that goes with so many: `n1 does not answer`, `n1, n2 do not`."""
+    return f"{', '.join(names)} {one if len(names) == 1 else many}"
 
 
 def _character(character: str) -> str:

@@ -119,6 +119,16 @@ BLANK = {"n1": node("n1"), "n2": node("n2"), "n3": node("n3")}
             id="a filled learner catches up by itself",
         ),
         pytest.param(
+            BLANK
+            | {
+                "n1": node("n1", BORN._replace(learners=(member(2, "n2"), member(3, "n3")))),
+                "n2": node("n2", replica(2)),
+                "n3": node("n3", replica(3)),
+            },
+            Wait("n2, n3 catch up in group 1"),
+            id="so do two",
+        ),
+        pytest.param(
             {
                 "n1": node("n1", replica(1, role="leader", term=1, voters=(member(1, "n1"),))),
                 "n2": node("n2", replica(2, role="leader", term=2, voters=tuple(
