@@ -29,6 +29,7 @@ $(STAMP): pyproject.toml
 		"shardkv needs Python 3.11 or 3.12, %s is %d.%d; try: make PYTHON=python3.11" % (sys.executable, *v))'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo 'the venv module is missing; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	@echo "installing into $(VENV); this takes about a minute"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,dev]'
 	@touch $@
