@@ -61,6 +61,10 @@ class CompactionConfig:
     keep_entries: int = 2_000
     """Entries kept at the log's end, so that a slow follower needs no snapshot; but no more of them
     than fit in half of `log_bytes_max`."""
+    snapshot_log_bytes_max: int = 1024 * 1024 * 1024
+    """What the log may hold behind a snapshot on its way out, whose follower will need it from
+    there. Past it the stream is given up and a new one begun: a follower that takes snapshots more
+    slowly than its group writes must not fill its leader's disk."""
 
 
 class Host:
@@ -367,6 +371,8 @@ class Host:
         """Cut logs that have grown, and delete what no state needs, in slices."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            for replica in self.replicas.values():
+                self._bound_streams(replica)
             if any(self._log_is_long(replica) for replica in self.replicas.values()):
                 await self.compact()
             for replica in list(self.replicas.values()):
@@ -389,10 +395,20 @@ class Host:
         ):
             return False
         end = min(replica.applied, self._keep_from(replica))
+        if replica.snapshot_floor is not None:
+            end = min(end, replica.snapshot_floor)
         return end > start and (
             end - start >= config.log_entries_max // WORTH
             or self._log_store.bytes_up_to(gid, end) >= config.log_bytes_max // WORTH
         )
+
+    def _bound_streams(self, replica: Replica) -> None:
+        floor, gid = replica.snapshot_floor, replica.gid
+        if floor is None or replica.stopped_because is not None:
+            return
+        behind = self._log_store.bytes(gid) - self._log_store.bytes_up_to(gid, floor)
+        if behind > self._compaction.snapshot_log_bytes_max:
+            replica.give_up_streams(floor)
 
     def _keep_from(self, replica: Replica) -> Index:
         """The end of what may be cut from a log, were it all applied durably."""

@@ -300,6 +300,22 @@ class Replica:
             start = self.core.compact(Index(index))
             self._log_store.cut(self.gid, start)
 
+    def give_up_streams(self, floor: Index) -> None:
+        """End the snapshots on their way out that need the log from `floor` on or from before; the
+        core then finds out anew what their followers need."""
+        self._guarded(partial(self._give_up_streams, floor))
+
+    def _give_up_streams(self, floor: Index) -> None:
+        for follower, stream in list(self._streams.items()):
+            if stream.floor <= floor:
+                log.warning(
+                    "group %d: the snapshot to replica %d is given up: it travels more slowly than "
+                    "the group writes, and the log must not grow for ever", self.gid, follower,
+                )  # fmt: skip
+                self._end_stream(follower)
+                self.core.report_snapshot(follower, ok=False)
+        self._wake(self)
+
     def collect_garbage(self, rows_max: int) -> None:
         """Delete a slice of what the machine will never read again; each replica by itself."""
         self._guarded(partial(self._collect_garbage, rows_max))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from labrpc.sim.loop import run
 from raft.config import RaftConfig
 from raft.disk.log_store import ReplicaRecord, ReplicaRefused
 from raft.errors import NotLeader, RaftError, ReplicaStopped, Unavailable
-from raft.host import CompactionConfig
+from raft.host import HOUSEKEEPING_SECONDS, CompactionConfig
 from raft.ready import Ready
+from raft.snapshot_stream import REPEATS_MAX
 from raft.types import NodeId, ReplicaId, SnapshotMeta
 from tests.support.chaos import ChaosNode, ChaosWorld, Knobs
 from tests.support.hosts import GID, UUID, Ledger, ledger
@@ -27,14 +29,18 @@ QUICK = RaftConfig(
 SHORT_LOGS = CompactionConfig(log_entries_max=5, keep_entries=0)
 
 
-def world_of(size: int, compaction: CompactionConfig | None = None) -> ChaosWorld:
+def world_of(
+    size: int, compaction: CompactionConfig | None = None, config: RaftConfig = QUICK
+) -> ChaosWorld:
     kept = compaction or CompactionConfig()
-    return ChaosWorld(7, Knobs(size=size, faults=(), config=QUICK, compaction=kept))
+    return ChaosWorld(7, Knobs(size=size, faults=(), config=config, compaction=kept))
 
 
-async def three(compaction: CompactionConfig | None = None) -> tuple[ChaosWorld, ChaosNode]:
+async def three(
+    compaction: CompactionConfig | None = None, config: RaftConfig = QUICK
+) -> tuple[ChaosWorld, ChaosNode]:
     """A group of three, and its leader."""
-    world = world_of(3, compaction)
+    world = world_of(3, compaction, config)
     await world.grow()
     leader = world.leading()
     assert leader is not None
@@ -170,6 +176,67 @@ def test_the_log_is_kept_from_where_a_stream_began() -> None:
 
         assert leader.replica.core.log.start.last.index <= floor
         assert leader.replica.applied > floor + 20
+
+    run(main())
+
+
+def test_a_stream_that_is_slower_than_the_writes_does_not_fill_the_disk() -> None:
+    """The follower takes no chunk, or hardly any, and the group writes on: past a bound the log is
+    cut all the same, and the follower gets a newer snapshot once it can take one."""
+
+    async def main() -> None:
+        world, leader = await three(
+            CompactionConfig(log_entries_max=5, keep_entries=0, snapshot_log_bytes_max=2_000),
+            replace(QUICK, snapshot_reply_seconds=60.0),
+        )
+        follower = await behind(world, leader)
+        world.network.cut(leader.address, follower.address)
+        follower.power_up()
+        leader.replica._send_snapshot(_id_of(leader, follower))
+        await asyncio.sleep(0)
+        began = leader.replica.snapshot_floor
+        assert began is not None and leader.host is not None
+        await fill(world, leader)
+        await asyncio.sleep(2 * HOUSEKEEPING_SECONDS)
+        assert leader.replica.core.log.start.last.index <= began, "it is kept up to the bound"
+
+        await fill(world, leader, 200)
+        await asyncio.sleep(3 * HOUSEKEEPING_SECONDS)
+
+        assert leader.replica.core.log.start.last.index > began
+        assert leader.host.log_bytes(GID) < 2_000
+        world.network.heal()
+        await world.until(lambda: _agrees(follower, leader))
+        world.look_for_silent()
+
+    run(main())
+
+
+def test_a_log_that_a_stream_needs_is_not_flushed_for_in_vain() -> None:
+    """To flush costs tables that are joined again; it is done where something can be cut."""
+
+    async def main() -> None:
+        world, leader = await three(SHORT_LOGS)
+        follower = await behind(world, leader)
+        world.network.cut(leader.address, follower.address)
+        follower.power_up()
+        leader.replica._send_snapshot(_id_of(leader, follower))
+        await asyncio.sleep(0)
+        flushes = 0
+        assert leader.host is not None
+        compact = leader.host.compact
+
+        async def counted() -> None:
+            nonlocal flushes
+            flushes += 1
+            await compact()
+
+        leader.host.compact = counted  # type: ignore[method-assign]
+        await fill(world, leader)
+        await asyncio.sleep(0.9 * REPEATS_MAX * QUICK.snapshot_reply_seconds)
+
+        assert leader.replica.snapshot_floor is not None
+        assert flushes <= 1
 
     run(main())
 
