@@ -4,7 +4,7 @@ RaftError
 ├── NotLeader           ask the leader that the error names; nothing was proposed
 ├── Unavailable         no leader, or none that could be confirmed in time; nothing was proposed
 ├── OutcomeUnknown      proposed, and whether it will be applied cannot be known here
-├── Overloaded          too much is uncommitted; nothing was proposed
+├── Overloaded          too much is uncommitted, or for too long; nothing was proposed
 ├── MembershipRefused   a change of members that would not be safe, or makes no sense
 │   └── MembershipBusy  not now: another change comes first
 ├── TransferRefused     the leadership cannot be handed to that replica
@@ -50,7 +50,7 @@ class OutcomeUnknown(RaftError):
 
 
 class Overloaded(RaftError):
-    """More than the allowed bytes wait for commit; try again later."""
+    """More than the allowed bytes wait, or something waits for too long; try again later."""
 
     retriable = True
 

@@ -18,11 +18,19 @@ What a future may say, and why it is true:
   stopped.
 
 Cancelling a caller cancels its future and nothing else: what was proposed runs its course.
+
+A group that is asked for more than it can do is a queue that grows. Whoever waits in it for longer
+than he has patience is answered in vain, asks again, and stands in it twice: so a store stays down
+when what overloaded it is long over (Bronson et al., *Metastable failures*, HotOS 2021). Therefore
+commands are refused at once, and definitely, while the oldest one has waited for `late_seconds`:
+what nobody waits for any more has gone soon after the load has.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -103,19 +111,31 @@ class ReplicatedStateMachine:
     """A machine on one replica, and those who wait for its results. A `raft.ports.StateMachine`.
 
     `attach` it to its replica as soon as there is one; the replica wants the machine first.
+
+    Args:
+        late_seconds: None is taken while one has waited for so long to be applied.
     """
 
-    def __init__(self, machine: Machine, *, entry_bytes_max: int = ENTRY_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        entry_bytes_max: int = ENTRY_BYTES_MAX,
+        late_seconds: float = inf,
+    ) -> None:
         self.machine = machine
         self.leads = False  # as this replica believes; only `read` makes certain
         self.stopped_because: str | None = None
         self.tracer: EntryTracer | None = None
         self._entry_bytes_max = entry_bytes_max
+        self._late_seconds = late_seconds
         self._replica: Proposer | None = None
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[bytes, _Waiter]] = []
         self._flush_scheduled = False
         self._placed: dict[Index, tuple[Term, list[_Waiter]]] = {}
+        self._since: deque[tuple[Index, float]] = deque()
+        """When each was placed, the oldest first; some that have gone are among them."""
 
     def attach(self, replica: Proposer) -> None:
         assert self._replica is None, "one machine, one replica"
@@ -158,6 +178,14 @@ class ReplicatedStateMachine:
             self._enqueue(command, (frame, at))
         return future
 
+    @property
+    def waited(self) -> float:
+        """For how many seconds the oldest command has waited to be applied; 0.0 if none does."""
+        since = self._since
+        while since and since[0][0] not in self._placed:
+            since.popleft()
+        return self._loop.time() - since[0][1] if since else 0.0
+
     async def read(self) -> None:
         """Return when what this replica has applied holds everything that was acknowledged before
         the call: a linearizable read may then be served from its rows, without another await.
@@ -195,10 +223,13 @@ class ReplicatedStateMachine:
     def _propose(self, commands: list[bytes], waiters: list[_Waiter]) -> None:
         if self.stopped_because is not None:
             return _fail(waiters, partial(ReplicaStopped, self.stopped_because))
+        if (waited := self.waited) > self._late_seconds:
+            most = f"{self._late_seconds:g} s may"
+            return self._turn_away(waiters, f"the oldest command waits for {waited:.1f} s, {most}")
         try:
             placed = self.replica.propose(encode_entry(commands))
         except Overloaded as error:
-            return _fail(waiters, partial(Overloaded, *error.args))
+            return self._turn_away(waiters, str(error))
         if placed is None:
             return _fail(waiters, partial(NotLeader, self.replica.leader))
         overwritten = self._placed.pop(placed.index, None)
@@ -206,9 +237,17 @@ class ReplicatedStateMachine:
             because = "another leader's entry took the place"
             _fail(overwritten[1], partial(OutcomeUnknown, because))
         self._placed[placed.index] = (placed.term, waiters)
+        self._since.append((placed.index, self._loop.time()))
         if self.tracer is not None:
             self.tracer.placed(placed, commands)
         return None
+
+    def _turn_away(self, waiters: list[_Waiter], because: str) -> None:
+        self.turned_away(len(waiters))
+        _fail(waiters, partial(Overloaded, because))
+
+    def turned_away(self, commands: int) -> None:
+        """Told of so many commands that were refused because too much waits."""
 
     # What the replica calls
 

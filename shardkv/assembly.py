@@ -26,6 +26,7 @@ from shardkv.feed import ConfigFeed
 from shardkv.foresight import concerns_shards, foreseen
 from shardkv.handover import Handover, RateLimit
 from shardkv.last_view import Page
+from shardkv.limits import LATE_SECONDS
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.read_service import ReadService
@@ -143,7 +144,7 @@ class Assembly:
         self.service.groups[gid] = server
 
     async def _start_controller(self) -> None:
-        rsm = ReplicatedStateMachine(ControllerMachine(self.nshards))
+        rsm = ReplicatedStateMachine(ControllerMachine(self.nshards), late_seconds=LATE_SECONDS)
         replica = await self.host.start_replica(CONTROLLER, rsm)
         rsm.attach(replica)
         self._controller_rsm = rsm

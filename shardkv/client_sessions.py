@@ -31,7 +31,7 @@ class ShardSessions:
         self._sessions: list[Session] = []
         self._window = window
         self.waiting: deque[Pending] = deque()
-        self.opening = False  # whether an OpenSession of ours is on its way
+        self.opening: Pending | None = None  # an OpenSession of ours that is on its way
 
     def number(self, write: Pending, now: float) -> bool:
         """Give the write its session and sequence, for good; False if none has room."""
@@ -49,8 +49,19 @@ class ShardSessions:
     def wants_another(self) -> bool:
         """Whether to open one more session for the writes that wait."""
         return bool(
-            self.waiting and not self.opening and len(self._sessions) < SESSIONS_A_SHARD_MAX
+            self.waiting and self.opening is None and len(self._sessions) < SESSIONS_A_SHARD_MAX
         )
+
+    def given_up(self) -> None:
+        """A write that waited for a number has ended: a session that none waits for is not asked
+        for any more. Each time that it is asked for costs the shard's group an entry and a row;
+        clerks that go on with it when their callers have long gone keep a group down that had too
+        much to do for a moment."""
+        while self.waiting and self.waiting[0].future.done():
+            self.waiting.popleft()
+        if not self.waiting and self.opening is not None:
+            self.opening.future.cancel()
+            self.opening = None
 
     def opened(self, number: SessionId, now: float) -> None:
         self._sessions.append(Session(number, now, self._window))

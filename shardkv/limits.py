@@ -40,6 +40,9 @@ NODE_OPERATIONS_MAX: Final = 8192
 CONNECTIONS_MAX: Final = 1024
 RETRY_SECONDS: Final = 0.1
 """The hint: how long a client that was refused for want of room waits before it asks again."""
+LATE_SECONDS: Final = 1.0
+"""A group takes no commands while one has waited for so long to be applied. A clerk waits about as
+long for its frame; what it asked for before that is done for nobody."""
 
 # Sessions: what a shard remembers to answer each request exactly once
 SESSION_WINDOW: Final = 64

@@ -235,8 +235,7 @@ class Operations:
     def _open_session(self, shard: ShardId, sessions: ShardSessions) -> None:
         if not sessions.wants_another:
             return
-        sessions.opening = True
-        opening = Pending(self._loop.create_future(), None)
+        opening = sessions.opening = Pending(self._loop.create_future(), None)
         opening.shard = shard
         self._route(opening)
 
@@ -274,6 +273,8 @@ class Operations:
             sessions = self._sessions[pending.shard]
             if sessions.waiting and not self._closed:
                 self._sessions_changed(pending.shard, sessions)
+        elif pending.op is not None and pending.shard in self._sessions:
+            self._sessions[pending.shard].given_up()
 
     def _expired(self, pending: Pending) -> None:
         self._give_up(pending, "no answer in time")
@@ -349,7 +350,7 @@ class Operations:
             self._detours.forget(pending.shard)
             turn = Next.PAUSE
         if turn is Next.GO:
-            if self._wanted(pending):
+            if not pending.future.done():
                 self._route(pending)
             return
         self._park(pending)
@@ -369,9 +370,11 @@ class Operations:
             self._unpark(pending.shard)
             return
         sessions = self._sessions[pending.shard]
-        sessions.opening = False
+        if sessions.opening is pending:
+            sessions.opening = None
         sessions.opened(SessionId(answer.facts[0]), self._loop.time())
-        pending.future.set_result(None)
+        if not pending.future.done():  # else nobody waits for it now, and the next write has it
+            pending.future.set_result(None)
         self._sessions_changed(pending.shard, sessions)
 
     def _session_expired(self, write: Pending) -> None:
@@ -419,20 +422,8 @@ class Operations:
         if config is not None and config.shards[shard] == NO_GROUP:
             self._refresh()
         for pending in operations:
-            if self._wanted(pending):
+            if not pending.future.done():
                 self._route(pending)
-
-    def _wanted(self, pending: Pending) -> bool:
-        """Whether anybody still waits for it. A session is opened as long as a write does."""
-        if pending.key is not None:
-            return not pending.future.done()
-        sessions = self._sessions[pending.shard]
-        if any(not write.future.done() for write in sessions.waiting):
-            return True
-        sessions.waiting.clear()
-        sessions.opening = False
-        pending.future.cancel()
-        return False
 
     def _unpark(self, shard: ShardId) -> None:
         """The shard is served: the next refusal starts with a short pause again."""
@@ -584,7 +575,7 @@ class Operations:
             moved += parked.operations
         self._parked.clear()
         for pending in moved:
-            if self._wanted(pending):
+            if not pending.future.done():
                 self._route(pending)
 
     def _strayed(self, gid: GroupId, pending: Pending) -> bool:
@@ -594,7 +585,7 @@ class Operations:
         assert config is not None, "a link has one"
         if self._closed or self._detours.group(config, pending.shard) == gid:
             return False
-        if self._wanted(pending):
+        if not pending.future.done():
             self._route(pending)
         return True
 

@@ -23,7 +23,7 @@ from shardkv.commands import Asked, Batch, Mutation, Op
 from shardkv.feed import ConfigFeed
 from shardkv.giving import Giver
 from shardkv.holding import Holds
-from shardkv.limits import FRAME_BYTES_MAX
+from shardkv.limits import FRAME_BYTES_MAX, LATE_SECONDS
 from shardkv.load import Meter
 from shardkv.machine import StoreMachine
 from shardkv.protocol import Frame, Get, Leader, Operation, Proposal, Reply, Result, Status, Trouble
@@ -38,7 +38,7 @@ class GroupStateMachine(ReplicatedStateMachine):
     """The group's machine on this replica, and who wants to know when leadership changes."""
 
     def __init__(self, machine: StoreMachine) -> None:
-        super().__init__(machine)
+        super().__init__(machine, late_seconds=LATE_SECONDS)
         self.on_change: Callable[[], None] | None = None
         self.meter: Meter | None = None
 
@@ -49,6 +49,10 @@ class GroupStateMachine(ReplicatedStateMachine):
         begun = self.meter.clock()
         super().apply(entries, rows)
         self.meter.apply.observe(self.meter.clock() - begun)
+
+    def turned_away(self, commands: int) -> None:
+        if self.meter is not None:
+            self.meter.reject("group_late", commands)
 
     def leadership_changed(self, leads: bool) -> None:
         super().leadership_changed(leads)

@@ -150,7 +150,7 @@ def _operations(figures: Figures) -> Iterator[Family]:
         "shardkv_operations_rejected", "Operations turned away before anything was done.",
         labels=("why",),
     )  # fmt: skip
-    for why in sorted({"node_full": 0, **meter.rejected}):
+    for why in sorted({"node_full": 0, "group_late": 0, **meter.rejected}):
         rejected.add_metric((why,), meter.rejected.get(why, 0))
     yield rejected
     yield _histograms(

@@ -12,6 +12,7 @@ from raft.rsm import ReplicatedStateMachine, decode_entry, encode_entry
 from raft.types import Entry, EntryId, EntryKind, Index, Member, NodeId, ReplicaId, Term
 from tests.support.memory_rows import MemoryRows
 
+LATE = 2.0
 OTHER = Member(ReplicaId(2), NodeId("n2"), "n2")
 
 
@@ -81,7 +82,7 @@ def in_loop(test: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
     """Run a test on a loop of its own; at its end nothing waits for an answer any more."""
 
     async def scene() -> None:
-        rsm = ReplicatedStateMachine(Appender(), entry_bytes_max=10)
+        rsm = ReplicatedStateMachine(Appender(), entry_bytes_max=10, late_seconds=LATE)
         await test((rsm, FakeReplica(rsm, MemoryRows())))
         assert rsm.pending == 0
 
@@ -188,6 +189,49 @@ async def test_too_much_on_its_way_is_refused(scene: Scene) -> None:
 
     with pytest.raises(Overloaded, match="4 MiB"):
         await rsm.submit(b"a")
+
+
+@in_loop
+async def test_while_one_has_waited_for_too_long_the_next_is_refused_at_once(scene: Scene) -> None:
+    """Simulated seed 950000061, L10: a queue of seconds, of which nobody waited for the answers."""
+    rsm, replica = scene
+    old = rsm.submit(b"a")
+    await asyncio.sleep(LATE)
+    younger = rsm.submit(b"b")
+    await asyncio.sleep(LATE / 2)
+
+    with pytest.raises(Overloaded, match=r"the oldest command waits for 3\.0 s, 2 s may"):
+        await rsm.submit(b"c")
+
+    assert len(replica.log) == 2, "nothing of it was proposed"
+    replica.commit()
+    assert (await old, await younger) == (b"a", b"ab")
+    newest = rsm.submit(b"d")
+    await turn()
+    replica.commit()
+    assert await newest == b"abd"
+
+
+@in_loop
+async def test_what_was_replaced_or_given_up_is_not_waited_for(scene: Scene) -> None:
+    rsm, replica = scene
+    lost = [rsm.submit(b"a")]
+    await turn()
+    lost.append(rsm.submit(b"b"))
+    await asyncio.sleep(2 * LATE)
+    rsm.leadership_changed(False)
+    replica.truncate(0)
+    replica.term = Term(2)
+    rsm.leadership_changed(True)
+
+    taken = rsm.submit(b"c")
+    await turn()
+    replica.commit()
+
+    assert await taken == b"c"
+    for future in lost:
+        with pytest.raises(OutcomeUnknown):
+            await future
 
 
 @in_loop

@@ -32,7 +32,7 @@ from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, KEY_BYTES_MAX,
 from shardkv.protocol import Frame, Proposal
 from shardkv.types import ABSENT, Row, Version
 from shardkv.writes import Append, Delete, Put
-from tests.support.fake_store import FakeStore, Fate
+from tests.support.fake_store import HOP_SECONDS, FakeStore, Fate
 
 T = TypeVar("T")
 KEY = b"key"
@@ -372,6 +372,46 @@ def test_a_session_is_opened_once_for_all_writes_that_wait() -> None:
         assert {mutation.session for mutation in mutations(store.frames)} == {1}
         opened, written = store.frames
         assert (len(opened[1].operations), len(written[1].operations)) == (1, 10)
+
+    with_clerk(story)
+
+
+@pytest.mark.parametrize("fate", [Fate.REQUEST_LOST, Fate.REPLY_LOST, Fate.BUSY])
+def test_a_session_that_no_write_waits_for_is_not_asked_for_again(fate: Fate) -> None:
+    """Simulated seed 950000061, L10: it was, for ever, an entry in the group's log each time. After
+    an overload that was all that the group still did."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        store.fates.extend([fate] * 100)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await clerk.put(KEY, b"v", timeout=0.5)
+        await asyncio.sleep(2.0)  # what is on its way comes back
+        frames = len(store.frames)
+
+        await asyncio.sleep(60.0)
+
+        assert len(store.frames) == frames
+        store.fates.clear()
+        assert await clerk.put(KEY, b"w") == 1
+
+    with_clerk(story)
+
+
+def test_a_session_that_was_opened_for_a_write_given_up_serves_the_next_one() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.get(KEY)
+        given_up = asyncio.ensure_future(clerk.put(KEY, b"v"))
+        await asyncio.sleep(HOP_SECONDS / 2)  # the opening is on its way
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        await asyncio.sleep(3 * HOP_SECONDS)
+        frames = len(store.frames)
+
+        await clerk.put(KEY, b"w")
+
+        assert [mutation.session for mutation in mutations(store.frames)] == [1]
+        assert len(store.frames) == frames + 1
 
     with_clerk(story)
 
