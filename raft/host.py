@@ -379,7 +379,7 @@ class Host:
                 replica.collect_garbage(GARBAGE_ROWS_MAX)
                 if isinstance(replica.store, ReplicaData):
                     replica.store.collect_garbage(GARBAGE_ROWS_MAX)
-            self._log_store.sweep_graves(GARBAGE_ROWS_MAX)
+            self._log_store.sweep(GARBAGE_ROWS_MAX)
             if self._orphans:
                 held = {record.gid: None for record in self.records()} | self._dropping
                 self._orphans = sweep_orphans(self._data_disk, held, GARBAGE_ROWS_MAX)

@@ -11,9 +11,10 @@ log which lost its end is found out. What a save means:
   cut suffix without what replaces it, or two entries of different logs side by side.
 
 Rows below a log's start are garbage as soon as the start record says so. They are deleted in
-slices by the saves that follow, and found again at the next open. The entries of a dropped replica
-lie in a *grave*, a record that says where they end, and `sweep_graves` deletes them in slices: one
-batch of them all would hold up every other group of the node.
+slices by the saves that follow, at no sync of their own, and found again at the next open. The
+entries of a dropped replica lie in a *grave*, a record that says where they end. `sweep` deletes
+both in slices, because an idle group saves nothing and a dropped one never will: one batch of them
+all would hold up every other group of the node.
 """
 
 import asyncio
@@ -332,7 +333,7 @@ class LogStore:
     def drop_replica(self, gid: GroupId) -> "asyncio.Future[None]":
         """Delete a replica and leave a tombstone; its id never comes back on this node.
 
-        Its entries stay in their grave until `sweep_graves` has deleted them all.
+        Its entries stay in their grave until `sweep` has deleted them all.
         """
         group = self._groups.pop(gid)
         highest = self._dropped[gid] = max(group.record.replica, self.tombstone(gid))
@@ -343,12 +344,19 @@ class LogStore:
         self._graves[gid] = _Grave(group.swept, end)
         return self._sync(group, rows, None, dropped=True)
 
-    def sweep_graves(self, rows_max: int) -> bool:
-        """Delete up to `rows_max` entries of replicas that were dropped. Whether there were any."""
-        gid = next(iter(self._graves), None)
-        if gid is None:
+    def sweep(self, rows_max: int) -> bool:
+        """Delete up to `rows_max` entries that nobody needs: of replicas that were dropped, and
+        below the starts of logs. Whether there were any."""
+        rows: list[Write] = []
+        for gid in list(self._graves):
+            if len(rows) < rows_max:
+                rows += self._swept(gid, rows_max - len(rows))
+        for group in self._groups.values():
+            if len(rows) < rows_max:
+                self._sweep(group, rows, rows_max - len(rows))
+        if not rows:
             return False
-        self._sync(None, self._swept(gid, rows_max), None)
+        self._sync(None, rows, None)
         return True
 
     def _swept(self, gid: GroupId, rows_max: int | None) -> list[Write]:
@@ -622,9 +630,9 @@ class LogStore:
             )
         group.loaded = True
 
-    def _sweep(self, group: _Group, rows: list[Write]) -> None:
-        """Delete a slice of the rows below the log's start along with a save."""
-        lo, hi = group.swept, min(group.unswept, group.swept + SWEEP_ROWS_MAX)
+    def _sweep(self, group: _Group, rows: list[Write], rows_max: int = SWEEP_ROWS_MAX) -> None:
+        """Delete a slice of the rows below the log's start along with `rows`."""
+        lo, hi = group.swept, min(group.unswept, group.swept + rows_max)
         if lo < hi:
             rows += _deletes(group.record.gid, lo, hi)
             group.swept = Index(hi)

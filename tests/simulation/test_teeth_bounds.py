@@ -16,6 +16,7 @@ from labs.waits import Wait, Waits
 from raft.config import RaftConfig
 from raft.core import Raft
 from raft.disk.data_store import ReplicaData
+from raft.disk.log_store import LogStore
 from raft.host import CompactionConfig, Host
 from raft.leader import Leader
 from raft.log import Log
@@ -94,6 +95,10 @@ def rows_of_replaced_states_stay(patch: Patch) -> None:
     patch.setattr(ReplicaData, "collect_garbage", lambda self, rows_max: None)
 
 
+def logs_of_idle_groups_are_not_swept(patch: Patch) -> None:
+    patch.setattr(LogStore, "sweep", lambda self, rows_max: False)
+
+
 def rows_of_dropped_replicas_stay(patch: Patch) -> None:
     patch.setattr(raft.host, "sweep_orphans", lambda disk, held, rows_max: False)
 
@@ -144,6 +149,7 @@ def whoever_has_given_up_is_still_worked_for(patch: Patch) -> None:
         (the_cache_of_the_log_grows, small(knobs=SMALL_WINDOWS), ("B5",)),
         (rows_of_replaced_states_stay, small("isolate", "crash", knobs=SHORT_LOGS), ("B7",)),
         (rows_of_dropped_replicas_stay, small("members"), ("B7",)),
+        (logs_of_idle_groups_are_not_swept, small("members", knobs=SHORT_LOGS), ("B7",)),
         (
             whoever_has_given_up_is_still_worked_for,
             replace(small("overload"), seconds=1.0),

@@ -238,6 +238,32 @@ def test_what_lies_below_the_start_is_deleted_in_slices() -> None:
     run(main())
 
 
+def test_what_lies_below_the_start_of_an_idle_log_is_swept() -> None:
+    """Simulated seed 42, B7: only the saves of its own group took such rows away."""
+
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage)
+        await store.create_replica(record(2), SnapshotMeta(membership=ONE_VOTER))
+        for gid in (G1, G2):
+            await store.save(gid, vote(1), [entry(index, 1) for index in range(1, 401)])
+            await store.cut(gid, meta(390, 1))
+        assert entry_rows(storage) == 2 * (400 - 256)
+        store = await storage.crash(store)
+
+        assert store.sweep(200)
+        await asyncio.sleep(0.01)
+        assert entry_rows(storage) == 2 * (400 - 256) - 200, "a slice, of whichever groups"
+        assert store.sweep(200)
+        assert not store.sweep(200)
+        store = await storage.crash(await storage.reopen(store))
+
+        assert entry_rows(storage) == 20
+        assert loaded(store, G1) == loaded(store, G2) == entries(391, " ".join("1" * 10))
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     "start",
     [
@@ -378,13 +404,13 @@ def test_a_dropped_log_is_swept_in_slices_across_crashes() -> None:
         await store.drop_replica(G1)
         assert entry_rows(storage) == 10
 
-        store.sweep_graves(4)
+        store.sweep(4)
         await asyncio.sleep(0.01)
         assert entry_rows(storage) == 6
         store = await storage.crash(store)
         assert (store.replicas(), entry_rows(storage)) == ([], 6)
-        assert store.sweep_graves(4) and store.sweep_graves(4)
-        assert not store.sweep_graves(4)
+        assert store.sweep(4) and store.sweep(4)
+        assert not store.sweep(4)
         await store.close()
         assert entry_rows(storage) == 0
         assert [key for key in storage.drive.durable("log") if key[:1] == b"g"] == []
@@ -399,10 +425,10 @@ def test_a_replica_made_anew_does_not_find_entries_of_the_one_before() -> None:
         storage = Storage()
         store = await one_group(storage, "1 1 1 1", term=1)
         store.drop_replica(G1)
-        store.sweep_graves(1)
+        store.sweep(1)
         await store.create_replica(record(1, replica=9), SnapshotMeta())
         await store.save(G1, vote(3), entries(1, "3 3"))
-        assert not store.sweep_graves(9)
+        assert not store.sweep(9)
         store = await storage.crash(store)
         assert loaded(store) == entries(1, "3 3")
         assert entry_rows(storage) == 2
