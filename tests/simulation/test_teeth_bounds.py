@@ -133,7 +133,7 @@ def whoever_has_given_up_is_still_worked_for(patch: Patch) -> None:
 
     async def broken(self: GroupServer, frame: Frame) -> Reply:
         now = asyncio.get_running_loop().time()
-        free_at[self] = max(free_at.get(self, 0.0), now) + 0.1
+        free_at[self] = max(free_at.get(self, 0.0), now) + 0.25
         await asyncio.sleep(free_at[self] - now)
         return await answer(self, frame)
 
