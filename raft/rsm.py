@@ -30,8 +30,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgpack
 
@@ -96,15 +97,20 @@ class _Frame:
         self.missing = size
         self.outcomes: list[object] = [None] * size
 
-    def put(self, at: int, outcome: object) -> None:
-        self.outcomes[at] = outcome
-        self.missing -= 1
+    def put(self, at: int, outcomes: Sequence[object]) -> None:
+        self.outcomes[at : at + len(outcomes)] = outcomes
+        self.missing -= len(outcomes)
         if not self.missing and not self.future.done():
             self.future.set_result(self.outcomes)
 
 
-_Waiter = tuple["asyncio.Future[object] | _Frame", int]
-"""Who waits for one command: a future of its own, or a place in a frame."""
+class _Waiter(NamedTuple):
+    """Who waits for `size` commands that follow each other: a future for its only one, or a frame
+    from its place `at` on."""
+
+    sink: "asyncio.Future[object] | _Frame"
+    at: int
+    size: int
 
 
 class ReplicatedStateMachine:
@@ -131,7 +137,7 @@ class ReplicatedStateMachine:
         self._late_seconds = late_seconds
         self._replica: Proposer | None = None
         self._loop = asyncio.get_running_loop()
-        self._queue: list[tuple[bytes, _Waiter]] = []
+        self._queue: list[tuple[Sequence[bytes], _Waiter]] = []
         self._flush_scheduled = False
         self._placed: dict[Index, tuple[Term, list[_Waiter]]] = {}
         self._since: deque[tuple[Index, float]] = deque()
@@ -149,7 +155,9 @@ class ReplicatedStateMachine:
     @property
     def pending(self) -> int:
         """Commands queued or proposed whose outcome is not known yet."""
-        return len(self._queue) + sum(len(waiters) for _, waiters in self._placed.values())
+        queued = sum(waiter.size for _, waiter in self._queue)
+        placed = chain.from_iterable(waiters for _, waiters in self._placed.values())
+        return queued + sum(waiter.size for waiter in placed)
 
     # What others may ask
 
@@ -160,7 +168,7 @@ class ReplicatedStateMachine:
         or with `OutcomeUnknown`.
         """
         future: asyncio.Future[object] = self._loop.create_future()
-        self._enqueue(command, (future, -1))
+        self._enqueue((command,), _Waiter(future, 0, 1))
         return future
 
     def submit_frame(self, commands: Sequence[bytes]) -> "asyncio.Future[list[object]]":
@@ -173,9 +181,8 @@ class ReplicatedStateMachine:
         if not commands:
             future.set_result([])
             return future
-        frame = _Frame(future, len(commands))
-        for at, command in enumerate(commands):
-            self._enqueue(command, (frame, at))
+        count = len(commands)
+        self._enqueue(commands, _Waiter(_Frame(future, count), 0, count))
         return future
 
     @property
@@ -197,8 +204,8 @@ class ReplicatedStateMachine:
 
     # Proposing
 
-    def _enqueue(self, command: bytes, waiter: _Waiter) -> None:
-        self._queue.append((command, waiter))
+    def _enqueue(self, commands: Sequence[bytes], waiter: _Waiter) -> None:
+        self._queue.append((commands, waiter))
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
@@ -209,14 +216,19 @@ class ReplicatedStateMachine:
         queue, self._queue = self._queue, []
         commands: list[bytes] = []
         waiters: list[_Waiter] = []
-        size = 0
-        for command, waiter in queue:
-            if commands and size + len(command) > self._entry_bytes_max:
-                self._propose(commands, waiters)
-                commands, waiters, size = [], [], 0
-            commands.append(command)
-            waiters.append(waiter)
-            size += len(command)
+        room = self._entry_bytes_max
+        for more, (sink, at, size) in queue:
+            begin = 0  # of what goes into the entry that is open
+            for place, command in enumerate(more):
+                if len(command) > room and (commands or place > begin):
+                    if place > begin:
+                        commands += more[begin:place]
+                        waiters.append(_Waiter(sink, at + begin, place - begin))
+                    self._propose(commands, waiters)
+                    commands, waiters, begin, room = [], [], place, self._entry_bytes_max
+                room -= len(command)
+            commands += more[begin:]
+            waiters.append(_Waiter(sink, at + begin, size - begin))
         if commands:
             self._propose(commands, waiters)
 
@@ -243,7 +255,7 @@ class ReplicatedStateMachine:
         return None
 
     def _turn_away(self, waiters: list[_Waiter], because: str) -> None:
-        self.turned_away(len(waiters))
+        self.turned_away(sum([waiter.size for waiter in waiters]))
         _fail(waiters, partial(Overloaded, because))
 
     def turned_away(self, commands: int) -> None:
@@ -273,12 +285,14 @@ class ReplicatedStateMachine:
             if term != entry.term:
                 _fail(waiters, partial(NotLeader, self.replica.leader))
                 continue
-            assert len(results) == len(waiters), (entry.id, len(results), len(waiters))
-            for (sink, at), result in zip(waiters, results, strict=True):
+            begin, waited = 0, sum([waiter.size for waiter in waiters])
+            assert len(results) == waited, (entry.id, len(results), waited)
+            for sink, at, size in waiters:
                 if isinstance(sink, _Frame):
-                    sink.put(at, result)
+                    sink.put(at, results[begin : begin + size])
                 elif not sink.done():  # its caller may have been cancelled
-                    sink.set_result(result)
+                    sink.set_result(results[begin])
+                begin += size
         if tracer is not None:
             tracer.applied(entries)
 
@@ -340,8 +354,8 @@ def decode_entry(entry: Entry) -> list[bytes]:
 
 def _fail(waiters: Sequence[_Waiter], error: Callable[[], RaftError]) -> None:
     """Tell each waiter, by an error of its own: a traceback belongs to one of them."""
-    for sink, at in waiters:
+    for sink, at, size in waiters:
         if isinstance(sink, _Frame):
-            sink.put(at, error())
+            sink.put(at, [error() for _ in range(size)])
         elif not sink.done():
             sink.set_exception(error())

@@ -152,10 +152,11 @@ class SessionTable:
                 very command stale: its client has said so.
             digest: Of the command, `DIGEST_BYTES` long.
         """
-        state = self._load(rows, session)
+        state = self._cached.get(session) or self._load(rows, session)
         if state is None:
             return Verdict.EXPIRED
-        floor = max(floor, state.floor)
+        if floor < state.floor:
+            floor = state.floor
         if seq < floor:
             return Verdict.STALE
         record = state.answers.get(seq)
@@ -175,14 +176,19 @@ class SessionTable:
         Belongs in the same batch as the command's effect. Answers that are not final (the shard is
         elsewhere, or not there yet) are never recorded: the command is still fresh where it lives.
         """
-        state = self._load(rows, session)
+        state = self._cached.get(session) or self._load(rows, session)
         assert state is not None, session
-        state.raise_floor(floor)
-        assert state.floor <= seq < state.floor + self.window, (session, seq, floor, state.floor)
-        assert seq not in state.answers and len(digest) == DIGEST_BYTES, (session, seq, digest)
-        assert len(answer) <= ANSWER_BYTES_MAX, (session, seq, answer)
-        state.answers[seq] = _RECORD.pack(seq, len(answer), digest) + answer
-        rows.put(self._key(session), state.encode())
+        if floor > state.floor:
+            state.raise_floor(floor)
+        answers = state.answers
+        assert (
+            state.floor <= seq < state.floor + self.window
+            and seq not in answers
+            and len(digest) == DIGEST_BYTES
+            and len(answer) <= ANSWER_BYTES_MAX
+        ), (session, seq, floor, state.floor, digest, answer)
+        answers[seq] = _RECORD.pack(seq, len(answer), digest) + answer
+        rows.put(state.key, state.encode())
 
     def acknowledge(self, rows: Rows, session: int, floor: int) -> None:
         """Raise the session's floor to `floor` if it is below; forget the answers that it passes.
@@ -192,7 +198,7 @@ class SessionTable:
         state = self._load(rows, session)
         if state is not None and floor > state.floor:
             state.raise_floor(floor)
-            rows.put(self._key(session), state.encode())
+            rows.put(state.key, state.encode())
 
     def drop(self, rows: Rows, session: int, *, idle_since: int | None = None) -> bool:
         """Forget a session for ever; False if there is no such one, or if it was used meanwhile.
@@ -260,9 +266,10 @@ class SessionTable:
 class _Session:
     """A session's row, decoded. `answers` holds encoded records by seq, in the order applied."""
 
-    __slots__ = ("answers", "floor")
+    __slots__ = ("answers", "floor", "key")
 
-    def __init__(self, floor: int, answers: dict[int, bytes]) -> None:
+    def __init__(self, key: bytes, floor: int, answers: dict[int, bytes]) -> None:
+        self.key = key  # of the row
         self.floor = floor  # never falls
         self.answers = answers  # invariant: floor <= seq < floor + window
 
@@ -272,8 +279,7 @@ class _Session:
         return max(self.answers, default=self.floor - 1)
 
     def raise_floor(self, floor: int) -> None:
-        if floor <= self.floor:
-            return
+        """To one above the present."""
         if floor - self.floor <= len(self.answers):
             for seq in range(self.floor, floor):
                 self.answers.pop(seq, None)
@@ -301,4 +307,4 @@ def _decode(key: bytes, row: bytes) -> _Session:
             raise SessionRowDamaged(key, row)
         answers[seq] = row[at:end]
         at = end
-    return _Session(floor, answers)
+    return _Session(key, floor, answers)

@@ -217,7 +217,7 @@ def _operation(row: object) -> Operation:
     try:
         if type(row) is bytes:
             command = commands.decode(row)
-            if isinstance(command, Mutation | Batch | OpenSession):
+            if isinstance(command, _ASKED):
                 return Proposal(row, command)
             raise BadFrame(f"{type(command).__name__} is no command of a client")
         if type(row) is list and len(row) == 1 and type(row[0]) is bytes:
@@ -238,6 +238,7 @@ def _wire_result(result: Result) -> tuple[object, ...]:
     return (result,)
 
 
+_ASKED: Final = (Mutation, Batch, OpenSession)
 _STATUSES: Final = tuple(Status)
 _CODES: Final = {int(code): code for code in Code}
 _TROUBLES: Final = {int(trouble): trouble for trouble in Trouble}

@@ -121,7 +121,8 @@ class GroupServer:
         if not self.rsm.leads:
             return Reply(Status.NOT_LEADER, self.machine.number, self.leader())
         self.look_for(frame.config_number)
-        results: list[Result | None] = [self._at_the_door(op) for op in frame.operations]
+        roomy = self.roomy()
+        results: list[Result | None] = [self._at_the_door(op, roomy) for op in frame.operations]
         reads: list[int] = []
         writes: list[int] = []
         commands: list[bytes] = []
@@ -160,7 +161,7 @@ class GroupServer:
             return None
         return Leader(member.node, self._feed.address(self.gid, member.node))
 
-    def _at_the_door(self, operation: Operation) -> Result | None:
+    def _at_the_door(self, operation: Operation, roomy: bool) -> Result | None:
         """Why a write need not be proposed: the shard is not served here now. None: propose it.
 
         Only to save log space: the machine decides again when the command is applied (S9).
@@ -177,7 +178,7 @@ class GroupServer:
         refusal = self.machine.refusal(command.shard)
         if refusal is not None:
             return refusal
-        return None if self._fits(command) else Trouble.NO_ROOM
+        return None if roomy or _makes_room(command) else Trouble.NO_ROOM
 
     def _is_of_one_shard(self, batch: Batch) -> bool:
         """Whether the shard that a batch names is that of all its keys."""
@@ -199,14 +200,6 @@ class GroupServer:
         if delay:
             self.slowed += 1
             await asyncio.sleep(delay)
-
-    def _fits(self, command: Asked) -> bool:
-        """Whether the disk has room for a write. What makes room, or costs none, always goes."""
-        if self.roomy():
-            return True
-        if isinstance(command, Batch):
-            return all(write.op is Op.DELETE for write in command.writes)
-        return not (isinstance(command, Mutation) and command.op is not Op.DELETE)
 
     async def _read(
         self, operations: Sequence[Operation], reads: Sequence[int], results: list[Result | None]
@@ -262,6 +255,13 @@ def _result(outcome: object) -> Result:
         return Trouble.NOT_LEADER  # certainly not applied
     assert isinstance(outcome, OutcomeUnknown), outcome
     return Trouble.UNKNOWN
+
+
+def _makes_room(command: Asked) -> bool:
+    """Whether it goes to a full disk too: what makes room, or costs none."""
+    if isinstance(command, Batch):
+        return all(write.op is Op.DELETE for write in command.writes)
+    return not (isinstance(command, Mutation) and command.op is not Op.DELETE)
 
 
 def _always() -> bool:
