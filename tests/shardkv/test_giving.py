@@ -25,7 +25,7 @@ from shardkv.limits import (
 from shardkv.phases import Phase
 from shardkv.progress import Meter, Progress
 from shardkv.rows import ROWS_DONE, changes_cursor
-from shardkv.types import NO_COPY
+from shardkv.types import NO_COPY, CopyId
 from tests.support.stores import S0, S1, A, B, Group, configures, put
 
 T = TypeVar("T")
@@ -71,8 +71,10 @@ class Source:
         for seq in seqs:
             self.group.apply(put(1, seq, b"k%d" % seq, value, floor=seq))
 
-    async def pull(self, cursor: bytes, *, freeze: bool = True, number: int = 2) -> PullReply:
-        copy_id = self.group.machine.record(S0).copy_id
+    async def pull(
+        self, cursor: bytes, *, freeze: bool = True, number: int = 2, older: bool = False
+    ) -> PullReply:
+        copy_id = CopyId(self.group.machine.record(S0).copy_id - older)
         request = PullRequest(A, S0, ConfigNumber(number), copy_id, cursor, 10_000, freeze)
         return await self.giver.pull(request, "a:1")
 
@@ -98,13 +100,20 @@ def test_a_shard_is_frozen_when_little_is_left_and_the_answer_has_the_rest() -> 
     told(story)
 
 
-@pytest.mark.parametrize("why", ["among the rows", "not asked", "follower", "old number"])
+@pytest.mark.parametrize(
+    "why", ["among the rows", "not asked", "follower", "old number", "old copy"]
+)
 def test_it_is_not_frozen_for_less(why: str) -> None:
     async def story(source: Source) -> None:
         source.leads = why != "follower"
         cursor = b"" if why == "among the rows" else ROWS_DONE
 
-        await source.pull(cursor, freeze=why != "not asked", number=1 if why == "old number" else 2)
+        await source.pull(
+            cursor,
+            freeze=why != "not asked",
+            number=1 if why == "old number" else 2,
+            older=why == "old copy",
+        )
 
         assert source.phase is Phase.MOVING and source.proposed == []
 

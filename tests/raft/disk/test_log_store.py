@@ -15,6 +15,7 @@ from raft.disk.records import (
     START,
     TAIL,
     WRITE_NUMBER_KEY,
+    encode_hard_state,
     encode_number,
     entry_key,
     group_key,
@@ -536,6 +537,24 @@ def test_closing_writes_the_last_promise() -> None:
     run(main())
 
 
+def test_what_replaces_entries_on_their_way_is_read_once_those_have_landed() -> None:
+    """The first save's end must not make the log forget what is on its way behind it."""
+
+    async def main() -> None:
+        store = await one_group(Storage(), term=1)
+        first = store.save(G1, None, entries(1, "1 1"))
+        await asyncio.sleep(0)
+        second = store.save(G1, vote(2), entries(1, "2 2"))
+        await first
+
+        assert not second.done()
+        assert list(store.read(G1, Index(1), Index(3), EVERYTHING)) == entries(1, "2 2")
+        await second
+        assert list(store.read(G1, Index(1), Index(3), EVERYTHING)) == entries(1, "2 2")
+
+    run(main())
+
+
 def test_truncation_does_not_look_like_loss() -> None:
     """The write number rises where the last index rightly falls."""
 
@@ -645,21 +664,26 @@ def test_an_old_copy_of_the_log_put_back_is_refused() -> None:
     run(main())
 
 
-def test_a_vote_missing_from_the_log_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        pytest.param(vote(7, 1), "it says term 7", id="a term"),
+        pytest.param(vote(8), "it says term 8, vote 0", id="a vote"),
+        pytest.param(vote(8, 2), "it says term 8, vote 2", id="another vote"),
+    ],
+)
+def test_a_vote_missing_from_the_log_is_refused(left: HardState, said: str) -> None:
     """The write number alone is no proof: each group's term and vote are compared too."""
 
     async def main() -> None:
         storage = Storage()
         store = await one_group(storage, "1 1")
         await store.create_replica(record(2), SnapshotMeta())
-        await store.save(G2, vote(7, 1), [])
-        key = group_key(HARD_STATE, G2)
-        old = storage.drive.durable("log")[key]
         await store.save(G2, vote(8, 1), [])
         await store.close()
         storage.drive.crash()
-        await storage.rewrite(key, old)
-        with pytest.raises(DataUnusable, match="group 2, term and vote: it says term 7"):
+        await storage.rewrite(group_key(HARD_STATE, G2), encode_hard_state(G2, left))
+        with pytest.raises(DataUnusable, match=f"group 2, term and vote: {said}"):
             await storage.open()
 
     run(main())
@@ -735,6 +759,20 @@ def test_every_bit_of_an_entry_is_covered() -> None:
             with pytest.raises(DataUnusable, match="group 1, entry 2"):
                 store.read(G1, Index(2), Index(3), EVERYTHING)
             storage.cut(store)
+
+    run(main())
+
+
+def test_a_log_ahead_of_its_term_is_refused() -> None:
+    """Its replica might vote a second time in the term of its own entries."""
+
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, "1 1")
+        await store.save(G1, None, entries(3, "2"))
+        store = await storage.reopen(store)
+        with pytest.raises(DataUnusable, match="term and vote: it says term 1, and entry 3 is of"):
+            loaded(store)
 
     run(main())
 

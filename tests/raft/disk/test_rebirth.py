@@ -83,3 +83,30 @@ def test_a_crash_leaves_it_as_it_was_or_as_it_is_to_be(turns: int) -> None:
 
     run(main())
     assert seen in ([True], [False])
+
+
+def test_a_vote_under_way_is_promised_under_the_id_that_gave_it() -> None:
+    """Or a crash might leave a promise of the new id beside a log that knows the old one alone."""
+    seen: dict[bool, int] = {True: 0, False: 0}
+
+    async def main(seed: int, moments: int) -> None:
+        storage = Storage(seed)
+        store = await storage.reopen(await one_group(storage, "1", term=4))
+        loaded(store)
+        voted = store.save(G1, vote(6, 1), [])
+        rebirth = asyncio.ensure_future(store.rebirth(REBORN, ALONE))
+        await asyncio.sleep(moments * 0.00005)
+        store = await storage.crash(store)
+        voted.cancel()
+        rebirth.cancel()
+        await asyncio.gather(rebirth, return_exceptions=True)
+
+        reborn = store.replicas() == [REBORN]
+        assert reborn or store.replicas() == [record()]
+        assert store.hard_state(G1) in ((vote(7),) if reborn else (vote(4, 1), vote(6, 1)))
+        seen[reborn] += 1
+
+    for seed in range(16):
+        for moments in range(1, 16):
+            run(main(seed, moments), seed=seed)
+    assert all(seen.values()), "crashes before and after it"
