@@ -196,6 +196,33 @@ def test_the_leaders_own_order_to_campaign_passes_the_refusal() -> None:
     assert said(replica) == [VoteReply(N1, N3, T2, True)]
 
 
+def test_who_follows_a_terms_leader_has_no_vote_left_in_that_term() -> None:
+    """Its own vote may never have been asked for; the majority that made the leader has given its."""
+    replica = core(1, "1", config=LAB)
+    replica.step(AppendEntries(N2, N1, T2, id_of(1, 1), (), Index(0)), NOW)
+    effects(replica)
+    before = replica.deadline
+
+    replica.step(RequestVote(N3, N1, T2, id_of(9, 1)), NOW + 0.1)
+    assert said(replica) == [VoteReply(N1, N3, T2, False)]
+    assert (replica.vote, replica.deadline) == (NOBODY, before)
+    replica.step(RequestVote(N3, N1, T3, id_of(9, 1)), NOW + 0.1)
+    assert said(replica) == [VoteReply(N1, N3, T3, True)]
+
+
+@pytest.mark.parametrize(("first", "role"), [(False, Role.CANDIDATE), (True, Role.LEADER)])
+def test_a_voters_first_answer_counts_and_what_follows_changes_nothing(
+    first: bool, role: Role
+) -> None:
+    replica = core(1, "1", voters=membership(1, 2, 3, 4, 5))
+    campaign(replica)
+    for answer in (first, not first):
+        replica.step(VoteReply(N2, N1, T2, answer), NOW)
+    replica.step(VoteReply(N3, N1, T2, True), NOW)
+
+    assert replica.role is role
+
+
 def test_lab_mode_has_none_of_this() -> None:
     """Plain Raft: a heard leader does not keep a voter from a higher term."""
     replica = core(1, "1", config=LAB)

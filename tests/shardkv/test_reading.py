@@ -185,6 +185,14 @@ def test_a_stale_read_within_its_bound_asks_nobody() -> None:
     assert server.barriers == 0
 
 
+def test_a_replica_that_has_stopped_answers_nobody_however_young_it_is() -> None:
+    """It may have stopped in the middle of what it holds."""
+    server = FakeServer(age=0.0)
+    server.stopped_because = "RowDamaged"
+    assert confirm(server, stale=True, age_ms=1000) == Refusal(Trouble.UNCONFIRMED)
+    assert server.barriers == 0
+
+
 def test_an_older_replica_asks_its_leader_before_it_refuses() -> None:
     server = FakeServer(age=1.0)
     assert confirm(server, stale=True, age_ms=999) is None
