@@ -265,7 +265,8 @@ class ControllerMachine:
             if not members:
                 return Answer(Code.NO_MEMBERS, (gid,))
             known = records.get(gid)
-            if gid_of.get(uuid, gid) != gid or (known is not None and known.uuid != uuid):
+            taken = gid_of.get(uuid, gid) != gid or (known is not None and known.uuid != uuid)
+            if taken or uuid == RETIRED:
                 return Answer(Code.UUID_DIFFERS, (gid,))
             gid_of[uuid] = gid
             if known is None or version >= known.version:
@@ -298,7 +299,7 @@ class ControllerMachine:
     def _update_members(self, update: UpdateMembers) -> Answer | View:
         groups = self.view.directory.groups
         known = groups.get(update.gid)
-        if known is None:
+        if known is None or known.uuid == RETIRED:
             return Answer(Code.UNKNOWN_GROUP, (update.gid,))
         if not update.members:
             return Answer(Code.NO_MEMBERS, (update.gid,))

@@ -197,7 +197,7 @@ def test_the_leaders_own_order_to_campaign_passes_the_refusal() -> None:
 
 
 def test_who_follows_a_terms_leader_has_no_vote_left_in_that_term() -> None:
-    """Its own vote may never have been asked for; the majority that made the leader has given its."""
+    """It may never have been asked for its own; a majority has given its votes to that leader."""
     replica = core(1, "1", config=LAB)
     replica.step(AppendEntries(N2, N1, T2, id_of(1, 1), (), Index(0)), NOW)
     effects(replica)

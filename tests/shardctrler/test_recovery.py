@@ -5,12 +5,14 @@ import pytest
 from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.codec import decode_config, encode_config
 from shardctrler.commands import (
+    NO_UUID,
     Abandon,
     Adopt,
     Answer,
     Change,
     Code,
     Join,
+    JoiningGroup,
     Leave,
     Move,
     OpenSession,
@@ -105,6 +107,21 @@ def test_an_abandoned_group_s_shards_are_lost_and_begin_elsewhere(controller: Co
     assert controller.ask(Join((group(3),))) == ok(3)
     later = controller.machine.config()
     assert (later.abandoned, later.lost) == ((), ()), "said once"
+
+
+def test_a_gid_that_was_given_up_means_no_group_whoever_names_it(controller: Controller) -> None:
+    """Not by the uuid that stands in the place of its own either, nor by members without one."""
+    controller.ask(abandon())
+    before = controller.machine.view
+
+    nobody = JoiningGroup(G1, RETIRED, (HERE,))
+    assert controller.ask(Join((nobody,))) == Answer(Code.UUID_DIFFERS, (1,))
+    assert controller.ask(Join((nobody._replace(gid=G3),))) == Answer(Code.UUID_DIFFERS, (3,))
+    for named in (NO_UUID, RETIRED, uuid(1)):
+        late = UpdateMembers(G1, 10**6, (HERE,), named)
+        assert controller.ask(late) == Answer(Code.UNKNOWN_GROUP, (1,))
+
+    assert controller.machine.view == before
 
 
 def test_a_shard_that_never_left_is_kept_where_it_is(controller: Controller) -> None:
