@@ -44,11 +44,6 @@ class Ready(NamedTuple):
     def must_save(self) -> bool:
         return bool(self.hard_state is not None or self.entries or self.snapshot is not None)
 
-    @property
-    def last_saved(self) -> Index:
-        """The last index that this batch makes durable; 0 when it holds no entries."""
-        return self.entries[-1].index if self.entries else Index(0)
-
 
 NOTHING: Final = Ready()
 """What a core with nothing to do says; this very value, so that a driver need not look into it."""

@@ -130,12 +130,6 @@ def _sorted_out(
     return orphans, filling, missing
 
 
-def voters_of(gid: int, seen: Seen) -> tuple[str, ...] | None:
-    """The nodes whose votes a group counts, by its leader; None while nobody leads it."""
-    found = leader_of(gid, seen)
-    return None if found is None else tuple(member.node for member in found[1].voters)
-
-
 def spread(nodes: Sequence[str], groups: int, replicas: int) -> tuple[Wish, ...]:
     """Place the controller (gid 0) and `groups` groups evenly: no node holds two replicas more
     than another, and the founders, who lead first, go round too.

@@ -1,6 +1,7 @@
 """Every bound of the store, named once: the client checks them, the server checks them again.
 
-Each error that a limit causes names the limit. Sizes are bytes, times seconds.
+Each error that a limit causes names the limit. Sizes are bytes, times seconds. Raft's bounds are in
+`raft/config.py` and `raft/host.py`, those of connections in `labrpc/limits.py`.
 """
 
 from typing import Final
@@ -27,17 +28,8 @@ BATCH_BYTES_MAX: Final = 1 * MIB
 PAGE_ROWS_MAX: Final = 1000
 PAGE_BYTES_MAX: Final = 1 * MIB
 
-# Raft and the wire
-ENTRY_BYTES_MAX: Final = 1 * MIB
-"""A log entry of many commands closes here; one command alone may be larger."""
-MESSAGE_BYTES_MAX: Final = 1 * MIB
-GRPC_MESSAGE_BYTES_MAX: Final = 4 * MIB
-
 # In flight; past these a request is refused with a hint when to retry
-CONNECTION_OPERATIONS_MAX: Final = 1024
-CONNECTION_BYTES_MAX: Final = 16 * MIB
 NODE_OPERATIONS_MAX: Final = 8192
-CONNECTIONS_MAX: Final = 1024
 RETRY_SECONDS: Final = 0.1
 """The hint: how long a client that was refused for want of room waits before it asks again."""
 LATE_SECONDS: Final = 1.0
@@ -89,5 +81,3 @@ WRITE_OVERHEAD_BYTES: Final = 256
 """What a write costs besides its command: its session's row is copied again, too."""
 HOLD_SECONDS: Final = 0.2
 """From the freeze to the install a shard's requests are held so long before they are refused."""
-GARBAGE_ROWS_MAX: Final = 1000
-"""Rows of dead copies that one slice of clean-up deletes."""
