@@ -175,7 +175,8 @@ class Clerk(Operations):
         Args:
             operations: `Put`, `Append` and `Delete` (`shardkv/writes.py`).
             session: Later reads of this session show the batch.
-            once: Names the request, as in `put`; of all with this name in its shard one is done.
+            once: Names the request, as in `put`; of all batches with this name in its shard one is
+                done.
 
         Returns:
             The new version of each operation's key, in order; 0 for a delete.
@@ -289,8 +290,9 @@ class Clerk(Operations):
         once: Once | None,
         timeout: float | None,
     ) -> Version:
-        future = self._loop.create_future()
-        pending = Pending(future, _key(key), op, _value(value), if_version, once)
+        future, data = self._loop.create_future(), _key(key)
+        name = None if once is None else once.for_key(data)
+        pending = Pending(future, data, op, _value(value), if_version, name)
         pending.marks = session
         version: Version = await self._run(pending, timeout)
         return version

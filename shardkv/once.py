@@ -26,6 +26,7 @@ its fill of names refuses new ones, before anything is done, rather than forget 
 """
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -60,6 +61,11 @@ class Once(NamedTuple):
     """What names a request: a digest of the client's name for it."""
 
     token: bytes  # TOKEN_BYTES
+
+    def for_key(self, key: bytes) -> "Once":
+        """The name as a request to one key has it: with another key it is another request, and a
+        shard that holds both must not take the one for the other."""
+        return Once(blake2b(key, digest_size=TOKEN_BYTES, key=self.token).digest())
 
 
 class OnceRowDamaged(Exception):

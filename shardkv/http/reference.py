@@ -59,9 +59,10 @@ curl -X POST localhost:7402/cluster/move -H 'Shardkv-Confirm: move' \\
 - **`Idempotency-Key: NAME` makes a repeated write exactly once**, through whatever node it comes,
   for 24 hours: of all PUT, POST and DELETE requests of that name to one key one is done, and each
   gets its answer, a refusal too. The name with another body, condition or method is 409. The same
-  name for another key names another request. It moves with its shard, and is in backups. Time is
-  the shard's own, as its leaders measure it: no machine's clock forgets a name early. A shard that
-  has its fill of names (below) answers a new one with 429: nothing was done.
+  name for another key names another request; of batches one of a name is done in each shard. It
+  moves with its shard, and is in backups. Time is the shard's own, as its leaders measure it: no
+  machine's clock forgets a name early. A shard that has its fill of names (below) answers a new one
+  with 429: nothing was done.
 - **`POST /batch` does all of its writes or none**: 1 to 128 of `put`, `append` and `delete`, in
   their order, each with `if_version` if you like, to keys of one shard, as keys with the same
   `{tag}` are (else 400, `not-one-shard`). A key or value that is no text comes as `key_base64`,

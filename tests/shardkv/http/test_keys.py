@@ -371,6 +371,10 @@ def test_a_named_request_is_done_once_through_whatever_node(tmp_path: Path) -> N
         assert (other.status, other.problem) == (409, "idempotency-key-reused")
         elsewhere = await second.ask("POST", "/append/another", b"paid ", name)
         assert elsewhere.status == 204, "another key, another request"
+        of_a_tag = [
+            await first.ask("POST", f"/append/%7Bt%7D{key}", b"paid ", name) for key in "ab"
+        ]
+        assert [a.status for a in of_a_tag] == [204, 204], "in the same shard too"
         created = {"idempotency-key": "c", "if-none-match": "*"}
         for http in (first, second):
             assert (await http.put("/kv/lock", "mine", **created)).headers["etag"] == '"1"'
