@@ -103,10 +103,11 @@ class PeerChannel:
         loop = asyncio.get_running_loop()
         pause_ms = RECONNECT_INITIAL_MILLISECONDS
         while True:
-            # gRPC itself dials until it is connected, with its own back-off.
-            stream: ByteStream = self._connection().stream_stream(FEED)(wait_for_ready=True)
             patience = loop.call_later(DIAL_SECONDS, self._lose)
+            stream: ByteStream | None = None
             try:
+                # gRPC itself dials until it is connected, with its own back-off.
+                stream = self._connection().stream_stream(FEED)(wait_for_ready=True)
                 await self._dial(stream)
                 patience.cancel()
                 pause_ms = RECONNECT_INITIAL_MILLISECONDS
@@ -115,10 +116,14 @@ class PeerChannel:
             except (StreamLost, DecodeError) as lost:
                 level = logging.INFO if self.connected else logging.DEBUG
                 log.log(level, "lost the channel to %s: %s", self._address, lost)
+            except Exception:
+                # Nobody awaits this task. A mistake at this end must not cost the peer for ever.
+                log.exception("the channel to %s broke; it is dialled again", self._address)
             finally:
                 patience.cancel()
                 self._lose()
-                stream.cancel()
+                if stream is not None:
+                    stream.cancel()
             await asyncio.sleep(pause_ms / 1000)
             pause_ms = min(2 * pause_ms, RECONNECT_MAX_MILLISECONDS)
 

@@ -297,3 +297,30 @@ def test_after_closing_every_frame_is_dropped() -> None:
             assert [channel.send(b"b") for channel in (used, unused, fresh)] == [False] * 3
 
     run(scenario())
+
+
+def test_a_mistake_at_this_end_costs_a_dial_and_not_the_peer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody awaits what holds a channel: if it ended, the peer would hear nothing ever again."""
+
+    async def scenario() -> None:
+        got: list[bytes] = []
+        async with server() as peer, client() as me:
+            peer.listen(got.append)
+            channel = me.channel(peer.address)
+            dial = channel._connection
+
+            def breaks() -> grpc.aio.Channel:
+                channel._connection = dial
+                raise RuntimeError("a mistake")
+
+            channel._connection = breaks
+            channel.send(b"lost")
+            await until(lambda: channel.connected)
+
+            assert channel.send(b"arrives")
+            await until(lambda: got == [b"arrives"])
+
+    run(scenario())
+    assert "it is dialled again" in caplog.text
