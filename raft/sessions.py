@@ -65,6 +65,9 @@ class Verdict(Enum):
     REUSED = "reused"  # this number was used for another command: the client's mistake
 
 
+_FRESH: Final = Verdict.FRESH  # to look it up in the enum takes 60 ns
+
+
 class Recorded(NamedTuple):
     """The command was applied before: this is what it was answered, refusals included."""
 
@@ -166,7 +169,7 @@ class SessionTable:
             return Recorded(record[17:])
         if seq >= floor + self.window:
             return Verdict.OVER_WINDOW
-        return Verdict.FRESH
+        return _FRESH
 
     def record(
         self, rows: Rows, session: int, seq: int, floor: int, digest: bytes, answer: bytes
@@ -178,8 +181,7 @@ class SessionTable:
         """
         state = self._cached.get(session) or self._load(rows, session)
         assert state is not None, session
-        if floor > state.floor:
-            state.raise_floor(floor)
+        state.raise_floor(floor)
         answers = state.answers
         assert (
             state.floor <= seq < state.floor + self.window
@@ -279,7 +281,8 @@ class _Session:
         return max(self.answers, default=self.floor - 1)
 
     def raise_floor(self, floor: int) -> None:
-        """To one above the present."""
+        if floor <= self.floor:
+            return
         if floor - self.floor <= len(self.answers):
             for seq in range(self.floor, floor):
                 self.answers.pop(seq, None)

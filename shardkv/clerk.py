@@ -5,6 +5,7 @@ What becomes of an operation, and how it ends, is `shardkv/operations.py`'s; whi
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final
 
 from shardctrler.types import ShardId
 from shardkv.commands import (
@@ -29,6 +30,9 @@ from shardkv.types import Row, Version
 from shardkv.writes import Append, BatchOperation, Delete, Put
 
 __all__ = ["TIMEOUT_SECONDS", "TIMEOUT_SECONDS_MAX", "Clerk", "Controller"]
+
+
+_PUT: Final = Op.PUT  # to look it up in the enum takes 60 ns
 
 
 class Clerk(Operations):
@@ -119,9 +123,11 @@ class Clerk(Operations):
             RequestNameReused: `once` named another request.
             OutcomeUnknown: It was sent and no answer came in time.
         """
-        check_if_version(_whole(if_version))
-        version = None if if_version is None else Version(if_version)
-        return await self._write(Op.PUT, key, value, version, session, once, timeout)
+        version = None
+        if if_version is not None:
+            check_if_version(_whole(if_version))
+            version = Version(if_version)
+        return await self._write(_PUT, key, value, version, session, once, timeout)
 
     async def append(
         self,

@@ -313,8 +313,25 @@ _KINDS: Final[dict[type, int]] = {
 def encode(command: Command) -> bytes:
     """The command's bytes. Its limits are the caller's to check (`check_key` and the others)."""
     if type(command) is Mutation:
-        return _pack((FORMAT, *(command[:-1] if command.once is None else command)))
+        return encode_mutation(*command)
     return _pack((FORMAT, _KINDS[type(command)], *command))
+
+
+def encode_mutation(
+    op: Op,
+    shard: ShardId,
+    session: SessionId,
+    seq: int,
+    floor: int,
+    key: bytes,
+    value: bytes,
+    if_version: Version | None,
+    once: Once | None,
+) -> bytes:
+    """As `encode`, of a `Mutation` with these fields."""
+    if once is None:
+        return _pack((FORMAT, op, shard, session, seq, floor, key, value, if_version))
+    return _pack((FORMAT, op, shard, session, seq, floor, key, value, if_version, once))
 
 
 def decode(data: bytes) -> Command:

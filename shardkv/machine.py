@@ -114,9 +114,16 @@ from shardkv.types import (
     Code,
     CopyId,
     Row,
+    Version,
 )
 
 _BAD_COMMAND: Final = Answer(Code.BAD_COMMAND)
+# What every write asks for: to look a member up in its enum takes 60 ns.
+_FRESH: Final = Verdict.FRESH
+_OK: Final = Code.OK
+_NAMES_FULL: Final = Code.NAMES_FULL
+_DELETE: Final = Op.DELETE
+_APPEND: Final = Op.APPEND
 
 
 class Facts(NamedTuple):
@@ -349,16 +356,16 @@ class StoreMachine:
             return self._elsewhere(held)
         if held.changes is not None:
             rows = held.changes.noting(rows, self._index)
-        _, _, session, seq, floor, _, _, _, once = command
+        op, _, session, seq, floor, key, value, if_version, once = command
         digest = command.digest
         outcome = held.sessions.check(rows, session, seq, floor, digest)
-        if outcome is Verdict.FRESH:
+        if outcome is _FRESH:
             answer = (
-                self._write(held, command, rows)
+                self._write(held, op, key, value, if_version, rows)
                 if once is None
                 else self._write_once(held, command, digest, once, rows)
             )
-            if answer.code is Code.NAMES_FULL:
+            if answer.code is _NAMES_FULL:
                 return answer  # as of a full table: the session knows nothing of it
             held.sessions.record(rows, session, seq, floor, digest, encode_answer(answer))
             return answer
@@ -383,7 +390,8 @@ class StoreMachine:
         if isinstance(command, Batch):
             answer = self._write_all(held, command.writes, rows)
         else:
-            answer = self._write(held, command, rows)
+            op, key, value = command.op, command.key, command.value
+            answer = self._write(held, op, key, value, command.if_version, rows)
         names.remember(once, digest, encode_long_answer(answer))
         return answer
 
@@ -424,8 +432,8 @@ class StoreMachine:
         highest_deleted = held.highest_deleted
         versions: list[int] = []
         for at, write in enumerate(writes):
-            code, facts = self._write(held, write, unseen)
-            if code is not Code.OK:
+            code, facts = self._write(held, *write, unseen)
+            if code is not _OK:
                 held.highest_deleted = highest_deleted
                 return Answer(code, (*facts, at))
             versions += facts
@@ -436,22 +444,29 @@ class StoreMachine:
                 rows.put(key, row)
         return Answer(Code.OK, tuple(versions))
 
-    def _write(self, held: HeldShard, command: Mutation | BatchWrite, rows: Rows) -> Answer:
+    def _write(
+        self,
+        held: HeldShard,
+        op: Op,
+        key: bytes,
+        value: bytes,
+        if_version: Version | None,
+        rows: Rows,
+    ) -> Answer:
         """Do it, or refuse it for good. Either answer is recorded."""
-        key = held.data_prefix + command.key
+        key = held.data_prefix + key
         row = rows.get(key)
         version = 0 if row is None else row_version(key, row)
-        if command.if_version is not None and command.if_version != version:
+        if if_version is not None and if_version != version:
             return Answer(Code.VERSION_MISMATCH, (version,))
-        op, value = command.op, command.value
-        if op is Op.DELETE:
+        if op is _DELETE:
             if row is not None:
                 if version > held.highest_deleted:
                     held.highest_deleted = version
                     rows.put(held.highest_key, encode_version(version))
                 rows.delete(key)
-            return Answer(Code.OK, (0,))
-        if op is Op.APPEND and row is not None:
+            return Answer(_OK, (0,))
+        if op is _APPEND and row is not None:
             length = len(row) - ROW_OVERHEAD_BYTES + len(value)
             if length > VALUE_BYTES_MAX:
                 return Answer(Code.VALUE_TOO_LONG, (length,))
@@ -460,7 +475,7 @@ class StoreMachine:
         # that some client read once is never another value's (`if_version` would be fooled).
         version = (version or held.highest_deleted) + 1
         rows.put(key, encode_row(version, value))
-        return Answer(Code.OK, (version,))
+        return Answer(_OK, (version,))
 
     def _open_session(self, held: HeldShard, rows: Rows) -> Answer:
         if not held.serves:

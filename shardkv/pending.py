@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from shardctrler.types import ShardId
-from shardkv.commands import Batch, BatchWrite, Mutation, Op, OpenSession, encode
+from shardkv.commands import Batch, BatchWrite, Op, OpenSession, encode, encode_mutation
 from shardkv.errors import NotOneShard
 from shardkv.once import Once
 from shardkv.protocol import OPERATION_OVERHEAD_BYTES, Get
@@ -93,18 +93,16 @@ class Pending:
         if self.op is not None:
             assert self.session is not None and self.key is not None, "a write without a number"
             session = self.session
-            return encode(
-                Mutation(
-                    self.op,
-                    self.shard,
-                    session.number,
-                    self.seq,
-                    session.floor,
-                    self.key,
-                    self.value,
-                    self.if_version,
-                    self.once,
-                )
+            return encode_mutation(
+                self.op,
+                self.shard,
+                session.number,
+                self.seq,
+                session.floor,
+                self.key,
+                self.value,
+                self.if_version,
+                self.once,
             )
         if self.key is not None:
             return Get(self.key)

@@ -240,6 +240,7 @@ def _wire_result(result: Result) -> tuple[object, ...]:
 
 _ASKED: Final = (Mutation, Batch, OpenSession)
 _STATUSES: Final = tuple(Status)
+_OK: Final = Code.OK
 _CODES: Final = {int(code): code for code in Code}
 _TROUBLES: Final = {int(trouble): trouble for trouble in Trouble}
 
@@ -248,6 +249,9 @@ def _result(row: Any) -> Result:
     if type(row) is not list or not row or type(row[0]) is not int:
         raise BadFrame("a result is an array that begins with its code")
     number = row[0]
+    # The good case of a write first, which is the hot path.
+    if number == _OK and len(row) == 2 and type(row[1]) is int and 0 <= row[1] <= INTEGER_MAX:
+        return Answer(_OK, (row[1],))
     if number == _ROW and len(row) == 3:
         value = row[2]
         if value is not None and (type(value) is not bytes or len(value) > VALUE_BYTES_MAX):

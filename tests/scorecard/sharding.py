@@ -177,10 +177,10 @@ def ignore_what_is_expected(patch: Patch) -> None:
 def versions_by(patch: Patch, figure: Callable[[StoreMachine], int]) -> None:
     write = StoreMachine._write
 
-    def broken(self: StoreMachine, held: Any, command: Any, rows: Any) -> Answer:
-        if command.value:
-            command = command._replace(value=command.value + b"%d" % figure(self))
-        return write(self, held, command, rows)
+    def broken(
+        self: StoreMachine, held: Any, op: Any, key: bytes, value: bytes, *rest: Any
+    ) -> Answer:
+        return write(self, held, op, key, value and value + b"%d" % figure(self), *rest)
 
     patch.setattr(StoreMachine, "_write", broken)
 
@@ -218,9 +218,9 @@ def read_below_the_entry(patch: Patch) -> None:
 def versions_begin_again(patch: Patch) -> None:
     write = StoreMachine._write
 
-    def broken(self: StoreMachine, held: Any, command: Any, rows: Any) -> Answer:
+    def broken(self: StoreMachine, held: Any, *rest: Any) -> Answer:
         held.highest_deleted = 0
-        return write(self, held, command, rows)
+        return write(self, held, *rest)
 
     patch.setattr(StoreMachine, "_write", broken)
 

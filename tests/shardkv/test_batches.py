@@ -300,7 +300,7 @@ def _partial(self: StoreMachine, held: HeldShard, writes: Any, rows: Rows) -> An
     """The obvious way: each write as it comes."""
     versions: list[int] = []
     for at, each in enumerate(writes):
-        code, facts = self._write(held, each, rows)
+        code, facts = self._write(held, *each, rows)
         if code is not Code.OK:
             return Answer(code, (*facts, at))
         versions += facts

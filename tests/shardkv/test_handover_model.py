@@ -527,7 +527,7 @@ def half_a_batch(patch: pytest.MonkeyPatch) -> None:
     def broken(self: StoreMachine, held: Any, writes: tuple[BatchWrite, ...], rows: Rows) -> Answer:
         versions: list[int] = []
         for at, write in enumerate(writes):
-            code, facts = self._write(held, write, rows)
+            code, facts = self._write(held, *write, rows)
             if code is not Code.OK:
                 return Answer(code, (*facts, at))
             versions += facts

@@ -225,7 +225,7 @@ def test_a_frozen_shard_that_still_takes_writes_is_caught(monkeypatch: pytest.Mo
 
     original = StoreMachine._mutate
     monkeypatch.setattr(StoreMachine, "_mutate", served)
-    monkeypatch.setattr(GroupServer, "_at_the_door", lambda server, operation: None)
+    monkeypatch.setattr(GroupServer, "_at_the_door", lambda server, operation, roomy: None)
 
     config = ScenarioConfig(seconds=6.0, topology="T1", faults=("changes", "loss", "isolate"))
 

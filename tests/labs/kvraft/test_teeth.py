@@ -30,7 +30,6 @@ from raft.errors import RaftError
 from raft.replica import Replica
 from raft.rsm import ReplicatedStateMachine
 from raft.sessions import SessionTable, Verdict
-from shardkv.commands import Mutation
 from shardkv.errors import ShardKVError
 from shardkv.machine import StoreMachine
 
@@ -79,8 +78,9 @@ def leave_sessions_out_of_snapshots(patch: Patch) -> None:
 def put_at_any_version(patch: Patch) -> None:
     write = StoreMachine._write
 
-    def careless(self: StoreMachine, held: Any, command: Mutation, rows: Any) -> Any:
-        return write(self, held, command._replace(if_version=None), rows)
+    def careless(self: StoreMachine, held: Any, *rest: Any) -> Any:
+        op, key, value, _, rows = rest
+        return write(self, held, op, key, value, None, rows)
 
     patch.setattr(StoreMachine, "_write", careless)
 
