@@ -363,9 +363,13 @@ def outline(change: Change, seen: Seen) -> list[str]:
 
 def _outlined(change: Change, group: ReplicaStatus, name: str) -> list[str]:
     voters = {member.node for member in group.voters}
-    missing = [node for node in change.arriving if node not in voters]
+    renewed = sorted(set(change.arriving) & set(change.departing))
+    missing = [node for node in change.arriving if node not in voters or node in renewed]
     leaving = sorted(voters & set(change.departing))
     lines = [f"{name}: create a learner on {node}, and let it catch up" for node in missing]
+    if renewed:
+        names = ", ".join(renewed)
+        return [*lines, f"{name}: it votes in the place of the one that {names} has lost"]
     after = sorted((voters - set(leaving)) | set(missing))
     lines.append(
         f"{name}: change the voters from {', '.join(sorted(voters))} to "

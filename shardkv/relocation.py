@@ -14,9 +14,8 @@ from raft.types import NodeId
 from shardctrler.client import ControllerClient
 from shardctrler.commands import Code
 from shardctrler.errors import ChangeRefused
-from shardkv.config import ConfigError
 from shardkv.control import UnknownNode
-from shardkv.growth import CONTROLLER_GID, Seen
+from shardkv.growth import CONTROLLER_GID, Complete, Seen
 from shardkv.moving_replicas import (
     Change,
     Refuse,
@@ -86,19 +85,21 @@ class Relocation:
 
     async def replacements(self, old: str, new: str, gid: int | None = None) -> list[Change]:
         """What it takes to move every replica of `old`, or that of one group, to `new`: one change
-        a group, the controller first. Groups that have nothing on `old` are left alone.
+        a group, the controller first. Groups that have nothing on `old` are left alone. A node
+        that is to take its own place gets new replicas for those that it has lost.
 
         Raises:
-            ConfigError, UnknownNode, MembersRefused: it makes no sense; nothing was changed.
+            UnknownNode, MembersRefused: it makes no sense; nothing was changed.
         """
-        if old == new:
-            raise ConfigError(f"node {old} cannot be replaced by itself")
         self._check_known(old, new)
         seen = await self._operator.observe()
         gids = groups_on(old, seen)
         if gid is not None:
             gids = tuple(on for on in gids if on == gid)
-        return [Change(on, (new,), (old,)) for on in gids]
+        changes = [Change(on, (new,), (old,)) for on in gids]
+        if old != new:
+            return changes
+        return [change for change in changes if not isinstance(next_step(change, seen), Complete)]
 
     async def carry_out(self, changes: Sequence[Change]) -> None:
         """Make each change so, one after the other. What can be seen to be refused is refused

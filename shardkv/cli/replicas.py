@@ -65,7 +65,8 @@ def replace(request: Request, old: Source, new: str, dry_run: bool) -> None:
 
     OLD may be dead. Each group takes NEW in as a learner, and once it has caught up exchanges the
     two in one joint change: at no moment does it depend on one node more. Refused, with no effect,
-    where it would leave fewer than a majority alive.
+    where it would leave fewer than a majority alive. OLD and NEW may be one node, which came back
+    under its name without its data: it gets new replicas for those that it has lost.
     """
 
     async def work() -> list[Change]:
@@ -85,7 +86,8 @@ def replace(request: Request, old: Source, new: str, dry_run: bool) -> None:
         print_json({"old": old.node, "new": new, "groups": gids})
     elif not gids:
         where = "any group" if old.gid is None else f"group {old.gid}"
-        sys.stdout.write(f"nothing to do: {old.node} holds no replica of {where}\n")
+        why = f"holds no replica of {where}" if old.node != new else "holds what it should"
+        sys.stdout.write(f"nothing to do: {old.node} {why}\n")
     else:
         names = ", ".join(map(str, gids))
         sys.stdout.write(f"{new} replaces {old.node} in group{'s'[: len(gids) > 1]} {names}\n")

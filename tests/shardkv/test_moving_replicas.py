@@ -273,6 +273,17 @@ def test_the_outline_says_all_of_it_and_changes_nothing() -> None:
     assert outline(REPLACE, seen("1:n1 3:n3 4:n7")) == ["group 1: nothing to do"]
 
 
+def test_a_node_that_takes_its_own_place_is_outlined_as_such() -> None:
+    own_place = Change(1, ("n2",), ("n2",))
+    wiped = {**seen(), "n2": node("n2")}
+
+    assert outline(own_place, wiped) == [
+        "group 1: create a learner on n2, and let it catch up",
+        "group 1: it votes in the place of the one that n2 has lost",
+    ]
+    assert outline(own_place, seen()) == ["group 1: nothing to do"]
+
+
 @dataclass
 class World:
     """A group that obeys its leader, and helpers that may die between any two of their calls."""

@@ -193,6 +193,32 @@ def test_a_replacement_survives_its_operators_and_its_nodes(seed: int) -> None:
     play(seed, story)
 
 
+def test_a_node_that_lost_its_disk_takes_its_own_place() -> None:
+    """It is back under its name, a stranger; a voter that it lost is never that voter again."""
+
+    async def story(cluster: SimCluster, operators: Operators) -> None:
+        node = cluster.nodes["n2"]
+        groups = (GroupId(0), GroupId(2))
+        before = {gid: cluster.voters(gid) for gid in groups}
+        node.crash()
+        node.lose_disk()
+        await asyncio.sleep(2.0)
+        await node.start()
+        await asyncio.sleep(1.0)
+        assert holds(cluster, "n2") == []
+
+        await operators.replace("n2", "n2")
+
+        assert holds(cluster, "n2") == list(groups)
+        for gid in groups:
+            assert sorted(voters(cluster, gid)) == ["n1", "n2", "n3"]
+            lost = next(member.id for member in before[gid] if member.node == "n2")
+            assert lost not in [member.id for member in cluster.voters(gid)]
+        await operators.replace("n2", "n2")  # there is nothing left to do
+
+    play("its own place", story)
+
+
 def test_every_replica_moves_and_clients_that_know_only_the_old_nodes_go_on() -> None:
     """The controller too: it is found by those who were told where it was once."""
 
