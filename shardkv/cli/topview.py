@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shardkv.cli.vitals import ALIVE, DEAD, DEAD_SECONDS, SUSPECT
+from shardkv.cli.vitals import ALIVE, DEAD, SUSPECT
+from shardkv.planner import Health
 
 _HEAD_LINES: Final = 4
 _STYLES: Final = {ALIVE: "green", SUSPECT: "yellow", DEAD: "bold red"}
@@ -69,11 +70,10 @@ def _head(document: dict[str, Any], moves: Sequence[dict[str, Any]]) -> list[str
 
 
 def standing_of(node: dict[str, Any]) -> str:
-    """ALIVE if it answers; DEAD if it did not for long, or was dead when the looking began."""
+    """See `shardkv/cli/vitals.py`."""
     if node["state"] != "silent":
         return ALIVE
-    silent = node["last_seen_seconds"] or 0.0
-    return DEAD if node["health"] == "dead" or silent >= DEAD_SECONDS else SUSPECT
+    return DEAD if node["health"] == Health.DEAD.value else SUSPECT
 
 
 def _pair(latency: dict[str, float | None]) -> str:

@@ -1,10 +1,9 @@
 """How a cluster is, in a few figures: who is there, what is served, what was asked of it. Pure.
 
-A node's *standing* is ALIVE if it answers, whatever anybody thought of it before; else it is what
-the controller's leader knows, who asks every node each second: SUSPECT, and DEAD once it has been
-silent for `DEAD_SECONDS`. (What the cluster does about it comes later: `shardkv ctl plan`.) Where
-nobody leads the controller, a node that does not answer is SUSPECT: it may be the way to it that is
-broken.
+A node's *standing* is ALIVE if it answers, whatever anybody thought of it before. Else it is DEAD
+if the controller's leader, who asks every node each second, counts it so
+(`shardkv.planner.health`), and SUSPECT if not: one word means one thing here, in `ctl plan` and on
+the page. Where nobody leads the controller it is SUSPECT: it may be the way to it that is broken.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from shardkv.healing_beats import HealthReport
 from shardkv.load import NodeLoad
+from shardkv.planner import Health
 
 ALIVE: Final = "ALIVE"
 SUSPECT: Final = "SUSPECT"
 DEAD: Final = "DEAD"
-DEAD_SECONDS: Final = 10.0
 
 
 class Vital(NamedTuple):
@@ -50,7 +49,7 @@ def vitals(
     for node in silent:
         known = next((n for n in report.nodes if n.node == node), None) if report else None
         seconds = None if known is None else known.silent_ms / 1000
-        dead = seconds is not None and seconds >= DEAD_SECONDS
+        dead = known is not None and known.health == Health.DEAD.value
         found.append(Vital(node, DEAD if dead else SUSPECT, seconds))
     return tuple(found)
 

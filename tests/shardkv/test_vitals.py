@@ -29,25 +29,25 @@ NOW = datetime(2026, 1, 15, 10, 30, 45, tzinfo=UTC)
 def report(**silent: int) -> HealthReport:
     """Nodes that have been silent for so many milliseconds."""
     nodes = tuple(
-        NodeHealth(node, "suspect" if ms else "alive", ms, 1, 1, 0, 0)
+        NodeHealth(node, "dead" if ms > 30_000 else "suspect", ms, 1, 1, 0, 0)
         for node, ms in silent.items()
     )
     return HealthReport(1, 1, 0, 0, nodes, "", (), ())
 
 
 def test_who_answers_is_alive_whatever_was_thought_of_it() -> None:
-    found = vitals(["n1"], ["n2", "n3", "n4"], report(n1=99_000, n2=12_000, n3=9_999))
+    found = vitals(["n1"], ["n2", "n3", "n4"], report(n1=99_000, n2=32_000, n3=9_999))
 
     assert found == (
         Vital("n1", "ALIVE", 0.0),
-        Vital("n2", "DEAD", 12.0),
+        Vital("n2", "DEAD", 32.0),
         Vital("n3", "SUSPECT", 9.999),
         Vital("n4", "SUSPECT", None),
     )
     assert health_words(found) == "4 nodes: 1 alive, 2 suspect, 1 dead (25.0 % available)"
     assert [seen_words(one, NOW) for one in found] == [
         "now",
-        "10:30:33Z (12 s ago)",
+        "10:30:13Z (32 s ago)",
         "10:30:35Z (10 s ago)",
         "unknown",
     ]
