@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, Final
 
 from labrpc.limits import BODY_BYTES_MAX, CHANNEL_QUEUED_BYTES_MAX
-from labs.canonical import live_rows
+from labs.canonical import live_bytes, live_rows
 from labs.cluster import DATA, LOG, SimCluster, SimNode
 from raft.disk.data_store import PROGRESS, ROWS, rows_prefix
 from raft.disk.records import ENTRY, TOMBSTONE, group_of, index_of
@@ -78,15 +78,14 @@ class Bounds:
         for node in nodes:
             assert node.host is not None
             for gid, replica in node.host.replicas.items():
-                weight = _bytes(live_rows(replica))
-                self._live[gid] = max(self._live.get(gid, 0), weight)
+                self._live[gid] = max(self._live.get(gid, 0), live_bytes(replica))
 
     def _look_at_disk(self, node: SimNode) -> None:
         assert node.host is not None
         held = self._held.setdefault(node.name, {})
         held.update(dict.fromkeys(node.host.replicas))
         live = sum(self._live[gid] for gid in held)
-        size = _bytes(node.drive.visible(DATA))
+        size = node.drive.visible_bytes(DATA)
         if size > COPIES_MAX * live + SMALL_BYTES:
             self._cluster.observer.broke(
                 "B7",
@@ -108,13 +107,13 @@ def _queues(replica: Replica) -> Iterator[tuple[str, int, int]]:
     handed_out = [size for _, size in state._unapplied]
     last = handed_out[-1] if handed_out else 0  # the page that passed the bound
     yield "wait to be applied", state._unapplied_bytes, config.unapplied_bytes_max + last
-    unsaved = sum(
-        entry_bytes(entry) for entry in log._cache[max(log.durable + 1 - log._cache_first, 0) :]
-    )
+    unsaved = sum(map(entry_bytes, log._cache[max(log.durable + 1 - log._cache_first, 0) :]))
     window = config.inflight_bytes_max + config.append_bytes_max
     yield "wait for the disk", unsaved, config.uncommitted_bytes_max + window
-    one = max(map(entry_bytes, log._cache), default=0)  # give or take one entry
-    yield "of the log in memory", log._cache_bytes, config.cache_bytes_max + unsaved + one
+    most = config.cache_bytes_max + unsaved
+    if log._cache_bytes > most:
+        most += max(map(entry_bytes, log._cache), default=0)  # give or take one entry
+    yield "of the log in memory", log._cache_bytes, most
 
 
 def needless(node: SimNode) -> list[bytes]:
@@ -147,7 +146,3 @@ def _needless(node: SimNode) -> Iterator[bytes]:
             log = replicas[gid].core.log
             if not log.start.last.index < index_of(key) <= log.last.index:
                 yield key
-
-
-def _bytes(rows: Any) -> int:
-    return sum(len(key) + len(row) for key, row in rows)

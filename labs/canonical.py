@@ -44,14 +44,27 @@ def live_rows(replica: Replica) -> Iterator[tuple[bytes, bytes]]:
     return _live(replica.store.reader, _innermost(machine))
 
 
+def live_bytes(replica: Replica) -> int:
+    """What the live rows take, keys and all."""
+    size = 0
+    for key, row in live_rows(replica):
+        size += len(key) + len(row)
+    return size
+
+
 def _live(rows: Reader, machine: object) -> Iterator[tuple[bytes, bytes]]:
-    alive: set[bytes] | None = None
-    if isinstance(machine, StoreMachine):
-        shards = [ShardId(number) for number in range(machine.nshards)]
-        alive = {prefix for s in shards for prefix in prefixes(s, machine.record(s))}
-    for key, row in rows.range(b"", LAST_KEY):
-        if alive is None or key[:1] not in KINDS or key[:PREFIX_BYTES] in alive:
-            yield key, row
+    if not isinstance(machine, StoreMachine):
+        return rows.range(b"", LAST_KEY)
+    alive = {
+        prefix
+        for number, record in enumerate(machine.facts.records)
+        for prefix in prefixes(ShardId(number), record)
+    }
+    return (
+        row
+        for row in rows.range(b"", LAST_KEY)
+        if row[0][:1] not in KINDS or row[0][:PREFIX_BYTES] in alive
+    )
 
 
 def rows_hash(rows: Reader, machine: object, members: Membership) -> bytes:

@@ -257,6 +257,11 @@ class SimDrive:
         opened = self._disks.get(name)
         return opened.rows() if opened is not None else ()
 
+    def visible_bytes(self, name: str) -> int:
+        """What these rows take, keys and all."""
+        opened = self._disks.get(name)
+        return opened.bytes_held if opened is not None else 0
+
     def admit(self, size: int, name: str = "", batch: Sequence[Write] = ()) -> None:
         """Let a write of `size` bytes through, or end the node.
 
@@ -367,6 +372,11 @@ class SimDisk:
     def rows(self) -> Sequence[tuple[bytes, bytes]]:
         """Every row, also those that cannot be read, in no order."""
         return self._rows.all()
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of every row, keys and all."""
+        return self._rows.size
 
     def snapshot(self) -> "SimDiskSnapshot":
         """The map as it stands now."""

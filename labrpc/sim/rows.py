@@ -15,6 +15,8 @@ class SortedRows:
         self._rows = rows
         self._keys = sorted(rows)
         self._shared = False
+        self.size = sum(map(len, rows)) + sum(map(len, rows.values()))
+        """Bytes of all keys and rows."""
 
     def get(self, key: bytes) -> bytes | None:
         return self._rows.get(key)
@@ -36,20 +38,27 @@ class SortedRows:
     def put(self, batch: Sequence[Write]) -> None:
         if self._shared:
             self._rows, self._keys, self._shared = dict(self._rows), list(self._keys), False
-        rows, keys = self._rows, self._keys
+        rows, keys, size = self._rows, self._keys, self.size
         for key, value in batch:
+            before = rows.get(key)
             if value is None:
-                if rows.pop(key, None) is not None:
+                if before is not None:
+                    del rows[key]
                     del keys[bisect_left(keys, key)]
+                    size -= len(key) + len(before)
                 continue
-            if key not in rows:
+            if before is None:
                 insort(keys, key)
+                size += len(key) + len(value)
+            else:
+                size += len(value) - len(before)
             rows[key] = value
+        self.size = size
 
     def share(self) -> "SortedRows":
         """A view that later writes leave alone; O(1) until the next write."""
         view = object.__new__(SortedRows)
-        view._rows, view._keys = self._rows, self._keys
+        view._rows, view._keys, view.size = self._rows, self._keys, self.size
         view._shared = self._shared = True
         return view
 
@@ -61,6 +70,7 @@ class UnreadableRows(SortedRows):
         self, rows: SortedRows, spoilt: dict[bytes, None] | None, fail: Callable[[bytes], NoReturn]
     ) -> None:
         self._rows, self._keys, self._shared = rows._rows, rows._keys, rows._shared
+        self.size = rows.size
         self._spoilt, self._fail = spoilt, fail
 
     def get(self, key: bytes) -> bytes | None:
@@ -87,7 +97,7 @@ class UnreadableRows(SortedRows):
 
     def share(self) -> "SortedRows":
         view = object.__new__(UnreadableRows)
-        view._rows, view._keys = self._rows, self._keys
+        view._rows, view._keys, view.size = self._rows, self._keys, self.size
         view._shared = self._shared = True
         view._spoilt, view._fail = self._spoilt, self._fail
         return view
@@ -99,4 +109,5 @@ class UnreadableRows(SortedRows):
     def readable(self) -> SortedRows:
         rows = object.__new__(SortedRows)
         rows._rows, rows._keys, rows._shared = self._rows, self._keys, self._shared
+        rows.size = self.size
         return rows
