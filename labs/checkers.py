@@ -59,6 +59,7 @@ from raft.disk.records import (
     index_of,
 )
 from raft.errors import DataUnusable
+from raft.log import Log
 from raft.messages import (
     AnyMessage,
     AppendEntries,
@@ -74,6 +75,7 @@ from raft.progress import Progress
 from raft.quorum import Electorate
 from raft.replica import Replica
 from raft.snapshot_stream import ChunkReply, SnapshotChunk
+from raft.state import State
 from raft.trace import message_line
 from raft.types import (
     NOBODY,
@@ -137,6 +139,7 @@ class _Life:
     """One replica between its start and its end."""
 
     replica: Replica
+    state: State  # of its core: what is looked at each time, without asking the core for each fact
     applied: Index
     commit: Index
     led: Term = NO_TERM  # the term it led when last looked at, 0 if it did not
@@ -174,9 +177,11 @@ class RaftInvariants:
         self.lost: dict[ReplicaId, None] = {}
         """Replicas whose node's disk is gone."""
         self._entries: dict[tuple[int, Term], tuple[Term, Content]] = {}  # with the term before it
+        self._proven: dict[Index, tuple[bytes, tuple[Term, bytes], tuple[Term, bytes]]] = {}
+        """By index the bytes stored last, what they follow, and the term and chain value found."""
         self._canonical: list[tuple[Term, Content]] = [(Term(0), (EntryKind.EMPTY, b""))]
         self._committed_in: list[Term] = [Term(0)]  # the term in which canonical[i] was first seen
-        self._keys = {kind: group_key(kind, gid) for kind in (REPLICA, HARD_STATE, START, TAIL)}
+        self._kinds = {group_key(kind, gid): kind for kind in (REPLICA, HARD_STATE, START, TAIL)}
         self._progress_key = group_key(PROGRESS, gid)
         self._entry_prefix = entry_key(gid, 0)[:-8]
         self._loop = asyncio.get_running_loop()
@@ -233,7 +238,7 @@ class RaftInvariants:
         """A replica was loaded and takes part from now on (R18)."""
         durable, core = self._durable[name], replica.core
         self._left.pop(name, None)
-        self._lives[name] = _Life(replica, core.applied, core.commit)
+        self._lives[name] = _Life(replica, core._state, core.applied, core.commit)
         log = core.log
         self._lives[name].start = log.start.last.index
         self._lives[name].members_at = log.membership_index
@@ -310,9 +315,11 @@ class RaftInvariants:
         ended = durable.tail.last.index
         entries: list[tuple[Index, bytes | None]] = []
         for key, value in batch:
-            if key.startswith(self._entry_prefix):
-                entries.append((index_of(key), value))
-            elif key == self._keys[REPLICA]:
+            kind = self._kinds.get(key)
+            if kind is None:
+                if key.startswith(self._entry_prefix):
+                    entries.append((index_of(key), value))
+            elif kind == REPLICA:
                 if value is None:
                     self._durable[node] = durable = _Durable()
                 else:
@@ -320,9 +327,12 @@ class RaftInvariants:
                     self._nodes[durable.replica] = node
             elif value is None:
                 continue
-            elif key == self._keys[HARD_STATE]:
+            elif kind == TAIL:
+                before, durable.tail = durable.tail, decode_tail(self.gid, value)
+                durable.cut_by = max(before.last.index - durable.tail.last.index, 0)
+            elif kind == HARD_STATE:
                 self._vote_durable(node, durable, decode_hard_state(self.gid, value))
-            elif key == self._keys[START]:
+            else:
                 start = decode_start(self.gid, value)
                 if not (start.meta.last.index >= durable.start.meta.last.index):
                     self._broke("R7", f"{node}: its log's start falls to {start.meta.last}")
@@ -336,9 +346,6 @@ class RaftInvariants:
                 if held not in (None, start.meta.last.term):
                     self.observer.probe("snapshot installed over a conflicting log")
                 durable.start = start
-            elif key == self._keys[TAIL]:
-                before, durable.tail = durable.tail, decode_tail(self.gid, value)
-                durable.cut_by = max(before.last.index - durable.tail.last.index, 0)
         replaced = durable.terms_from(entries[0][0], ended) if entries else []
         for index, value in entries:  # after the start and the end that they lie between
             self._entry_durable(node, durable, index, value)
@@ -347,8 +354,9 @@ class RaftInvariants:
 
     def data_durable(self, node: str, batch: Sequence[Write]) -> None:
         durable = self._durable[node]
+        own_key = self._progress_key
         for key, value in batch:
-            if key == self._progress_key and value is not None:
+            if key == own_key and value is not None:
                 progress = decode_progress(self.gid, key, value)
                 if not (
                     progress.applied.index >= durable.applied
@@ -361,6 +369,8 @@ class RaftInvariants:
     def vow_durable(self, node: str, vow: Vow) -> None:
         """A promise names this group's replica on a node."""
         durable = self._durable[node]
+        if vow.replica == durable.vow_of and vow.hard_state == durable.vow:
+            return  # named again
         if vow.replica > durable.vow_of:  # a later replica of the group on this node
             durable.vow_of, durable.vow = vow.replica, NO_STATE
         if not (vow.hard_state.term >= durable.vow.term):
@@ -390,35 +400,44 @@ class RaftInvariants:
             if previous is None:
                 self._broke("R3", f"{node}: stores {index} without what is before it")
                 return
-            entry, chain = decode_entry(self.gid, index, value, previous[1])
-            term = entry.term
-            durable.entries[index] = (term, chain)
-            content = (previous[0], (entry.kind, entry.data))
-            known = self._entries.setdefault((index, term), content)
-            if known != content:
-                self._broke(
-                    "R3",
-                    f"{node}: entry {index} of term {term} differs from another node's, or follows "
-                    f"an entry of term {previous[0]} instead of {known[0]}",
-                )
-        was_cut = index <= durable.start.meta.last.index
-        was_committed = (
-            before is not None
-            and index < len(self._canonical)
-            and self._canonical[index][0] == before[0]
-        )
-        if before is not None and before[0] != term and not was_cut:
-            if was_committed:
-                self._broke(
-                    "R8", f"{node}: loses entry {index} of term {before[0]}, which was committed"
-                )
-            self.observer.probe("uncommitted tail overwritten")
+            proven = self._proven.get(index)
+            if proven is not None and proven[0] == value and proven[1] == previous:
+                held = proven[2]  # the very bytes that another node has stored there
+            else:
+                held = self._prove(node, index, value, previous)
+                self._proven[index] = (value, previous, held)
+            durable.entries[index] = held
+            term = held[0]
+        if before is None or before[0] == term or index <= durable.start.meta.last.index:
+            return
+        if index < len(self._canonical) and self._canonical[index][0] == before[0]:
+            self._broke(
+                "R8", f"{node}: loses entry {index} of term {before[0]}, which was committed"
+            )
+        self.observer.probe("uncommitted tail overwritten")
+
+    def _prove(
+        self, node: str, index: Index, value: bytes, previous: tuple[Term, bytes]
+    ) -> tuple[Term, bytes]:
+        """Look at the bytes of an entry, as a start would: they fit what is before them, and are
+        what every node has there in that term. Returns its term and chain value."""
+        entry, chain = decode_entry(self.gid, index, value, previous[1])
+        content = (previous[0], (entry.kind, entry.data))
+        known = self._entries.setdefault((index, entry.term), content)
+        if known != content:
+            self._broke(
+                "R3",
+                f"{node}: entry {index} of term {entry.term} differs from another node's, or "
+                f"follows an entry of term {previous[0]} instead of {known[0]}",
+            )
+        return entry.term, chain
 
     # What is said
 
     def said(self, node: str, parcel: Parcel) -> None:
         """A message leaves a replica: what it promises must be durable (R9), its term its own."""
         message = parcel.content
+        kind = type(message)
         if isinstance(message, (SnapshotChunk, ChunkReply)):
             if isinstance(message, SnapshotChunk):
                 self.probes.chunk(node, message)
@@ -427,13 +446,12 @@ class RaftInvariants:
             return
         if parcel.gid != self.gid:
             return
-        kind = type(message)
         self.messages += 1
         life = self._lives.get(node)
         if life is None:
             return  # during the start
-        durable, core = self._durable[node], life.replica.core
-        term, now = message.term, core.term
+        durable, state = self._durable[node], life.state
+        term, now = message.term, state.term
         if not (isinstance(message, (RequestVote, VoteReply)) and message.pre):
             if term > durable.hard_state.term or term > durable.vow.term:
                 self._broke(
@@ -448,15 +466,17 @@ class RaftInvariants:
         if isinstance(message, HeartbeatReply):
             self._check_claim(node, durable, message.last)
         elif kind is Heartbeat or kind is AppendEntries:
-            leads_now = term == now and core.role is Role.LEADER
+            leads_now = term == now and state.role is Role.LEADER
             if not (leads_now or self.leaders.get(term) == node):
                 self._broke("R17", f"{node} does not lead term {term} and says {message!r:.200}")
             if kind is AppendEntries and leads_now:
-                progress = core.progress.get(message.target)
+                progress = life.replica.core.progress.get(message.target)
                 if progress is not None and not self._in_window(life, progress):
                     told = f"{len(progress.flights)} messages of {progress.flight_bytes} bytes"
                     self._broke("B3", f"{node} has {told} under way to {progress.id}")
-        else:
+        elif isinstance(message, AppendReply) and message.rejected == 0:
+            self._check_acknowledgement(node, durable, message)
+        elif kind is not AppendReply:
             self._check_promise(node, durable, message)
 
     def _check_claim(self, node: str, durable: _Durable, last: Index) -> None:
@@ -508,14 +528,13 @@ class RaftInvariants:
                     self._broke(
                         "R9", f"{node} grants a vote with {durable.hard_state} on disk: {message!r}"
                     )
-            case AppendReply() if message.rejected == 0:
-                self._check_held(node, durable, message, message.match)
 
-    def _check_held(self, node: str, durable: _Durable, message: AppendReply, match: Index) -> None:
-        """Everything up to `match` is durable, and is what the leader has.
+    def _check_acknowledgement(self, node: str, durable: _Durable, message: AppendReply) -> None:
+        """Everything up to its `match` is durable, and is what the leader has.
 
         What the leader has there is known by the term at `match` (R3), while it leads.
         """
+        match = message.match
         start = durable.start.meta.last
         if match <= start.index:
             return  # within a durable snapshot, so committed
@@ -529,9 +548,9 @@ class RaftInvariants:
         life = self._lives.get(leader) if leader is not None else None
         if life is None or term is None or replaced:
             return
-        log = life.replica.core.log
-        in_log = log.first <= match <= log.last.index
-        if life.replica.core.term == message.term and in_log and log.term(match) != term:
+        log = life.state.log
+        in_log = log.start.last.index < match <= log.last.index
+        if life.state.term == message.term and in_log and log.term(match) != term:
             self._broke(
                 "R9",
                 f"{node} acknowledges {match} with an entry of term {term}, the leader "
@@ -543,15 +562,16 @@ class RaftInvariants:
     def turned(self, node: str) -> None:
         """A turn of the node's host has ended: look at what its replica has become."""
         life = self._lives.get(node)
-        if life is None or life.replica.stopped_because is not None:
-            if life is not None:
-                self._broke("H1", f"{node} stopped: {life.replica.stopped_because}")
-                self._lives.pop(node)
+        if life is None:
+            return
+        if life.replica.stopped_because is not None:
+            self._broke("H1", f"{node} stopped: {life.replica.stopped_because}")
+            self._lives.pop(node)
             return
         self.checks += 1
-        core = life.replica.core
-        log, applied, commit = core.log, core.applied, core.commit
-        leads = core.role is Role.LEADER
+        state = life.state
+        log, applied, commit = state.log, state.applied, state.commit
+        leads = state.role is Role.LEADER
         if leads:
             self._look_at_leader(node, life)
         elif life.led:
@@ -564,7 +584,7 @@ class RaftInvariants:
         start, last = log.start.last.index, log.last.index
         if start != life.start:
             life.start = start
-            if any(p.match < start for p in core.progress.values()):
+            if any(p.match < start for p in life.replica.core.progress.values()):
                 self.observer.probe("log cut while a peer lagged")
         # A snapshot that is being installed has restarted the log in memory, not yet the state.
         installing = log.durable < start
@@ -594,8 +614,9 @@ class RaftInvariants:
         life.led, life.transfer = NO_TERM, None
 
     def _look_at_leader(self, node: str, life: _Life) -> None:
-        core = life.replica.core
-        term, log, last = core.term, core.log, core.log.last
+        core, state = life.replica.core, life.state
+        term, log = state.term, state.log
+        last = log.last
         if life.led != term:
             other = self.leaders.get(term)
             if other is not None:
@@ -612,7 +633,7 @@ class RaftInvariants:
             if not (kept):
                 self._broke("R4", f"{node} leads term {term} and replaces its own {life.last}")
         life.last = last
-        if log.membership_index != life.members_at:
+        if log.memberships[-1][0] != life.members_at:
             self._look_at_members(node, life)
         target = core.transfer_target
         if target != NOBODY or life.transfer is not None:
@@ -671,35 +692,33 @@ class RaftInvariants:
             )
 
     def _look_at_commit(self, node: str, life: _Life, leads: bool) -> None:
-        core = life.replica.core
-        log = core.log
-        lo = Index(max(life.commit + 1, log.first))
+        log, term, commit = life.state.log, life.state.term, life.state.commit
+        lo = Index(max(life.commit, log.start.last.index) + 1)
         if leads:
-            if log.term(lo) != core.term:
+            if log.term(lo) != term:
                 self.observer.probe("entry of an old term committed with a new one")
-            if log.term(core.commit) != core.term:
-                self._broke(
-                    "R10", f"{node} leads term {core.term} and commits {log.id_at(core.commit)}"
-                )
-            agreed = Electorate.of(log.membership).committed(
-                partial(self._holds, core.commit, core.term)
-            )
-            if not (agreed >= core.commit):
-                self._broke("R10", f"{node} commits {core.commit}, which no majority holds durably")
-        known = len(self._canonical)
+            if log.term(commit) != term:
+                self._broke("R10", f"{node} leads term {term} and commits {log.id_at(commit)}")
+            agreed = Electorate.of(log.membership).committed(partial(self._holds, commit, term))
+            if not (agreed >= commit):
+                self._broke("R10", f"{node} commits {commit}, which no majority holds durably")
+        canonical = self._canonical
+        known = len(canonical)
         # All that is new, and the last of what is known: by R3 that covers what is before it.
-        for entry in _entries(life.replica, Index(max(lo, min(known - 1, core.commit)))):
-            content = (entry.term, (entry.kind, entry.data))
-            if entry.index < known:
-                if self._canonical[entry.index] != content:
+        for index, entry_term, kind, data in _entries(
+            log, Index(max(lo, min(known - 1, commit))), commit
+        ):
+            content = (entry_term, (kind, data))
+            if index < known:
+                if canonical[index] != content:
                     self._broke(
                         "R6",
-                        f"{node} commits another entry {entry.id} than "
-                        f"{self._canonical[entry.index][0]}",
+                        f"{node} commits another entry {EntryId(index, entry_term)} than "
+                        f"{canonical[index][0]}",
                     )
-            elif entry.index == len(self._canonical):
-                self._canonical.append(content)
-                self._committed_in.append(core.term)
+            elif index == len(canonical):
+                canonical.append(content)
+                self._committed_in.append(term)
 
     def _holds(self, index: Index, term: Term, replica: ReplicaId) -> int:
         """`index` if the replica holds the entry (index, term) durably, otherwise 0."""
@@ -720,16 +739,18 @@ class RaftInvariants:
 
     def _applied(self, node: str, entries: Sequence[Entry]) -> None:
         life = self._lives.get(node)
-        for at, entry in enumerate(entries):
-            next_ = entry.index if life is None else life.replica.applied + 1 + at
-            if life is not None and entry.index != next_:
-                self._broke("R6", f"{node} applies {entry.index} at {life.replica.applied}")
-            content = (entry.term, (entry.kind, entry.data))
-            known = entry.index < len(self._canonical)
-            if known and self._canonical[entry.index] != content:
-                self._broke("R6", f"{node} applies another entry {entry.id} than was committed")
-            if self._durable[node].term_at(entry.index) != entry.term:
-                self._broke("R9", f"{node} applies {entry.id} before it is durable there")
+        durable, canonical = self._durable[node], self._canonical
+        next_ = entries[0].index if life is None else Index(life.replica.applied + 1)
+        for index, term, kind, data in entries:
+            if index != next_:
+                self._broke("R6", f"{node} applies {index} at {next_ - 1}")
+            if index < len(canonical) and canonical[index] != (term, (kind, data)):
+                what = EntryId(index, term)
+                self._broke("R6", f"{node} applies another entry {what} than was committed")
+            if durable.term_at(index) != term:
+                what = EntryId(index, term)
+                self._broke("R9", f"{node} applies {what} before it is durable there")
+            next_ = Index(index + 1)
 
 
 def watch_drive(
@@ -747,7 +768,8 @@ def watch_drive(
                     if (watcher := watchers.get(vow.gid)) is not None:
                         watcher.vow_durable(node, vow)
             return
-        for group in dict.fromkeys([key[1:9] for key, _ in batch]):
+        groups = {key[1:9]: None for key, _ in batch}
+        for group in groups:
             found = by_key.get(group)
             if found is None:
                 continue
@@ -844,12 +866,11 @@ _GROUP_OF_KEY: Final = Struct(">Q")  # after a key's first byte, in both databas
 REPLICAS_ENUMERATED_MAX: Final = 9
 
 
-def _entries(replica: Replica, lo: Index) -> Sequence[Entry]:
-    """The entries of `[lo, commit]` in the replica's log."""
-    core = replica.core
-    if lo > core.commit or lo < core.log.first:
+def _entries(log: Log, lo: Index, hi: Index) -> Sequence[Entry]:
+    """The entries of `[lo, hi]` in a replica's log, those that are there."""
+    if lo > hi or lo <= log.start.last.index:
         return ()
-    return core.log.slice(lo, Index(core.commit + 1), PAGE_BYTES)
+    return log.slice(lo, Index(hi + 1), PAGE_BYTES)
 
 
 def quorums_meet(before: Membership, after: Membership) -> bool:

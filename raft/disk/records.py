@@ -72,6 +72,8 @@ USE_NEWER: Final = "Start the newer version that wrote it."
 _U64: Final = Struct(">Q")
 _ENTRY_KEY: Final = Struct(">cQQ")
 _ENTRY_HEAD: Final = Struct(f">BBQ{CHAIN_BYTES}s")  # format, kind, term, chain value
+_ENTRY_HEAD_BYTES: Final = _ENTRY_HEAD.size
+_TAIL: Final = Struct(f">BBQ{CHAIN_BYTES}sQ")  # format, 0, term, chain value, index
 _LINK: Final = Struct(f">{CHAIN_BYTES}sQQB")  # previous chain value, index, term, kind
 _START_LINK: Final = Struct(f">{UUID_BYTES}sQQ")
 _HARD_STATE: Final = Struct(">BQQ")
@@ -146,7 +148,7 @@ def unseal(what: str, key: bytes, raw: bytes | None) -> bytes:
     if raw is None:
         raise damaged(what, "the record is missing")
     body = raw[4:]
-    if len(raw) < 5 or seal(key, body)[:4] != raw[:4]:
+    if len(raw) < 5 or crc32(body, crc32(key)) != int.from_bytes(raw[:4], "big"):
         raise damaged(what, "its checksum does not match")
     if body[0] != FORMAT:
         raise DataUnusable(
@@ -258,19 +260,18 @@ def decode_start(gid: GroupId, raw: bytes | None) -> Start:
 
 def encode_tail(gid: GroupId, tail: Tail) -> bytes:
     (index, term), chain = tail
-    return seal(group_key(TAIL, gid), _ENTRY_HEAD.pack(FORMAT, 0, term, chain) + _U64.pack(index))
+    return seal(group_key(TAIL, gid), _TAIL.pack(FORMAT, 0, term, chain, index))
 
 
 def decode_tail(gid: GroupId, raw: bytes | None) -> Tail:
     what = f"log database, group {gid}, end of the log"
     body = unseal(what, group_key(TAIL, gid), raw)
-    if len(body) != _ENTRY_HEAD.size + 8:
+    if len(body) != _TAIL.size:
         raise damaged(what, "it has another length")
-    _, _, term, chain = _ENTRY_HEAD.unpack_from(body)
-    (index,) = _U64.unpack_from(body, _ENTRY_HEAD.size)
+    _, _, term, chain, index = _TAIL.unpack(body)
     if term > NUMBER_MAX or index > NUMBER_MAX:
         raise damaged(what, "the index or the term is out of range")
-    return Tail(EntryId(Index(index), Term(term)), chain)
+    return Tail(EntryId(index, term), chain)
 
 
 @lru_cache(maxsize=64)  # the same few are stored with every applied index
@@ -305,10 +306,10 @@ def entry_link(gid: GroupId, index: int, raw: bytes | None) -> tuple[Term, bytes
     """The term and chain value that a stored entry states; `decode_entry` proves them."""
     if raw is None:
         raise damaged(f"log database, group {gid}, entry {index}", "the record is missing")
-    if len(raw) < _ENTRY_HEAD.size:
+    if len(raw) < _ENTRY_HEAD_BYTES:
         raise damaged(f"log database, group {gid}, entry {index}", "the record is too short")
     _, _, term, chain = _ENTRY_HEAD.unpack_from(raw)
-    return Term(term), chain
+    return term, chain
 
 
 def decode_entry(
@@ -321,15 +322,16 @@ def decode_entry(
     """
     term, chain = entry_link(gid, index, raw)
     assert raw is not None
-    what = f"log database, group {gid}, entry {index}"
-    if raw[0] > FORMAT:
+    form, kind = raw[0], raw[1]
+    if form > FORMAT:
         raise DataUnusable(
-            f"{what}: it has format {raw[0]} (or is damaged), this version reads format {FORMAT}. "
-            f"{USE_NEWER} Otherwise: {START_AGAIN}"
+            f"log database, group {gid}, entry {index}: it has format {form} (or is damaged), this "
+            f"version reads format {FORMAT}. {USE_NEWER} Otherwise: {START_AGAIN}"
         )
-    if raw[0] != FORMAT or raw[1] >= len(KINDS) or term > NUMBER_MAX:
+    if form != FORMAT or kind >= len(KINDS) or term > NUMBER_MAX:
+        what = f"log database, group {gid}, entry {index}"
         raise damaged(what, "its format, kind or term is out of range")
-    entry = Entry(index, term, KINDS[raw[1]], raw[_ENTRY_HEAD.size :])
+    entry = Entry(index, term, KINDS[kind], raw[_ENTRY_HEAD_BYTES:])
     if link(previous, entry) != chain:
-        raise damaged(what, "the hash chain breaks here")
+        raise damaged(f"log database, group {gid}, entry {index}", "the hash chain breaks here")
     return entry, chain
