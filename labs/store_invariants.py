@@ -24,6 +24,7 @@ it, and costs O(1), but for the freeze and the install of a shard, which are has
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -39,6 +40,7 @@ from shardkv.commands import (
     Batch,
     BatchWrite,
     Chunk,
+    Command,
     Configure,
     Drop,
     Freeze,
@@ -56,6 +58,7 @@ from shardkv.rows import CHANGES, DATA, SESSIONS, ShardRecord, decode_row, prefi
 from shardkv.types import NO_GENERATION, Answer, Code, Generation
 
 DEADLINE_TICK_SECONDS: Final = 0.1
+COMMANDS_KEPT: Final = 1024
 _REFUSED_HERE: Final = (Code.WRONG_GROUP, Code.NOT_READY)
 _FORGOTTEN: Final = (
     Code.SEQUENCE_STALE, Code.SESSION_EXPIRED, Code.SEQUENCE_OVER_WINDOW, Code.SEQUENCE_REUSED
@@ -178,43 +181,57 @@ class StoreInvariants:
                     f"{group.answers[index, at]} elsewhere",
                 )
             return answer
-        decoded = decode(command)
+        decoded = machine._decode(command)
+        if isinstance(decoded, (Mutation, Batch)):
+            record = machine.record(decoded.shard)
+            written = machine.row_keys(decoded.shard, _writes(decoded))
+            stood = [rows.get(key) for key in written]
+            answer = carry_out()
+            stand = [rows.get(key) for key in written]
+            group.at = (index, at)
+            group.answers[index, at] = answer
+            self._mutated(machine, index, decoded, record, answer, written, stood, stand)
+            if type(decoded) is Batch:
+                self.waits.moved_on(machine.gid, machine.number, machine.unsettled)
+            return answer
+        return self._apply_step(machine, group, (index, at), decoded, rows, carry_out)
+
+    def _apply_step(
+        self,
+        machine: "WatchedMachine",
+        group: _Group,
+        place: tuple[Index, int],
+        decoded: Command,
+        rows: Rows,
+        carry_out: Callable[[], Answer],
+    ) -> Answer:
+        """Of a command that is no client's write."""
+        index, _ = place
         whole = isinstance(decoded, Configure | Abandoned)
         shards = machine.facts.records if whole else ()
         record = (
             None if isinstance(decoded, Configure | Abandoned) else machine.record(decoded.shard)
         )
-        written = (
-            machine.row_keys(decoded.shard, _writes(decoded))
-            if isinstance(decoded, Mutation | Batch)
-            else ()
-        )
-        stood = [rows.get(key) for key in written]
         busy = bool(machine.unsettled) if isinstance(decoded, Configure) else False
         before = machine.number
         answer = carry_out()
-        if isinstance(decoded, Mutation | Batch):
-            stand = [rows.get(key) for key in written]
-        elif isinstance(decoded, Freeze | Install):
+        if isinstance(decoded, Freeze | Install):
             # The judge reads more than the machine did. Where a row cannot be read the node ends
             # here, and whoever applies the entry next is the first.
             self._hashes(machine, decoded.shard, rows)
-        group.at = (index, at)
-        group.answers[index, at] = answer
+        group.at = place
+        group.answers[place] = answer
         if isinstance(decoded, Configure):
             self._configured(machine, index, before, busy, shards, answer, rows)
         elif isinstance(decoded, Abandoned):
             self._given_up(machine, shards)
-        elif isinstance(decoded, Mutation | Batch):
-            assert record is not None
-            self._mutated(machine, index, decoded, record, answer, written, stood, stand)
         elif isinstance(decoded, OpenSession):
             self._opened(machine, decoded, answer)
         elif isinstance(decoded, Chunk | Install | Freeze | Restart | Drop):
             assert record is not None
             self._stepped(machine, decoded, record, answer, rows)
-        if not isinstance(decoded, Mutation | OpenSession | Chunk):
-            self.waits.moved_on(machine.gid, machine.number, tuple(machine.unsettled))
+        if not isinstance(decoded, OpenSession | Chunk):
+            self.waits.moved_on(machine.gid, machine.number, machine.unsettled)
         return answer
 
     def _configured(
@@ -693,6 +710,7 @@ class WatchedMachine(StoreMachine):
     """The first entry applied since the rows were loaded, or came in a snapshot."""
     _entry: Index = Index(0)
     _at = 0
+    _decode = staticmethod(lru_cache(maxsize=COMMANDS_KEPT)(decode))
 
     def apply(self, index: Index, command: bytes, rows: Rows) -> Answer:
         self.began_at = self.began_at or index

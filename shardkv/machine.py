@@ -166,6 +166,9 @@ class StoreMachine:
         self._uuid: GroupUuid | None = None
         self._clear()
 
+    _decode = staticmethod(decode)
+    """The simulator, where all replicas of a group are in one process, reads each command once."""
+
     @property
     def uuid(self) -> GroupUuid | None:
         """Of the group that this is the machine of; None where none was said."""
@@ -306,7 +309,7 @@ class StoreMachine:
             RowDamaged, SessionRowDamaged, IllegalTransition: a broken invariant; the replica stops.
         """
         try:
-            decoded = decode(command)
+            decoded = self._decode(command)
         except InvalidArgument:
             return _BAD_COMMAND  # no leader of this version lets it in; all replicas agree on it
         self._index = index

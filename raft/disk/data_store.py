@@ -165,14 +165,15 @@ class ReplicaData:
                 change no answer, such as deletes of garbage.
             membership: The new one, None if it has not changed.
         """
-        assert applied.index > self.applied.index or applied == self.applied, (
+        incarnation, install, install_next, before, installed, members = self._progress
+        assert applied.index > before.index or applied == before, (
             f"{applied} is applied already (R7)"
         )
         if membership is not None:
-            self._membership_bytes = encode_membership(membership)
-            self._progress = self._progress._replace(applied=applied, membership=membership)
-        else:
-            self._progress = self._progress._replace(applied=applied)
+            self._membership_bytes, members = encode_membership(membership), membership
+        self._progress = Progress(
+            incarnation, install, install_next, applied, installed, members
+        )
         prefix = self._prefix
         batch = [(prefix + key, value) for key, value in rows]
         batch.append(self._record())
@@ -481,7 +482,7 @@ def decode_progress(gid: GroupId, key: bytes, raw: bytes) -> Progress:
     if len(body) < _PROGRESS.size:
         raise damaged(what, "it is too short")
     _, *numbers = _PROGRESS.unpack_from(body)
-    if any(number > NUMBER_MAX for number in numbers) or numbers[1] >= numbers[2]:
+    if max(numbers) > NUMBER_MAX or numbers[1] >= numbers[2]:
         raise damaged(what, "a number is out of range")
     incarnation, install, install_next, index, term, installed_index, installed_term = numbers
     return Progress(
