@@ -30,7 +30,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from struct import Struct
 from typing import Final
@@ -875,7 +875,11 @@ def _entries(log: Log, lo: Index, hi: Index) -> Sequence[Entry]:
 
 def quorums_meet(before: Membership, after: Membership) -> bool:
     """Whether every quorum of the one shares a replica with every quorum of the other (R11)."""
-    one, other = Electorate.of(before), Electorate.of(after)
+    return _electorates_meet(Electorate.of(before), Electorate.of(after))
+
+
+@lru_cache(maxsize=256)
+def _electorates_meet(one: Electorate, other: Electorate) -> bool:
     if one == other:
         return True
     everybody = sorted({*one.voters, *one.outgoing, *other.voters, *other.outgoing})

@@ -5,6 +5,7 @@ may be refused or be in vain; that is his daily bread.
 """
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from random import Random
 from typing import Final
@@ -173,12 +174,11 @@ class Operator:
     async def _maintain(self, gid: GroupId, leader: SimNode, membership: Membership) -> None:
         self._let_go(leader, gid, membership)
         everybody = members(membership)
+        wanted = {member.node: member for member in everybody.values()}
         for node in list(self._cluster.nodes.values()):
             if node.running and not node.paused:
-                wanted = [m for m in everybody.values() if m.node == node.name]
-                next_id = int(membership.next_id)
                 try:
-                    await self._match(node, gid, wanted, list(everybody), next_id)
+                    await self._match(node, gid, wanted.get(node.name), everybody, membership)
                 except (DataUnusable, OSError):
                     if node.alive:
                         raise
@@ -206,20 +206,20 @@ class Operator:
         self,
         node: SimNode,
         gid: GroupId,
-        wanted: list[Member],
-        known: list[ReplicaId],
-        next_id: int,
+        wanted: Member | None,
+        known: Mapping[ReplicaId, Member],
+        membership: Membership,
     ) -> None:
         """Bring one node in line with what a group's committed membership says of it."""
         host = node.host
         if host is None:
             return
-        held = next((record for record in host.records() if record.gid == gid), None)
-        if held is not None and held.replica not in known and held.replica < next_id:
+        held = host.record(gid)
+        if held is not None and held.replica not in known and held.replica < membership.next_id:
             await node.drop(gid)
-        elif held is None and wanted:
+        elif held is None and wanted is not None:
             record = ReplicaRecord(
-                gid, self._cluster.uuids[gid], wanted[-1].id, self._rng.getrandbits(63)
+                gid, self._cluster.uuids[gid], wanted.id, self._rng.getrandbits(63)
             )
             try:
                 created = await node.create(record)

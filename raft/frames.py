@@ -32,6 +32,7 @@ from raft.types import GroupId, GroupUuid, Index, NodeId, ReplicaId, Term
 
 FORMAT: Final = 1
 CHECKSUM_BYTES: Final = 4
+COPIED_BYTES_MAX: Final = 4096
 DAMAGED: Final = "a frame that was damaged on its way"
 MESSAGE, CHUNK, CHUNK_REPLY = 0, 1, 2
 NUMBER_MAX: Final = 2**63 - 1
@@ -78,8 +79,9 @@ class FrameCodec:
         Raises:
             BadMessage: the frame is damaged, malformed, of another format or another cluster.
         """
-        packed = memoryview(data)[CHECKSUM_BYTES:]
-        if crc32(packed) != int.from_bytes(data[:CHECKSUM_BYTES], "big"):
+        short = len(data) <= COPIED_BYTES_MAX  # then a copy costs less than a view
+        packed = (data if short else memoryview(data))[CHECKSUM_BYTES:]
+        if crc32(packed).to_bytes(CHECKSUM_BYTES, "big") != data[:CHECKSUM_BYTES]:
             raise BadMessage(DAMAGED)
         try:
             fields = msgpack.unpackb(packed, use_list=True, strict_map_key=True)

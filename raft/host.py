@@ -128,6 +128,10 @@ class Host:
         """The replicas on this node's disk, started or not."""
         return self._log_store.replicas()
 
+    def record(self, gid: GroupId) -> ReplicaRecord | None:
+        """A group's replica on this node's disk, started or not."""
+        return self._log_store.find(gid)
+
     @property
     def boot(self) -> int:
         """A number that no earlier life of this node on this directory used."""

@@ -16,13 +16,13 @@ from asyncio import base_events
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple, Unpack
+from heapq import heappush
+from typing import Any, Final, NoReturn, TypeVar
 
 from labrpc.sim.chance import Seed
 from labrpc.sim.disk import DiskFailed
 
 T = TypeVar("T")
-Args = TypeVarTuple("Args")
 
 TURNS_WITHOUT_TIME_MAX: Final = 1_000_000
 NAMED_TASKS_MAX: Final = 50
@@ -54,38 +54,45 @@ class Unhandled(SimulationError):
 
 
 class _Soon(asyncio.Handle):
-    """A handle made without asking for debugging each time."""
+    """A handle made without asking for debugging each time. `call` is the callback and what it is
+    called with."""
 
-    __slots__ = ()
+    __slots__ = ("call",)
     _repr = _source_traceback = None  # of debugging only: not of each handle
 
-    def __init__(self, callback: Any, args: Any, loop: Any, context: Context | None) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop, self._callback, self._args, self._cancelled = loop, callback, args, False
+    def __init__(self, call: tuple[Any, ...], context: Context) -> None:
+        self.call, self._context, self._cancelled = call, context, False
 
     def cancel(self) -> None:
         self._cancelled = True
-        self._callback, self._args = None, ()
+        self.call = ()
+
+    def __repr__(self) -> str:
+        return _told(self.call)
 
 
 class _Timer(asyncio.TimerHandle):
     """The same for a timer, which is on the heap until the loop takes it off."""
 
-    __slots__ = ()
+    __slots__ = ("call",)
     _repr = _source_traceback = None
 
-    def __init__(
-        self, when: float, callback: Any, args: Any, loop: Any, context: Context | None
-    ) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop, self._callback, self._args, self._cancelled = loop, callback, args, False
-        self._when, self._scheduled = when, True
+    def __init__(self, when: float, call: tuple[Any, ...], loop: Any, context: Context) -> None:
+        self.call, self._context, self._cancelled = call, context, False
+        self._when, self._scheduled, self._loop = when, True, loop
 
     def cancel(self) -> None:
         if self._scheduled and not self._cancelled:
             self._loop._timer_cancelled_count += 1
         self._cancelled = True
-        self._callback, self._args = None, ()
+        self.call = ()
+
+    def __repr__(self) -> str:
+        return _told(self.call)
+
+
+def _told(call: tuple[Any, ...]) -> str:
+    return f"{call[0]!r} with {call[1:]!r:.200}" if call else "a cancelled callback"
 
 
 class VirtualLoop(base_events.BaseEventLoop):
@@ -103,7 +110,6 @@ class VirtualLoop(base_events.BaseEventLoop):
         super().__init__()
         self.failures: list[tuple[str, BaseException | None]] = []
         self._now = 0.0
-        self._turns_without_time = 0
         self._tasks_born = 0
         self.events = 0  # callbacks run so far
         self._timers_set = 0
@@ -147,25 +153,17 @@ class VirtualLoop(base_events.BaseEventLoop):
         return self._now * self._rates.get(PROCESS.get(), 1.0)
 
     def _skewed_call_at(
-        self,
-        when: float,
-        callback: Callable[[Unpack[Args]], object],
-        *args: *Args,
-        context: Context | None = None,
+        self, when: float, *call: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         rate = self._rates.get(PROCESS.get(), 1.0)
         # Never before `when` by the clock of whoever set it, whatever was lost in rounding.
         true = when if rate == 1.0 else when / rate + RESOLUTION_SECONDS
-        return VirtualLoop.call_at(self, true, callback, *args, context=context)
+        return VirtualLoop.call_at(self, true, *call, context=context)
 
     def _skewed_call_later(
-        self,
-        delay: float,
-        callback: Callable[[Unpack[Args]], object],
-        *args: *Args,
-        context: Context | None = None,
+        self, delay: float, *call: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return self._skewed_call_at(self._skewed_time() + delay, callback, *args, context=context)
+        return self._skewed_call_at(self._skewed_time() + delay, *call, context=context)
 
     # What the base class asks of a concrete loop
 
@@ -173,46 +171,55 @@ class VirtualLoop(base_events.BaseEventLoop):
         """Turns, until somebody stops the loop: what is ready runs, and what that makes ready runs
         in the next one. When nothing is, the clock jumps to the next timer."""
         ready, pop, standing = self._ready, heapq.heappop, self._standing
+        popleft = ready.popleft
+        due = self._now + RESOLUTION_SECONDS
+        turns_without_time = 0
         while True:
-            if self._timer_cancelled_count > CANCELLED_TIMERS_MAX:
-                self._forget_cancelled()
+            if not ready and not self._stopping and self._jump():
+                due, turns_without_time = self._now + RESOLUTION_SECONDS, 0
             timers = self._timers
-            while timers and timers[0][2]._cancelled:
-                self._timer_cancelled_count -= 1
-                pop(timers)[2]._scheduled = False
-            if ready or self._stopping or (timers and timers[0][0] <= self._now):
-                self._turns_without_time += 1
-                if self._turns_without_time > TURNS_WITHOUT_TIME_MAX:
-                    raise Stalled(
-                        f"{TURNS_WITHOUT_TIME_MAX} turns at {self._now:.6f} s: somebody spins:\n"
-                        f"{self._who_waits()}"
-                    )
-            elif timers:
-                self._turns_without_time = 0
-                self._now = timers[0][0]
-            else:
-                waits = self._who_waits()
-                raise Deadlock(f"at {self._now:.6f} s everybody waits for ever:\n{waits}")
-            due = self._now + RESOLUTION_SECONDS
+            turns_without_time += 1
+            if turns_without_time > TURNS_WITHOUT_TIME_MAX:
+                raise Stalled(
+                    f"{TURNS_WITHOUT_TIME_MAX} turns at {self._now:.6f} s: somebody spins:\n"
+                    f"{self._who_waits()}"
+                )
             while timers and timers[0][0] < due:
                 timer = pop(timers)[2]
                 timer._scheduled = False
-                ready.append(timer)
+                if timer._cancelled:
+                    self._timer_cancelled_count -= 1
+                else:
+                    ready.append(timer)
             for _ in range(len(ready)):
-                handle = ready.popleft()
-                if handle._cancelled:
-                    continue
-                if standing and self._stands(handle):
+                handle = popleft()
+                if handle._cancelled or (standing and self._stands(handle)):
                     continue
                 self.events += 1
                 try:  # as `Handle._run` does
-                    handle._context.run(handle._callback, *handle._args)
+                    handle._context.run(*handle.call)
                 except (SystemExit, KeyboardInterrupt):
                     raise
                 except BaseException as error:
                     self._failed(handle, error)
             if self._stopping:
                 return
+
+    def _jump(self) -> bool:
+        """Nothing can run: let it be the time of the next timer. False: it is so already."""
+        if self._timer_cancelled_count > CANCELLED_TIMERS_MAX:
+            self._forget_cancelled()
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(timers)[2]._scheduled = False
+        if not timers:
+            waits = self._who_waits()
+            raise Deadlock(f"at {self._now:.6f} s everybody waits for ever:\n{waits}")
+        if timers[0][0] <= self._now:
+            return False
+        self._now = timers[0][0]
+        return True
 
     def _stands(self, handle: Any) -> bool:
         """Whether it is a standing process's; then it waits for that to go on."""
@@ -240,43 +247,37 @@ class VirtualLoop(base_events.BaseEventLoop):
     def _write_to_self(self) -> None:
         """Wakes a sleeping selector; ours never sleeps."""
 
-    def call_at(
-        self,
-        when: float,
-        callback: Callable[[Unpack[Args]], object],
-        *args: *Args,
-        context: Context | None = None,
+    # (`call` is the callback and its arguments: the tuple in which they come is kept as it is.)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, *call: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back at `when`; timers of one moment ring in the order they were set."""
         self._timers_set += 1
-        timer = _Timer(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, self._timers_set, timer))
+        timer = _Timer(when, call, self, copy_context() if context is None else context)
+        heappush(self._timers, (when, self._timers_set, timer))
         return timer
 
-    def call_later(
-        self,
-        delay: float,
-        callback: Callable[[Unpack[Args]], object],
-        *args: *Args,
-        context: Context | None = None,
+    def call_later(  # type: ignore[override]
+        self, delay: float, *call: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Call back in `delay` virtual seconds."""
         when = self._now + delay
         self._timers_set += 1
-        timer = _Timer(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, self._timers_set, timer))
+        timer = _Timer(when, call, self, copy_context() if context is None else context)
+        heappush(self._timers, (when, self._timers_set, timer))
         return timer
 
-    def call_soon(
-        self,
-        callback: Callable[[Unpack[Args]], object],
-        *args: *Args,
-        context: Context | None = None,
+    def call_soon(  # type: ignore[override]
+        self, *call: Any, context: Context | None = None
     ) -> asyncio.Handle:
         """Call back in the next turn; in the order of the calls."""
-        handle = _Soon(callback, args, self, context)
+        handle = _Soon(call, copy_context() if context is None else context)
         self._ready.append(handle)
         return handle
+
+    def _call_soon(self, callback: Any, args: Any, context: Context | None) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)  # also of `call_soon_threadsafe`
 
     # What must not happen in a simulation
 
@@ -348,7 +349,6 @@ class VirtualLoop(base_events.BaseEventLoop):
                 task.cancel()
             gathered = asyncio.gather(*rest, return_exceptions=True)
             gathered.add_done_callback(lambda _: self.stop())
-            self._turns_without_time = 0
             while not gathered.done():  # a failure noted on the way stops the loop, too
                 self.run_forever()
             for task, end in zip(rest, gathered.result(), strict=True):

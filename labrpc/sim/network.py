@@ -89,23 +89,37 @@ class Counts:
 class _Link:
     """One direction between two processes."""
 
+    __slots__ = (
+        "_least", "_long", "_loss", "_random", "_span", "cut", "faults", "own_faults", "rng",
+        "spoils",
+    )  # fmt: skip
+
     def __init__(self, rng: Random, faults: Faults) -> None:
-        self.rng, self.faults = rng, faults
+        self.rng, self._random = rng, rng.random
         self.own_faults = False
         self.cut = False
+        self.behave(faults)
+
+    def behave(self, faults: Faults) -> None:
+        """Do this to what comes from now on."""
+        self.faults = faults
+        self._least = faults.delay_seconds_min
+        self._span = faults.delay_seconds_max - faults.delay_seconds_min
+        self._long, self._loss = faults.long_delay, faults.loss
+        self.spoils = bool(
+            faults.truncation or faults.corruption or faults.reordering or faults.duplication
+        )
+        """Whether frames may come in otherwise than they were sent."""
 
     def loses(self) -> bool:
         """Whether the next message is lost; drawn also on a cut link, so that a cut moves no
         later draw."""
-        loss = self.faults.loss
-        return (loss > 0 and self.rng.random() < loss) or self.cut
+        return (self._loss > 0 and self._random() < self._loss) or self.cut
 
     def delay(self) -> float:
-        faults, rng = self.faults, self.rng
-        least = faults.delay_seconds_min
-        seconds = least + (faults.delay_seconds_max - least) * rng.random()
-        if faults.long_delay > 0 and rng.random() < faults.long_delay:
-            seconds += rng.uniform(0, faults.long_delay_seconds_max)
+        seconds = self._least + self._span * self._random()
+        if self._long > 0 and self._random() < self._long:
+            seconds += self.rng.uniform(0, self.faults.long_delay_seconds_max)
         return seconds
 
 
@@ -153,14 +167,15 @@ class SimNetwork:
         """Change what the links do: one (both ends given), or all that have none of their own."""
         if source is not None and target is not None:
             link = self.link(source, target)
-            link.faults, link.own_faults = faults, True
+            link.behave(faults)
+            link.own_faults = True
             return
         if source is not None or target is not None:
             raise ValueError("name both ends of the link, or neither")
         self._faults = faults
         for link in self._links.values():
             if not link.own_faults:
-                link.faults = faults
+                link.behave(faults)
 
     def cut(self, source: Address, target: Address) -> None:
         """Lose whatever is sent one way from now on; what is on its way arrives."""
@@ -186,7 +201,8 @@ class SimNetwork:
     def heal(self) -> None:
         """Mend every cut and give every link the faults of the whole network."""
         for link in self._links.values():
-            link.cut, link.faults, link.own_faults = False, self._faults, False
+            link.cut, link.own_faults = False, False
+            link.behave(self._faults)
 
     def keep_frames(self, frames_max: int) -> None:
         """Keep the last frames from now on."""
@@ -200,7 +216,8 @@ class SimNetwork:
         process = self._processes.get(to)
         if process is not None:
             loop = asyncio.get_running_loop()
-            loop.call_soon(process.take_frame, frame, context=process.context)
+            if process.frame_handler is not None:
+                loop.call_soon(process.frame_handler, frame, context=process.context)
 
     # What the transports ask
 
@@ -227,7 +244,8 @@ class SimTransport:
         """What comes in is the business of the process that listens, not of the one that sent."""
         self.alive = True
         self._handlers: dict[str, CallHandler] = {}
-        self._frame_handler: FrameHandler | None = None
+        self.frame_handler: FrameHandler | None = None
+        """Takes what peers' channels bring; None: nobody listens."""
         self._channels: dict[tuple[Address, bool], SimChannel] = {}
         self._answering: dict[asyncio.Task[None], None] = {}
         self._asked: dict[_Call, None] = {}  # calls on their way to this process, or in it
@@ -272,7 +290,7 @@ class SimTransport:
 
     def listen(self, handler: FrameHandler) -> None:
         """Hand every frame that a peer's channel brings to `handler`."""
-        self._frame_handler = handler
+        self.frame_handler = handler
 
     async def close(self) -> None:
         """Stop serving, let running handlers end within the grace, drop the rest."""
@@ -348,10 +366,6 @@ class SimTransport:
 
     def settle(self, call: "_Call") -> None:
         self._asked.pop(call, None)
-
-    def take_frame(self, frame: bytes) -> None:
-        if self._frame_handler is not None:
-            self._frame_handler(frame)
 
 
 class _Call:
@@ -455,19 +469,22 @@ class SimChannel:
     def send(self, frame: bytes) -> bool:
         """Queue a frame; False if it was dropped."""
         now = self._loop.time()
-        network, faults = self._source.network, self._link.faults
+        source, faults = self._source, self._link.faults
         size, queued = len(frame), self._queued_bytes
         if (
-            not self._source.alive
+            not source.alive
             or now < self._refuses_until
             or size > BODY_BYTES_MAX
             or (queued and queued + size > faults.queue_bytes_max)
         ):
             return False
-        network.counts.frames += 1
-        network.counts.frame_bytes += size
+        network = source.network
+        counts = network.counts
+        counts.frames += 1
+        counts.frame_bytes += size
         seconds = (size + ENVELOPE_BYTES) / faults.bytes_per_second
-        self._free_at = max(self._free_at, now) + seconds
+        free_at = self._free_at
+        self._free_at = (free_at if free_at > now else now) + seconds
         target = network.process(self._to)
         if not queued and seconds < AT_ONCE_SECONDS_MAX:
             # Nothing is before it: no timer for the common case. (Nobody waits for room, either.)
@@ -510,7 +527,6 @@ class SimChannel:
     def _depart(self, frame: bytes, target: SimTransport | None, departs: float) -> None:
         """Put a frame on the wire to the process that lived at its target when it was sent."""
         link = self._link
-        faults, rng = link.faults, link.rng
         arrives = departs + link.delay()
         network = self._source.network
         if link.loses():
@@ -518,6 +534,20 @@ class SimChannel:
             return
         if network.archive is not None:
             network.archive.append((self._to, frame))
+        if link.spoils:
+            self._spoil(frame, target, arrives)
+            return
+        if arrives < self._last_arrival:
+            arrives = self._last_arrival
+        else:
+            self._last_arrival = arrives
+        context = None if target is None else target.context
+        self._loop.call_at(arrives, self._arrive, frame, target, context=context)
+
+    def _spoil(self, frame: bytes, target: SimTransport | None, arrives: float) -> None:
+        """Do to a frame what its link does beside delaying it."""
+        link = self._link
+        faults, rng = link.faults, link.rng
         if faults.truncation > 0 and rng.random() < faults.truncation:
             frame = frame[: rng.randrange(len(frame))]
         if faults.corruption > 0 and rng.random() < faults.corruption:
@@ -536,7 +566,8 @@ class SimChannel:
 
     def _arrive(self, frame: bytes, target: SimTransport | None) -> None:
         if target is not None and target.alive:
-            target.take_frame(frame)
+            if (handler := target.frame_handler) is not None:
+                handler(frame)
             return
         # Nobody, or another than the frame was sent to: the connection is reset.
         self._source.network.counts.lost += 1

@@ -171,9 +171,7 @@ class ReplicaData:
         )
         if membership is not None:
             self._membership_bytes, members = encode_membership(membership), membership
-        self._progress = Progress(
-            incarnation, install, install_next, applied, installed, members
-        )
+        self._progress = Progress(incarnation, install, install_next, applied, installed, members)
         prefix = self._prefix
         batch = [(prefix + key, value) for key, value in rows]
         batch.append(self._record())

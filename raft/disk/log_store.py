@@ -289,6 +289,11 @@ class LogStore:
     def record(self, gid: GroupId) -> ReplicaRecord:
         return self._groups[gid].record
 
+    def find(self, gid: GroupId) -> ReplicaRecord | None:
+        """The group's replica here; None if there is none."""
+        group = self._groups.get(gid)
+        return None if group is None else group.record
+
     def hard_state(self, gid: GroupId) -> HardState:
         return self._groups[gid].hard_state
 
