@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
+from threading import enumerate as threads
 from time import perf_counter, sleep
 from typing import Final, NoReturn
 
@@ -66,6 +67,11 @@ BUFFER_STALL_BYTES: Final = 4 * BUFFER_BYTES_MAX
 RANGE_ROWS: Final = 256
 """A range walks over the rows that gathered; past so many they are handed over first, so that
 ranges one after the other do not."""
+BACKGROUND_NICE: Final = 10
+"""How much the thread that writes and merges tables yields to all others. LevelDB has one for the
+whole process, and it takes a core for as long as it has work; so while tables were merged on a busy
+machine, whoever answered clients waited for a time slice at every step. It keeps a tenth of a core
+at least, and that is enough for what a node can write."""
 _YIELD_ROWS: Final = 256
 """The thread lets the loop go on after so many rows."""
 
@@ -205,6 +211,7 @@ class LevelDB:
             compression=options.compression,
             bloom_filter_bits=options.bloom_filter_bits,
         )
+        _yield_to_others(self._db)
         _sync_directory(path)  # LevelDB renames CURRENT without it
         self._worker = Worker(f"leveldb-{path.name}")
         self._buffer = WriteBuffer()
@@ -641,6 +648,22 @@ def _backwards(
         fail(error)
     finally:
         raw.close()
+
+
+def _yield_to_others(db: "plyvel.DB") -> None:
+    """Lower the priority of LevelDB's thread, where it begins here: with the first work that it is
+    given, which is nothing yet. On Linux, where a thread has a priority of its own."""
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        return
+    before = {task.name for task in tasks.iterdir()}
+    db.compact_range(start=b"", stop=b"\0")
+    before |= {str(thread.native_id) for thread in threads()}
+    nice = max(os.getpriority(os.PRIO_PROCESS, 0), BACKGROUND_NICE)
+    for task in tasks.iterdir():
+        if task.name not in before:
+            with contextlib.suppress(OSError):  # gone again; or it may not be asked for
+                os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
 
 
 class FileSlot:

@@ -14,6 +14,7 @@ import pytest
 
 from raft.disk import leveldb
 from raft.disk.leveldb import (
+    BACKGROUND_NICE,
     DATA_OPTIONS,
     LOG_OPTIONS,
     OWNER,
@@ -469,6 +470,41 @@ def test_a_writer_that_outruns_leveldb_waits(
         await disk.close()
 
     asyncio.run(main())
+
+
+# Who waits for whom
+
+BACKGROUND = """
+import asyncio, os, sys
+from pathlib import Path
+from raft.disk.leveldb import LevelDB
+
+async def main():
+    path = Path(sys.argv[1])
+    one, two = LevelDB.create(path / "one"), LevelDB.create(path / "two")
+    one.write([(b"k", b"v")])
+    await one.flush()
+    tasks = os.listdir("/proc/self/task")
+    print(*sorted(os.getpriority(os.PRIO_PROCESS, int(task)) for task in tasks))
+    await one.close()
+    await two.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux")
+def test_the_thread_that_writes_tables_yields_to_all_others(tmp_path: Path) -> None:
+    """And no other thread does: not those of ours that sync."""
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    ran = subprocess.run(
+        [sys.executable, "-c", BACKGROUND, tmp_path],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+
+    nices = [int(word) for word in ran.stdout.split()]
+    assert nices[-1] == max(BACKGROUND_NICE, ours)
+    assert set(nices[:-1]) == {ours} and len(nices) == 4, "the loop's, and two that sync"
 
 
 # One batch, one sync
