@@ -25,13 +25,14 @@ Far less than what a shard takes for idle."""
 class ShardSessions:
     """This clerk's sessions in one shard, and the writes that wait for a number."""
 
-    __slots__ = ("_sessions", "_window", "opening", "waiting")
+    __slots__ = ("_sessions", "_window", "opening", "trouble", "waiting")
 
     def __init__(self, window: int = SESSION_WINDOW) -> None:
         self._sessions: list[Session] = []
         self._window = window
         self.waiting: deque[Pending] = deque()
         self.opening: Pending | None = None  # an OpenSession of ours that is on its way
+        self.trouble = ""  # why the shard opens none, for the error of a write that waits in vain
 
     def number(self, write: Pending, now: float) -> bool:
         """Give the write its session and sequence, for good; False if none has room."""
@@ -64,6 +65,7 @@ class ShardSessions:
             self.opening = None
 
     def opened(self, number: SessionId, now: float) -> None:
+        self.trouble = ""
         self._sessions.append(Session(number, now, self._window))
 
     def release(self, write: Pending) -> None:

@@ -353,7 +353,10 @@ def error_of(answer: Answer, *, shard: ShardId, group: GroupId) -> ShardKVError 
         case Code.SEQUENCE_REUSED:
             return SequenceReused()
         case Code.SESSIONS_FULL:
-            return Overloaded(f"shard {shard} has {facts[0]} sessions open, its limit")
+            return Overloaded(
+                f"shard {shard} has {facts[0]} sessions open, its limit: those unused for two "
+                "minutes are closed"
+            )
         case Code.WRONG_GROUP:
             return WrongGroup(shard, group, ConfigNumber(facts[0]))
         case Code.NOT_READY:

@@ -298,6 +298,9 @@ class Operations:
         gid = self._detours.group(config, pending.shard)
         if gid == NO_GROUP:
             return f"no group serves shard {pending.shard} in config {config.number}"
+        sessions = self._sessions.get(pending.shard)
+        if sessions is not None and sessions.trouble and pending in sessions.waiting:
+            return sessions.trouble
         if isinstance(pending, ReadPending):
             return self._reads.trouble(gid) or self._refresh_trouble
         return self._links[gid].trouble if gid in self._links else self._refresh_trouble
@@ -319,7 +322,12 @@ class Operations:
         match result.code:
             case Code.WRONG_GROUP | Code.NOT_READY:
                 self._elsewhere(gid, pending, result)
-            case Code.SESSIONS_FULL | Code.SEQUENCE_OVER_WINDOW:
+            case Code.SESSIONS_FULL:
+                self._sessions[pending.shard].trouble = str(
+                    error_of(result, shard=pending.shard, group=gid)
+                )
+                self._park(pending)
+            case Code.SEQUENCE_OVER_WINDOW:
                 self._park(pending)
             case Code.SESSION_EXPIRED:
                 self._session_expired(pending)

@@ -12,7 +12,7 @@ from labrpc.sim.loop import run
 from raft.types import GroupId
 from shardkv.clerk import Clerk
 from shardkv.client_sessions import IDLE_SECONDS_MAX
-from shardkv.commands import Batch, ExpireSessions, Mutation, encode
+from shardkv.commands import Batch, ExpireSessions, Mutation, OpenSession, encode
 from shardkv.errors import (
     BatchCount,
     BatchTooLong,
@@ -28,7 +28,13 @@ from shardkv.errors import (
     VersionMismatch,
     VersionOutOfRange,
 )
-from shardkv.limits import FRAME_BYTES_MAX, FRAME_OPERATIONS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
+from shardkv.limits import (
+    FRAME_BYTES_MAX,
+    FRAME_OPERATIONS_MAX,
+    KEY_BYTES_MAX,
+    SESSIONS_MAX,
+    VALUE_BYTES_MAX,
+)
 from shardkv.protocol import Frame, Proposal
 from shardkv.types import ABSENT, Row, Version
 from shardkv.writes import Append, Delete, Put
@@ -412,6 +418,22 @@ def test_a_session_that_was_opened_for_a_write_given_up_serves_the_next_one() ->
 
         assert [mutation.session for mutation in mutations(store.frames)] == [1]
         assert len(store.frames) == frames + 1
+
+    with_clerk(story)
+
+
+def test_a_write_that_gets_no_session_is_told_which_limit_is_met() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        shard = store.routing(KEY)
+        group = store.groups[store.config.shards[shard]]
+        for _ in range(SESSIONS_MAX):
+            group.apply(encode(OpenSession(shard)))
+
+        with pytest.raises(Unavailable, match=f"shard {shard} has {SESSIONS_MAX} sessions open"):
+            await clerk.put(KEY, b"v", timeout=0.5)
+
+        group.apply(encode(ExpireSessions(shard, tuple((n, 0) for n in range(1, 9)))))
+        assert await clerk.put(KEY, b"v", timeout=5.0) == 1
 
     with_clerk(story)
 
