@@ -47,6 +47,8 @@ NUMBER_MAX: Final = 2**56
 sums of them stay within 64 bits."""
 CONTEXT_BYTES_MAX: Final = 64
 PLACES_MAX: Final = VOTERS_MAX + LEARNERS_MAX
+BEAT_FIELDS: Final = 8
+HEARTBEAT, HEARTBEAT_REPLY = 5, 6
 
 _KINDS: Final[dict[int, EntryKind]] = {int(kind): kind for kind in EntryKind}
 
@@ -148,9 +150,9 @@ def encode_message(message: AnyMessage) -> tuple[Any, ...]:
         case AppendReply(source, target, term, match_, rejected, hint):
             return (FORMAT, 4, source, target, term, match_, rejected, hint[0], hint[1])
         case Heartbeat():
-            return (FORMAT, 5, *message)
+            return (FORMAT, HEARTBEAT, *message)
         case HeartbeatReply():
-            return (FORMAT, 6, *message)
+            return (FORMAT, HEARTBEAT_REPLY, *message)
         case RequestVote(source, target, term, last, pre, transfer):
             return (FORMAT, 1, source, target, term, last[0], last[1], pre, transfer)
         case VoteReply():
@@ -169,6 +171,8 @@ def decode_message(fields: Any) -> AnyMessage:
     """Raises: BadMessage."""
     if not isinstance(fields, (list, tuple)) or len(fields) < 5:
         raise BadMessage("not a message")
+    if len(fields) == BEAT_FIELDS and (beat := _beat(fields)) is not None:
+        return beat
     form, kind = fields[0], fields[1]
     if type(form) is not int or form != FORMAT:
         raise BadMessage(f"message of format {form!r:.20}")
@@ -235,18 +239,35 @@ def _append_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -
     )
 
 
+def _beat(fields: Sequence[Any]) -> Heartbeat | HeartbeatReply | None:
+    """A heartbeat, or the answer to one. An idle node is sent little else, so all fields are looked
+    at at once, without a call for each. None: it is not one, or not a good one."""
+    form, kind, source, target, term, one, other, flag = fields
+    if not (
+        type(form) is type(kind) is type(source) is type(target) is type(term) is int
+        and type(one) is type(other) is int
+        and type(flag) is bool
+        and form == FORMAT
+        and 0 < source < NUMBER_MAX
+        and 0 < target < NUMBER_MAX
+        and 0 <= term < NUMBER_MAX
+        and 0 <= one < NUMBER_MAX
+        and 0 <= other < NUMBER_MAX
+    ):
+        return None
+    if kind == HEARTBEAT:
+        return Heartbeat(source, target, term, one, other, flag)
+    if kind == HEARTBEAT_REPLY:
+        return HeartbeatReply(source, target, term, one, other, flag)
+    return None
+
+
 def _heartbeat(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> Heartbeat:
-    if not _is_beat(rest):
-        raise BadMessage("malformed heartbeat")
-    commit, token, asks = rest
-    return Heartbeat(s, t, term, commit, token, asks)
+    raise BadMessage("malformed heartbeat")  # `_beat` takes the good ones
 
 
 def _heartbeat_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> HeartbeatReply:
-    if not _is_beat(rest):
-        raise BadMessage("malformed heartbeat reply")
-    token, last, asked = rest
-    return HeartbeatReply(s, t, term, token, last, asked)
+    raise BadMessage("malformed heartbeat reply")
 
 
 def _install_snapshot(
@@ -276,8 +297,8 @@ _DECODERS: Final[dict[int, Callable[[ReplicaId, ReplicaId, Term, Sequence[Any]],
     2: _vote_reply,
     3: _append_entries,
     4: _append_reply,
-    5: _heartbeat,
-    6: _heartbeat_reply,
+    HEARTBEAT: _heartbeat,
+    HEARTBEAT_REPLY: _heartbeat_reply,
     7: _install_snapshot,
     8: _timeout_now,
     9: _read_request,
@@ -312,20 +333,6 @@ def _entry_id(index: Any, term: Any) -> EntryId:
     if at == 0 and in_term != 0:
         raise BadMessage("the place before the first entry has term 0")
     return EntryId(Index(at), Term(in_term))
-
-
-def _is_beat(rest: Sequence[Any]) -> bool:
-    """Two numbers and a flag, in one look: an idle node is sent little else."""
-    if len(rest) != 3:
-        return False
-    one, other, flag = rest
-    return (
-        type(one) is int
-        and type(other) is int
-        and 0 <= one < NUMBER_MAX
-        and 0 <= other < NUMBER_MAX
-        and type(flag) is bool
-    )
 
 
 def _flag(value: Any) -> bool:

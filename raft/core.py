@@ -107,6 +107,15 @@ class Raft(Facts):
             else:
                 self._become_candidate(now, transfer=False)
 
+    def beat(self, now: float) -> list[Heartbeat] | None:
+        """What `timeout` and `ready` make of heartbeats that are due, where those are all that is
+        to be done: they may leave at once, as what is `early` in a `Ready`. None, and nothing was
+        done: call `timeout`."""
+        if self._leader is None or not self._is_quiet:
+            return None
+        self._now = now
+        return self._leader.beat_at_rest(now)
+
     # Messages
 
     def step(self, message: AnyMessage, now: float) -> None:
@@ -244,6 +253,33 @@ class Raft(Facts):
             )
         )
 
+    def answer(self, heartbeat: Heartbeat, now: float) -> HeartbeatReply | None:
+        """What `step` and `ready` make of a heartbeat, where it is the answer and nothing else.
+
+        Between two replicas that nothing happens to this is all there is, ten times a second and
+        group. None, and nothing was done: take it to `step`. The answer shows the term, which a
+        `Ready` has told of already, and what is durable; no save has to come before it but one
+        of that hard state (`raft/replica.py`, 1).
+        """
+        state = self._state
+        if (
+            heartbeat.term != state.term
+            or heartbeat.source != state.leader
+            or heartbeat.target != state.id
+            or state.role is not Role.FOLLOWER
+            or heartbeat.commit > state.commit
+            or state.installing is not None
+            or self._forwarded.waits
+            or not self._is_quiet
+        ):
+            return None
+        self._now = state.heard_at = now
+        state.restart_election_timer(now)
+        durable = state.log.durable
+        return HeartbeatReply(
+            state.id, heartbeat.source, state.term, heartbeat.token, durable, heartbeat.asks
+        )
+
     def _on_install_snapshot(self, install: InstallSnapshot, now: float) -> None:
         self._hear(install.source, now)
         if self._state.installing is None and take_snapshot(self._state, install):
@@ -336,6 +372,23 @@ class Raft(Facts):
         """What was sent to `to` may be lost: wait for a sign of life before sending more."""
         if self._leader is not None:
             self._leader.on_unreachable(to)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `ready` may have something to tell."""
+        return not self._is_quiet or (self._leader is not None and self._leader.has_work)
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether everything that followed so far was handed out."""
+        state, told = self._state, self._told_hard_state
+        return not (
+            state.commit > state.emitted
+            or state.term != told.term
+            or state.vote != told.vote
+            or state.has_effects
+            or state.log.has_unsaved
+        )
 
     def ready(self) -> Ready:
         """Everything that followed since the last call; see `Ready` for the order of effects."""

@@ -117,12 +117,12 @@ def _encode(parcel: Parcel) -> tuple[Any, ...]:
 def _decode(item: Any) -> Parcel:
     if not isinstance(item, list) or len(item) not in (4, 5):
         raise BadMessage("malformed parcel")
-    gid, uuid, kind, fields, *more = item
-    if not _is_number(gid) or not isinstance(uuid, bytes):
+    gid, uuid, kind, fields = item if len(item) == 4 else item[:4]
+    if type(gid) is not int or not 0 <= gid <= NUMBER_MAX or type(uuid) is not bytes:
         raise BadMessage("malformed parcel header")
     if kind == MESSAGE:
-        traces = _decode_traces(more[0]) if more else ()
-        return Parcel(GroupId(gid), GroupUuid(uuid), decode_message(fields), traces)
+        traces = _decode_traces(item[4]) if len(item) == 5 else ()
+        return Parcel(gid, uuid, decode_message(fields), traces)  # type: ignore[arg-type]
     head = (GroupId(gid), GroupUuid(uuid))
     if kind == CHUNK:
         return Parcel(*head, _decode_chunk(fields))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import floor
 from random import Random
 from typing import Final
 
@@ -18,6 +19,7 @@ from raft.chores import begin_chore
 from raft.config import RaftConfig
 from raft.core import Raft
 from raft.courier import Courier
+from raft.deadlines import NEVER, Deadlines
 from raft.disk.data_store import ReplicaData, reconcile, sweep_orphans
 from raft.disk.log_store import LogStore, ReplicaRecord
 from raft.errors import BadMessage, DataUnusable
@@ -113,7 +115,8 @@ class Host:
         self._applying: dict[Replica, None] = {}  # an ordered set: who has entries to apply
         self._apply_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")  # uvloop gives a due timer no `when`
+        self._timer_at = NEVER  # uvloop gives a due timer no `when`
+        self._deadlines: Deadlines[Replica] = Deadlines()
         self._closed = False
         self._dropping: dict[GroupId, None] = {}  # not yet durably
         self._cramped: dict[NodeId, None] = {}  # nodes that said last that their disks are full
@@ -300,6 +303,9 @@ class Host:
 
     def _wake(self, replica: Replica) -> None:
         self._due[replica] = None
+        self._schedule_turn()
+
+    def _schedule_turn(self) -> None:
         if not self._turn_scheduled and not self._closed:
             self._turn_scheduled = True
             self._loop.call_soon(self._turn)
@@ -309,14 +315,12 @@ class Host:
         if self._closed:
             return
         due, self._due = self._due, {}
-        deadline = self._timer_at
         for replica in due:
             replica.turn()
-            if replica.stopped_because is None and (at := replica.core.deadline) < deadline:
-                deadline = at
+            if replica.stopped_because is None:
+                self._deadlines.note(replica, replica.core.deadline)
         self._courier.flush()
-        if deadline < self._timer_at:
-            self._arm(deadline)
+        self._arm()
         for replica in due:
             if replica.may_apply:
                 self._applying[replica] = None
@@ -343,31 +347,39 @@ class Host:
                     self._applying[replica] = None
         self._schedule_apply()
 
-    def _arm(self, deadline: float) -> None:
-        """Wake at `deadline`, unless an earlier timer already will."""
-        if deadline == float("inf"):
+    def _arm(self) -> None:
+        """Wake at the first deadline, unless an earlier timer already will."""
+        deadline = self._deadlines.first
+        if deadline >= self._timer_at:
             return
         if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
             self._timer.cancel()
         self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, float("inf")
+        rang_for, self._timer, self._timer_at = self._timer_at, None, NEVER
         if self._closed:
             return
-        now = self._loop.time()
-        deadline = float("inf")
-        for replica in list(self.replicas.values()):
+        now = max(self._loop.time(), rang_for)  # it may ring early by the clock's resolution
+        for replica in self._deadlines.take(now):
             if replica.stopped_because is not None:
                 continue
-            if replica.core.deadline <= now:
+            deadline = replica.core.deadline
+            if deadline <= now:
                 replica.timeout(now)
-            else:
-                deadline = min(deadline, replica.core.deadline)
-        self._arm(deadline)
+                deadline = replica.core.deadline
+            if now < deadline < NEVER:  # else it was woken, and its turn will tell
+                self._deadlines.note(replica, self._look_at(deadline, now))
+        self._schedule_turn()  # which sends the heartbeats
+        self._arm()
+
+    def _look_at(self, deadline: float, now: float) -> float:
+        """When to look again for a deadline: with the last beat of this node before it, since by
+        then it has nearly always moved on."""
+        every = self._config.heartbeat_seconds
+        beat = floor(deadline / every) * every
+        return beat if now < beat < deadline else deadline
 
     # Housekeeping
 

@@ -87,12 +87,45 @@ class Leader:
         if self.resigned is None:
             self.beat()
 
+    def beat_at_rest(self, now: float) -> list[Heartbeat] | None:
+        """What `timeout` and `flush` would send, where that is heartbeats and nothing else.
+
+        So it is in a group that nothing happens to: everybody was heard within E, which is more
+        than `_check_quorum` asks for; all is durable and has come in everywhere; no read, transfer
+        or removal waits. None, and nothing was done: call `timeout`.
+        """
+        state = self._state
+        config, last, durable = state.config, state.log.last.index, state.log.durable
+        if (
+            now < self._heartbeat_at
+            or self.transfer is not None
+            or durable != last
+            or not self._own_disk.is_settled
+            or not self.reads.is_empty
+        ):
+            return None
+        followers = self.replication.followers.values()
+        lived_since = now - config.election_seconds_max
+        for progress in followers:
+            if progress.heard < lived_since or not progress.is_level(last):
+                return None
+        self._now = now
+        self._heartbeat_at = _next_beat(now, config.heartbeat_seconds)
+        self.replication.round = token = self.replication.round + 1
+        id, term, commit = state.id, state.term, state.commit
+        return [Heartbeat(id, progress.id, term, commit, token) for progress in followers]
+
     def _check_quorum(self, now: float) -> None:
         """Step down without an answer from a majority within E (dissertation, section 6.2).
 
         By time and not by ticks, which stand still while the process does.
         """
         lived_since = now - self._state.config.election_seconds_max
+        for progress in self.replication.followers.values():
+            if progress.heard < lived_since or progress.lost:
+                break
+        else:
+            return  # everybody did, so each majority: no need to count
 
         def heard(replica: ReplicaId) -> bool:
             if replica == self._state.id:
@@ -141,6 +174,11 @@ class Leader:
                 Heartbeat(state.id, progress.id, state.term, commit, self.replication.round, asks)
             )
         self._confirm_reads()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `flush` would send anything, as far as is cheap to say."""
+        return (self.reads.wants_round and self.commits_own_term) or self.replication.has_work
 
     def flush(self) -> None:
         """What leaves with this `ready`: heartbeats for reads that wait, then appends."""

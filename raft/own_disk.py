@@ -21,6 +21,11 @@ class OwnDisk:
     def __init__(self) -> None:
         self._samples: deque[tuple[Index, float]] = deque()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing was waiting at the last look."""
+        return not self._samples
+
     def waited(self, durable: Index, last: Index, now: float) -> float:
         """Look, and return for how many seconds the oldest entry that is not durable has waited.
 

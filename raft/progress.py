@@ -71,6 +71,15 @@ class Progress:
         self.round_began = now
         self.caught_up = False
 
+    def is_level(self, last: Index) -> bool:
+        """Whether a member is known to have all up to `last`, and nothing is to be sent to it."""
+        return (
+            self.match == last
+            and self.sending is Sending.REPLICATE
+            and self.removed_at is None
+            and not (self.recheck or self.lost)
+        )
+
     # Transitions
 
     def become_probe(self, next_: Index) -> None:

@@ -51,6 +51,11 @@ class LeaderReads:
         self._waiting = 0
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not (self._gathered or self._patient or self._rounds)
+
+    @property
     def wants_round(self) -> bool:
         """Whether reads wait and no round is under way that would let them gather on."""
         return bool(self._gathered) and not self.prompt
@@ -106,6 +111,11 @@ class ForwardedReads:
     def __init__(self, state: State) -> None:
         self._state = state
         self._asked: dict[bytes, tuple[float, bool]] = {}  # context -> last asked when, patiently
+
+    @property
+    def waits(self) -> bool:
+        """Whether a question is not answered."""
+        return bool(self._asked)
 
     def ask(self, context: bytes, now: float, *, patient: bool = False) -> None:
         """Ask the leader; refused at once when there is none, or too many wait."""

@@ -239,6 +239,9 @@ class Replica:
         if self.tracer is not None:
             self.tracer.taken(content, traces)
         try:
+            if type(content) is Heartbeat:
+                self._take_heartbeat(content, self._loop.time())
+                return
             if isinstance(content, SnapshotChunk):
                 self._take_chunk(content)
             elif isinstance(content, ChunkReply):
@@ -247,14 +250,41 @@ class Replica:
                     stream.sender.answered(content)
             elif not isinstance(content, InstallSnapshot):  # only its own driver may say that one
                 self.core.step(content, self._loop.time())
-                if type(content) is Heartbeat:
-                    self._stay_fresh()
+                if type(content) is HeartbeatReply and not self._has_work:
+                    return
         except Exception as error:
             self._fall_silent(error)
         self._wake(self)
 
+    def _take_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:
+        """Where nothing else follows from it, the answer leaves without a turn: it shows the term
+        and nothing of the entries on their way to the disk (see `_send_promises`)."""
+        reply = None if self._saving_hard_state else self.core.answer(heartbeat, now)
+        if reply is None:
+            self.core.step(heartbeat, now)
+        else:
+            self._post(reply)
+        if self._freshness.is_due(now):
+            self._stay_fresh(now)
+        if reply is None or heartbeat.asks or self._has_work:
+            self._wake(self)
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether a turn would find anything to do."""
+        return bool(self._reads_waiting or self._reads_asked or self.core.has_work)
+
     def timeout(self, now: float) -> None:
-        self._guarded(partial(self.core.timeout, now))
+        """The core's deadline has come. Heartbeats alone leave without a turn."""
+        try:
+            beats = self.core.beat(now)
+            if beats is not None:
+                for beat in beats:
+                    self._post(beat)
+                return
+            self.core.timeout(now)
+        except Exception as error:
+            self._fall_silent(error)
         self._wake(self)
 
     def turn(self) -> None:
@@ -408,8 +438,7 @@ class Replica:
     def _send_promises(self, messages: Sequence[AnyMessage]) -> None:
         """Send what this Ready itself did not save for; an earlier save may still be under way."""
         held: list[AnyMessage] = []
-        saving = self._saving
-        voting = self._hard_state_save is not None and not self._hard_state_save.done()
+        saving, voting = self._saving, self._saving_hard_state
         for message in messages:
             # These show the term, and nothing of the entries on their way. (A hand-over because
             # the own disk is slow must not wait for that disk.)
@@ -424,6 +453,10 @@ class Replica:
     @property
     def _saving(self) -> bool:
         return self._last_save is not None and not self._last_save.done()
+
+    @property
+    def _saving_hard_state(self) -> bool:
+        return self._hard_state_save is not None and not self._hard_state_save.done()
 
     def _post(self, message: AnyMessage) -> None:
         if message.target == self.id:
@@ -512,10 +545,9 @@ class Replica:
         self._read_number += 1
         return self._read_context_prefix + self._read_number.to_bytes(8, "big")
 
-    def _stay_fresh(self) -> None:
+    def _stay_fresh(self, now: float) -> None:
         """The leader was heard: ask it now and then how far it is, for reads with a bound."""
-        now = self._loop.time()
-        if self.core.config.checks_quorum and not self.leads and self._freshness.is_due(now):
+        if self.core.config.checks_quorum and not self.leads:
             context = self._new_context()
             self._freshness.asked(context, now, patient=True)
             self.core.read_index(context, patient=True)

@@ -467,14 +467,14 @@ TABLE: Final = (
         "up to date by index alone",
         lambda p: compare_by(p, lambda e: e.index),
         ("R5", "R8", "silent"),
-        first=8,
+        first=50,
     ),
     Safeguard(
         "A07",
         "(index, term) compared, not (term, index)",
         lambda p: compare_by(p, tuple),
         ("R5", "R8", "silent"),
-        first=8,
+        first=50,
     ),
     Safeguard(
         "A09",

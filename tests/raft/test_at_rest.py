@@ -1,0 +1,267 @@
+"""Heartbeats of a group that nothing happens to take a short way, which must change nothing: here
+each is compared with the long way of `timeout`, `step` and `ready`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from raft.core import Raft
+from raft.deadlines import NEVER, Deadlines
+from raft.messages import AppendReply, Heartbeat, ReadRequest
+from raft.types import Index, Term
+from tests.support.builders import (
+    N1,
+    N2,
+    N3,
+    NOW,
+    ack,
+    beat_reply,
+    core,
+    effects,
+    elect,
+    entries,
+    leader,
+)
+
+T1 = Term(1)
+LATER = NOW + 10.2
+BEAT = Heartbeat(N1, N2, T1, Index(2), 7)
+
+
+def follower() -> Raft:
+    """Of replica 1, with two entries, both committed and applied, that has told everything."""
+    replica = core(2, "1 1", term=1)
+    replica.step(Heartbeat(N1, N2, T1, Index(2), 6), NOW)
+    effects(replica)
+    return replica
+
+
+def shape(replica: Raft) -> dict[str, Any]:
+    """All that a heartbeat may touch."""
+    state = replica._state
+    followers = {
+        progress.id: (progress.heard, progress.token, progress.match, progress.next)
+        for progress in replica.progress.values()
+    }
+    leads = replica._leader
+    round_ = None if leads is None else (leads.replication.round, leads._heartbeat_at)
+    times = (state.heard_at, state.election_at, replica.deadline, replica._now)
+    return {
+        "role": (state.role, state.term, state.leader, state.commit),
+        "times": times,
+        "followers": followers,
+        "round": round_,
+        "effects": (state.early, state.messages, state.reads),
+    }
+
+
+def test_an_answer_at_rest_is_the_answer_of_the_long_way() -> None:
+    short, long = follower(), follower()
+
+    answer = short.answer(BEAT, LATER)
+    long.step(BEAT, LATER)
+
+    assert effects(long).messages == (answer,)
+    assert shape(short) == shape(long)
+
+
+def raise_commit(replica: Raft) -> Heartbeat:
+    replica._state.commit = replica._state.emitted = Index(1)
+    return BEAT
+
+
+def wait_for_a_read(replica: Raft) -> Heartbeat:
+    replica.read_index(b"r")
+    effects(replica)
+    return BEAT
+
+
+def keep_something_unsaid(replica: Raft) -> Heartbeat:
+    replica.read_index(b"r")
+    return BEAT
+
+
+def grow(replica: Raft) -> Heartbeat:
+    replica._state.log.append(entries("1", after=2))
+    return BEAT
+
+
+@pytest.mark.parametrize(
+    "unrest",
+    [
+        pytest.param(lambda _: BEAT._replace(term=Term(2)), id="a newer term"),
+        pytest.param(lambda _: BEAT._replace(term=Term(0)), id="an older term"),
+        pytest.param(lambda _: BEAT._replace(source=N3), id="not of the leader that is known"),
+        pytest.param(lambda _: BEAT._replace(target=N3), id="for another replica"),
+        pytest.param(lambda replica: replica.timeout(LATER + 9) or BEAT, id="a pre-candidate"),
+        pytest.param(raise_commit, id="something more is committed"),
+        pytest.param(wait_for_a_read, id="a question waits"),
+        pytest.param(keep_something_unsaid, id="something is not handed out"),
+        pytest.param(grow, id="an entry is not saved"),
+    ],
+)
+def test_an_answer_at_rest_is_refused_where_more_follows(
+    unrest: Callable[[Raft], Heartbeat],
+) -> None:
+    replica = follower()
+    beat = unrest(replica)
+    before = shape(replica)
+
+    assert replica.answer(beat, LATER) is None
+    assert shape(replica) == before, "refused, and yet something was done"
+
+
+def resting_leader() -> Raft:
+    """Everybody has its log and answered its first heartbeats."""
+    replica = leader(1, now=NOW + 10)
+    replica.timeout(replica.deadline)
+    effects(replica)
+    for source in (2, 3):
+        replica.step(beat_reply(source, replica, 1, 1), replica._now)
+    assert not effects(replica)
+    return replica
+
+
+def test_beats_at_rest_are_those_of_the_long_way() -> None:
+    short, long = resting_leader(), resting_leader()
+    due = short.deadline
+
+    beats = short.beat(due)
+    long.timeout(due)
+
+    assert tuple(beats or ()) == effects(long).early != ()
+    assert shape(short) == shape(long)
+
+
+def let_a_follower_lag(replica: Raft) -> float:
+    replica.propose(b"x")
+    effects(replica)
+    replica.step(ack(2, replica, 2), replica._now)
+    effects(replica)
+    return replica.deadline
+
+
+def ask(replica: Raft) -> float:
+    replica.step(ReadRequest(N2, N1, T1, b"r", patient=True), replica._now)
+    return replica.deadline
+
+
+def hand_over(replica: Raft) -> float:
+    replica.transfer(N2)
+    effects(replica)
+    return replica.deadline
+
+
+def remove(replica: Raft) -> float:
+    replica.change_members(remove=[N3])
+    effects(replica)
+    return replica.deadline
+
+
+@pytest.mark.parametrize(
+    "unrest",
+    [
+        pytest.param(lambda replica: replica.deadline - 0.01, id="not due yet"),
+        pytest.param(lambda replica: replica.deadline + 2, id="nobody was heard within E"),
+        pytest.param(let_a_follower_lag, id="a follower lacks something"),
+        pytest.param(ask, id="a read waits"),
+        pytest.param(hand_over, id="a hand-over is under way"),
+        pytest.param(remove, id="members change"),
+    ],
+)
+def test_beats_at_rest_are_refused_where_more_is_to_be_done(
+    unrest: Callable[[Raft], float],
+) -> None:
+    replica = resting_leader()
+    moment = unrest(replica)
+    before = shape(replica)
+
+    assert replica.beat(moment) is None
+    assert {**shape(replica), "times": ()} == {**before, "times": ()}
+
+
+def test_a_leader_whose_own_disk_lags_looks_at_it() -> None:
+    replica = resting_leader()
+    replica.propose(b"x")
+    ready = replica.ready()
+    assert ready.entries, "handed to the disk, and not durable"
+
+    assert replica.beat(replica.deadline) is None
+
+
+def test_an_answer_that_changes_nothing_makes_no_work() -> None:
+    replica = resting_leader()
+    beats = replica.beat(replica.deadline)
+    assert beats is not None
+
+    replica.step(beat_reply(2, replica, beats[0].token, 1), replica._now)
+
+    assert not replica.has_work
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(lambda r: r.read_index(b"r"), id="a read"),
+        pytest.param(lambda r: r.propose(b"x"), id="a proposal"),
+        pytest.param(
+            lambda r: r.step(AppendReply(N2, N1, Term(9)), r._now), id="a higher term: step down"
+        ),
+    ],
+)
+def test_whatever_has_to_be_told_is_work(event: Callable[[Raft], object]) -> None:
+    replica = resting_leader()
+    assert not replica.has_work
+
+    event(replica)
+
+    assert replica.has_work
+    assert effects(replica)
+
+
+def test_a_new_leader_has_work_until_it_has_probed() -> None:
+    replica = core(1)
+    elect(replica)
+
+    assert not replica.has_work, "each probe is on its way, and waits for its answer"
+
+    replica.step(beat_reply(2, replica, 0, 0), NOW + 10)
+    replica.timeout(replica.deadline)
+    effects(replica)
+    replica.step(beat_reply(2, replica, 1, 0), NOW + 11)
+
+    assert replica.has_work, "the probe may be lost: another one"
+
+
+# Deadlines
+
+
+def test_deadlines_come_in_their_order_and_once() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    deadlines.note("b", 2.0)
+    deadlines.note("a", 1.0)
+    deadlines.note("c", 3.0)
+
+    assert deadlines.first == 1.0
+    assert list(deadlines.take(2.5)) == ["a", "b"]
+    assert list(deadlines.take(2.5)) == []
+    assert deadlines.first == 3.0
+
+
+def test_an_earlier_deadline_counts_and_a_later_one_waits_for_the_look() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    deadlines.note("a", 5.0)
+    deadlines.note("a", 3.0)
+    deadlines.note("a", 7.0)
+
+    assert list(deadlines.take(3.0)) == ["a"]
+    assert list(deadlines.take(9.0)) == [], "the one that was overtaken is forgotten"
+
+
+def test_who_never_wants_to_be_woken_is_not() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    deadlines.note("a", NEVER)
+
+    assert deadlines.first == NEVER
+    assert list(deadlines.take(1e9)) == []
