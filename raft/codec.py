@@ -47,7 +47,9 @@ NUMBER_MAX: Final = 2**56
 sums of them stay within 64 bits."""
 CONTEXT_BYTES_MAX: Final = 64
 PLACES_MAX: Final = VOTERS_MAX + LEARNERS_MAX
-BEAT_FIELDS: Final = 8
+BEAT_NUMBERS: Final = 6
+"""Of a heartbeat, and of its answer, that brings no patient question or answer."""
+BEAT_FIELDS: Final = 2 + BEAT_NUMBERS
 HEARTBEAT, HEARTBEAT_REPLY = 5, 6
 
 _KINDS: Final[dict[int, EntryKind]] = {int(kind): kind for kind in EntryKind}
@@ -150,9 +152,10 @@ def encode_message(message: AnyMessage) -> tuple[Any, ...]:
         case AppendReply(source, target, term, match_, rejected, hint):
             return (FORMAT, 4, source, target, term, match_, rejected, hint[0], hint[1])
         case Heartbeat():
-            return (FORMAT, HEARTBEAT, *message)
+            return (FORMAT, HEARTBEAT, *(message if message.told else message[:BEAT_NUMBERS]))
         case HeartbeatReply():
-            return (FORMAT, HEARTBEAT_REPLY, *message)
+            said = message if message.question else message[:BEAT_NUMBERS]
+            return (FORMAT, HEARTBEAT_REPLY, *said)
         case RequestVote(source, target, term, last, pre, transfer):
             return (FORMAT, 1, source, target, term, last[0], last[1], pre, transfer)
         case VoteReply():
@@ -161,8 +164,8 @@ def encode_message(message: AnyMessage) -> tuple[Any, ...]:
             return (FORMAT, 7, source, target, term, encode_snapshot_meta(snapshot))
         case TimeoutNow():
             return (FORMAT, 8, *message)
-        case ReadRequest(source, target, term, context, patient):
-            return (FORMAT, 9, source, target, term, context, *((True,) if patient else ()))
+        case ReadRequest():
+            return (FORMAT, 9, *message)
         case ReadReply():
             return (FORMAT, 10, *message)
 
@@ -263,11 +266,18 @@ def _beat(fields: Sequence[Any]) -> Heartbeat | HeartbeatReply | None:
 
 
 def _heartbeat(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> Heartbeat:
-    raise BadMessage("malformed heartbeat")  # `_beat` takes the good ones
+    """One that answers a patient question: `_beat` takes the others."""
+    commit, token, asks, told, at = _array(rest, 5, "heartbeat")
+    commit_index, number = Index(_number(commit, "commit")), _number(token, "token")
+    told_at = Index(_number(at, "index"))
+    return Heartbeat(s, t, term, commit_index, number, _flag(asks), _context(told), told_at)
 
 
 def _heartbeat_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> HeartbeatReply:
-    raise BadMessage("malformed heartbeat reply")
+    """One that asks patiently: `_beat` takes the others."""
+    token, last, asked, question = _array(rest, 4, "heartbeat reply")
+    number, durable = _number(token, "token"), Index(_number(last, "last"))
+    return HeartbeatReply(s, t, term, number, durable, _flag(asked), _context(question))
 
 
 def _install_snapshot(
@@ -283,8 +293,8 @@ def _timeout_now(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) ->
 
 
 def _read_request(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> ReadRequest:
-    context, patient = _array(rest if len(rest) == 2 else [*rest, False], 2, "read request")
-    return ReadRequest(s, t, term, _context(context), _flag(patient))
+    (context,) = _array(rest, 1, "read request")
+    return ReadRequest(s, t, term, _context(context))
 
 
 def _read_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> ReadReply:

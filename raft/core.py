@@ -242,15 +242,19 @@ class Raft(Facts):
         self._hear(heartbeat.source, now)
         self._forwarded.ask_again(now)
         state = self._state
+        if heartbeat.told:
+            self._forwarded.told(heartbeat.told, heartbeat.told_at)
         if state.installing is not None:
             return  # silent: an answer would speak of a log that is being replaced
         if heartbeat.commit <= state.log.last.index:  # else this log lost entries: believe none
             state.commit_to(heartbeat.commit)
+        state.messages.append(self._reply(heartbeat))
+
+    def _reply(self, beat: Heartbeat) -> HeartbeatReply:
+        state, question = self._state, self._forwarded.patient
         durable = state.log.durable
-        state.messages.append(
-            HeartbeatReply(
-                state.id, heartbeat.source, state.term, heartbeat.token, durable, heartbeat.asks
-            )
+        return HeartbeatReply(
+            state.id, beat.source, state.term, beat.token, durable, beat.asks, question
         )
 
     def answer(self, heartbeat: Heartbeat, now: float) -> HeartbeatReply | None:
@@ -269,16 +273,23 @@ class Raft(Facts):
             or state.role is not Role.FOLLOWER
             or heartbeat.commit > state.commit
             or state.installing is not None
+            or heartbeat.told
             or self._forwarded.waits
             or not self._is_quiet
         ):
             return None
         self._now = state.heard_at = now
         state.restart_election_timer(now)
-        durable = state.log.durable
-        return HeartbeatReply(
-            state.id, heartbeat.source, state.term, heartbeat.token, durable, heartbeat.asks
-        )
+        return self._reply(heartbeat)
+
+    def hear(self, reply: HeartbeatReply, now: float) -> bool:
+        """Take the answer to a heartbeat, where nothing follows from it: that it was heard is all.
+        False, and nothing was done: take it to `step`."""
+        state = self._state
+        if self._leader is None or reply.term != state.term or reply.target != state.id:
+            return False
+        self._now = now
+        return self._leader.on_reply_at_rest(reply, now)
 
     def _on_install_snapshot(self, install: InstallSnapshot, now: float) -> None:
         self._hear(install.source, now)
@@ -288,7 +299,7 @@ class Raft(Facts):
     def _on_read_request(self, request: ReadRequest) -> None:
         read = Read(request.context, request.source)
         if self._leader is not None:
-            self._leader.read(read, patient=request.patient)
+            self._leader.read(read)
         else:
             answer(self._state, read, Index(0))
 
@@ -307,12 +318,15 @@ class Raft(Facts):
 
         Args:
             context: Never used before by this replica, in this life or an earlier one.
-            patient: Let the answer wait for heartbeats that are due anyway.
+            patient: Of a follower: let question and answer travel with heartbeats that are due
+                anyway. A newer one takes its place.
         """
         if self._leader is not None:
-            self._leader.read(Read(context, self._state.id), patient=patient)
+            self._leader.read(Read(context, self._state.id))
+        elif patient:
+            self._forwarded.ask_patiently(context)
         else:
-            self._forwarded.ask(context, self._now, patient=patient)
+            self._forwarded.ask(context, self._now)
 
     def change_members(
         self,
@@ -372,11 +386,6 @@ class Raft(Facts):
         """What was sent to `to` may be lost: wait for a sign of life before sending more."""
         if self._leader is not None:
             self._leader.on_unreachable(to)
-
-    @property
-    def has_work(self) -> bool:
-        """Whether `ready` may have something to tell."""
-        return not self._is_quiet or (self._leader is not None and self._leader.has_work)
 
     @property
     def _is_quiet(self) -> bool:

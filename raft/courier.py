@@ -60,17 +60,21 @@ class FrameCourier:
 
     def post(self, address: str, parcel: Parcel) -> None:
         content = parcel.content
-        if isinstance(content, SnapshotChunk):
-            self._send(address, [parcel], bulk=True)
-        elif isinstance(content, HeartbeatReply) and not content.asked:
+        if isinstance(content, HeartbeatReply) and not content.asked:
             self._hold(address, parcel)
+        elif isinstance(content, SnapshotChunk):
+            self._send(address, [parcel], bulk=True)
         elif isinstance(content, AppendEntries):
             self._entries.setdefault(address, []).append(parcel)
         else:
             self._urgent.setdefault(address, []).append(parcel)
 
     def _hold(self, address: str, parcel: Parcel) -> None:
-        self._held.setdefault(address, []).append(parcel)
+        held = self._held.get(address)
+        if held is None:
+            self._held[address] = [parcel]
+        else:
+            held.append(parcel)
         if self._held_timer is None:
             loop = asyncio.get_running_loop()
             self._held_timer = loop.call_later(self._hold_seconds, self._release)

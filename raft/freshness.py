@@ -7,7 +7,7 @@ that comes back, and once that is applied here, this replica shows a state that 
 *a*: its age is the time since then, however long the messages took on their way.
 
 Every read barrier makes the replica young again by the way. Beside that a follower asks once in
-`REFRESH_SECONDS`, patiently: the question joins the leader's next regular heartbeats. So when the
+`REFRESH_SECONDS`, patiently: question and answer travel with regular heartbeats. So when the
 leader is gone, each replica can tell how long ago a leader with a majority answered it, and a read
 with a wider bound is still served.
 
@@ -21,7 +21,7 @@ from typing import Final
 from raft.ready import ReadState
 from raft.types import Index
 
-REFRESH_SECONDS: Final = 1.0
+REFRESH_SECONDS: Final = 0.8
 RATE_DRIFT: Final = 0.1
 """A clock that runs slower than this share is broken."""
 

@@ -111,9 +111,8 @@ class Leader:
                 return None
         self._now = now
         self._heartbeat_at = _next_beat(now, config.heartbeat_seconds)
-        self.replication.round = token = self.replication.round + 1
-        id, term, commit = state.id, state.term, state.commit
-        return [Heartbeat(id, progress.id, term, commit, token) for progress in followers]
+        self.replication.round += 1
+        return [self._heartbeat(progress, asks=False) for progress in followers]
 
     def _check_quorum(self, now: float) -> None:
         """Step down without an answer from a majority within E (dissertation, section 6.2).
@@ -166,19 +165,38 @@ class Leader:
         self.replication.round += 1
         if self.commits_own_term:
             self.reads.start(self.replication.round)
-        asks = self.reads.prompt
+        asks = self.reads.wait
         for progress in self.replication.followers.values():
-            # Never past what the follower is known to hold: its log may differ beyond (B06).
-            commit = min(progress.match, state.commit)
-            state.early.append(
-                Heartbeat(state.id, progress.id, state.term, commit, self.replication.round, asks)
-            )
+            state.early.append(self._heartbeat(progress, asks))
         self._confirm_reads()
 
-    @property
-    def has_work(self) -> bool:
-        """Whether `flush` would send anything, as far as is cheap to say."""
-        return (self.reads.wants_round and self.commits_own_term) or self.replication.has_work
+    def _heartbeat(self, progress: Progress, asks: bool) -> Heartbeat:
+        """Of the round that begins now."""
+        state, token = self._state, self.replication.round
+        # Never past what the follower is known to hold: its log may differ beyond (B06).
+        commit = min(progress.match, state.commit)
+        if not progress.question:
+            return Heartbeat(state.id, progress.id, state.term, commit, token, asks)
+        told, at = self._told(progress)
+        return Heartbeat(state.id, progress.id, state.term, commit, token, asks, told, at)
+
+    def _told(self, progress: Progress) -> tuple[bytes, Index]:
+        """The follower's patient question and its read index; empty while that is not confirmed.
+
+        The round that is noted begins later than the question came in, and an entry of this term is
+        committed by then. Once a majority has answered it, or a later one, this was the leader when
+        that round began, and all that anybody had been told of before the question lies at or below
+        what was committed then (`raft/reads.py`).
+        """
+        if progress.question_round:
+            if self._state.electorate.committed(self.replication.answered_round) >= (
+                progress.question_round
+            ):
+                return progress.question, progress.question_at
+        elif self.commits_own_term:
+            progress.question_round = self.replication.round
+            progress.question_at = self._state.commit
+        return b"", Index(0)
 
     def flush(self) -> None:
         """What leaves with this `ready`: heartbeats for reads that wait, then appends."""
@@ -248,18 +266,37 @@ class Leader:
         if progress is None or reply.token > self.replication.round:
             return
         self._now = progress.heard = now
+        if reply.question != progress.question:
+            progress.question, progress.question_round = reply.question, 0
         self.replication.take_heartbeat_reply(progress, reply)
         if progress.removed_at is not None:
             self._part_from(progress, reply)
         self._confirm_reads()
+
+    def on_reply_at_rest(self, reply: HeartbeatReply, now: float) -> bool:
+        """Take an answer that tells nothing but that a level follower lives, while no read waits.
+        False, and nothing was done: it may tell more, see `on_heartbeat_reply`."""
+        progress = self.replication.followers.get(reply.source)
+        if (
+            progress is None
+            or reply.question != progress.question
+            or reply.token > self.replication.round
+            or reply.last < progress.sampled_match
+            or not progress.is_level(self._state.log.last.index)
+            or not self.reads.is_empty
+        ):
+            return False
+        self._now = progress.heard = now
+        self.replication.take_heartbeat_reply(progress, reply)
+        return True
 
     def _confirm_reads(self) -> None:
         if self.reads.confirmed_up_to:
             confirmed = self._state.electorate.committed(self.replication.answered_round)
             self.reads.confirm(confirmed)
 
-    def read(self, read: Read, *, patient: bool = False) -> None:
-        self.reads.add(read, patient=patient)
+    def read(self, read: Read) -> None:
+        self.reads.add(read)
 
     def on_unreachable(self, replica: ReplicaId) -> None:
         progress = self.replication.followers.get(replica)

@@ -65,7 +65,8 @@ class AppendReply(NamedTuple):
 class Heartbeat(NamedTuple):
     """The leader lives. `commit` never passes what the target is known to hold; `token` numbers
     the round of read confirmations that an answer belongs to (0: none). `asks`: reads wait for
-    the answer; otherwise it may travel with whatever goes that way next, within a heartbeat."""
+    the answer; otherwise it may travel with whatever goes that way next, within a heartbeat.
+    `told`: the question of an earlier answer that is confirmed, with its read index `told_at`."""
 
     source: ReplicaId
     target: ReplicaId
@@ -73,11 +74,14 @@ class Heartbeat(NamedTuple):
     commit: Index = Index(0)
     token: int = 0
     asks: bool = False
+    told: bytes = b""
+    told_at: Index = Index(0)
 
 
 class HeartbeatReply(NamedTuple):
     """`last` is the follower's last durable index: a leader that had a higher one acknowledged in
-    this term stops counting it (the replica lost data it had promised). `asked` echoes `asks`."""
+    this term stops counting it (the replica lost data it had promised). `asked` echoes `asks`.
+    `question`: a patient one, never used before by its sender; a later heartbeat answers it."""
 
     source: ReplicaId
     target: ReplicaId
@@ -85,6 +89,7 @@ class HeartbeatReply(NamedTuple):
     token: int = 0
     last: Index = Index(0)
     asked: bool = False
+    question: bytes = b""
 
 
 class InstallSnapshot(NamedTuple):
@@ -109,14 +114,12 @@ class TimeoutNow(NamedTuple):
 
 
 class ReadRequest(NamedTuple):
-    """A follower asks its leader for a read index. `context` is never reused by its sender. A
-    `patient` one waits for the next heartbeat that is due anyway, and hurries nobody."""
+    """A follower asks its leader for a read index. `context` is never reused by its sender."""
 
     source: ReplicaId
     target: ReplicaId
     term: Term
     context: bytes
-    patient: bool = False
 
 
 class ReadReply(NamedTuple):

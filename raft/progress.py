@@ -67,6 +67,9 @@ class Progress:
         self.sampled_match = Index(0)  # this much was acknowledged before it was sent
         self.removed_at: Index | None = None
         self.told_round = 0  # the heartbeat of this round told it that `removed_at` is committed
+        self.question = b""  # a patient one: its last answer to a heartbeat brought it
+        self.question_round = 0  # a round that began later than it came in; 0: none did
+        self.question_at = Index(0)  # what was committed when that round began
         self.round_target = Index(0)  # catching up, dissertation, section 4.2.1
         self.round_began = now
         self.caught_up = False
@@ -77,7 +80,7 @@ class Progress:
             self.match == last
             and self.sending is Sending.REPLICATE
             and self.removed_at is None
-            and not (self.recheck or self.lost)
+            and not (self.flights or self.recheck or self.lost)
         )
 
     # Transitions

@@ -6,8 +6,10 @@ an entry of this term is committed, because until then a leader may not know wha
 (dissertation, section 6.4; etcd#7331, TiKV#6340 are what happens otherwise). One round confirms all
 reads that wait when it starts; what comes in meanwhile waits for the next.
 
-A *patient* read starts no round of its own: it joins the next heartbeats that are due anyway. That
-is how followers keep knowing how old they are (`raft/freshness.py`), at next to no cost.
+A *patient* question costs no message: it travels on a follower's answers to heartbeats, until a
+heartbeat brings the answer. In between a round began, later than the question came in, and a
+majority answered it: the same proof, of heartbeats that are due anyway. That is how followers keep
+knowing how old they are (`raft/freshness.py`), at next to no cost.
 """
 
 from collections import deque
@@ -18,8 +20,7 @@ from raft.ready import ReadState
 from raft.state import State
 from raft.types import NOBODY, Index, ReplicaId
 
-HURRY_HEARTBEATS: Final = 2
-PATIENCE_HEARTBEATS: Final = 5
+PATIENCE_HEARTBEATS: Final = 2
 """After so many heartbeats without an answer a question to the leader is asked again."""
 
 
@@ -36,8 +37,6 @@ class Round(NamedTuple):
     token: int
     at: Index
     reads: list[Read]
-    prompt: bool
-    """Whether one of them is in a hurry."""
 
 
 class LeaderReads:
@@ -46,45 +45,42 @@ class LeaderReads:
     def __init__(self, state: State) -> None:
         self._state = state
         self._gathered: list[Read] = []
-        self._patient: list[Read] = []
         self._rounds: deque[Round] = deque()
         self._waiting = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether nobody waits."""
-        return not (self._gathered or self._patient or self._rounds)
+        return not (self._gathered or self._rounds)
 
     @property
     def wants_round(self) -> bool:
         """Whether reads wait and no round is under way that would let them gather on."""
-        return bool(self._gathered) and not self.prompt
+        return bool(self._gathered) and not self._rounds
 
     @property
-    def prompt(self) -> bool:
-        """Whether a read in a hurry waits for answers to heartbeats that have left."""
-        return any(round_.prompt for round_ in self._rounds)
+    def wait(self) -> bool:
+        """Whether a read waits for answers to heartbeats that have left."""
+        return bool(self._rounds)
 
     @property
     def confirmed_up_to(self) -> int:
         """The newest token that a round waits for; 0 when none does."""
         return self._rounds[-1].token if self._rounds else 0
 
-    def add(self, read: Read, *, patient: bool = False) -> None:
+    def add(self, read: Read) -> None:
         """Take a read; beyond the bound it is refused at once."""
         if self._waiting >= self._state.config.reads_waiting_max:
             answer(self._state, read, Index(0))
             return
         self._waiting += 1
-        (self._patient if patient else self._gathered).append(read)
+        self._gathered.append(read)
 
     def start(self, token: int) -> None:
         """Heartbeats numbered `token` leave now, later than every read gathered so far."""
-        if self._gathered or self._patient:
-            reads = self._gathered + self._patient
-            prompt = bool(self._gathered)
-            self._rounds.append(Round(token, self._state.commit, reads, prompt))
-            self._gathered, self._patient = [], []
+        if self._gathered:
+            self._rounds.append(Round(token, self._state.commit, self._gathered))
+            self._gathered = []
 
     def confirm(self, token: int) -> None:
         """A majority answered heartbeats numbered `token` or later: we led when they left."""
@@ -99,67 +95,83 @@ class LeaderReads:
         for round_ in self._rounds:
             for read in round_.reads:
                 answer(self._state, read, Index(0))
-        for read in self._gathered + self._patient:
+        for read in self._gathered:
             answer(self._state, read, Index(0))
         self._rounds.clear()
-        self._gathered, self._patient = [], []
+        self._gathered = []
 
 
 class ForwardedReads:
-    """Reads of this replica that its leader was asked for: they end with the leader."""
+    """Reads of this replica that its leader was asked for: they end with the leader.
+
+    Attributes:
+        patient: The patient question, for the answers to heartbeats; empty: there is none.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._asked: dict[bytes, tuple[float, bool]] = {}  # context -> last asked when, patiently
+        self._asked: dict[bytes, float] = {}  # context -> last asked when
+        self.patient = b""
 
     @property
     def waits(self) -> bool:
-        """Whether a question is not answered."""
+        """Whether a question in a hurry is not answered."""
         return bool(self._asked)
 
-    def ask(self, context: bytes, now: float, *, patient: bool = False) -> None:
+    def ask(self, context: bytes, now: float) -> None:
         """Ask the leader; refused at once when there is none, or too many wait."""
         state = self._state
         full = len(self._asked) >= state.config.reads_waiting_max
         if state.leader == NOBODY or full:
             state.reads.append(ReadState(context, Index(0)))
             return
-        self._asked[context] = (now, patient)
-        state.messages.append(ReadRequest(state.id, state.leader, state.term, context, patient))
+        self._asked[context] = now
+        state.messages.append(ReadRequest(state.id, state.leader, state.term, context))
+
+    def ask_patiently(self, context: bytes) -> None:
+        """Ask with the answers to heartbeats. A question before it is given up."""
+        if self.patient:
+            self._state.reads.append(ReadState(self.patient, Index(0)))
+        self.patient = context
+        if self._state.leader == NOBODY:
+            self.refuse_all()
 
     def ask_again(self, now: float) -> None:
-        """The leader lives: what it has not answered for two heartbeats may have been lost; for
-        a patient question, which waits for the leader's next ones, it is five.
+        """The leader lives: what it has not answered for two heartbeats may have been lost.
 
         Asking twice is harmless: either answer was confirmed after the read came in.
         """
         state = self._state
-        for context, (asked_at, patient) in self._asked.items():
-            beats = PATIENCE_HEARTBEATS if patient else HURRY_HEARTBEATS
-            if asked_at <= now - beats * state.config.heartbeat_seconds:
-                self._asked[context] = (now, patient)
-                request = ReadRequest(state.id, state.leader, state.term, context, patient)
-                state.messages.append(request)
+        for context, asked_at in self._asked.items():
+            if asked_at <= now - PATIENCE_HEARTBEATS * state.config.heartbeat_seconds:
+                self._asked[context] = now
+                state.messages.append(ReadRequest(state.id, state.leader, state.term, context))
 
     def answered(self, reply: ReadReply) -> None:
-        """The leader's answer; a repeated one, or one not asked for, changes nothing.
+        """The leader's answer; a repeated one, or one not asked for, changes nothing."""
+        if reply.context in self._asked:
+            del self._asked[reply.context]
+            self._confirmed(reply.context, reply.index)
 
-        The index is committed at the leader of this term, and as far as our log is known to be
-        equal to its, it is so here too: a read need not wait until a heartbeat says it again.
-        """
+    def told(self, context: bytes, index: Index) -> None:
+        """A heartbeat brings the answer to a patient question."""
+        if context == self.patient:
+            self.patient = b""
+            self._confirmed(context, index)
+
+    def _confirmed(self, context: bytes, index: Index) -> None:
+        """The index is committed at the leader of this term, and as far as our log is known to be
+        equal to its, it is so here too: a read need not wait until a heartbeat says it again."""
         state = self._state
-        if reply.context not in self._asked:
-            return
-        del self._asked[reply.context]
-        state.reads.append(ReadState(reply.context, reply.index))
+        state.reads.append(ReadState(context, index))
         if state.agreed.term == state.term and state.installing is None:
-            state.commit_to(min(reply.index, state.agreed.index, state.log.last.index))
+            state.commit_to(min(index, state.agreed.index, state.log.last.index))
 
     def refuse_all(self) -> None:
         """The leader is gone or another: the answers will not come."""
-        for context in self._asked:
+        for context in (*self._asked, *([self.patient] if self.patient else ())):
             self._state.reads.append(ReadState(context, Index(0)))
-        self._asked = {}
+        self._asked, self.patient = {}, b""
 
 
 def answer(state: State, read: Read, index: Index) -> None:

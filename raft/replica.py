@@ -239,7 +239,10 @@ class Replica:
         if self.tracer is not None:
             self.tracer.taken(content, traces)
         try:
-            if type(content) is Heartbeat:
+            if type(content) is HeartbeatReply:
+                if self.core.hear(content, self._loop.time()):
+                    return
+            elif type(content) is Heartbeat:
                 self._take_heartbeat(content, self._loop.time())
                 return
             if isinstance(content, SnapshotChunk):
@@ -250,8 +253,6 @@ class Replica:
                     stream.sender.answered(content)
             elif not isinstance(content, InstallSnapshot):  # only its own driver may say that one
                 self.core.step(content, self._loop.time())
-                if type(content) is HeartbeatReply and not self._has_work:
-                    return
         except Exception as error:
             self._fall_silent(error)
         self._wake(self)
@@ -266,13 +267,8 @@ class Replica:
             self._post(reply)
         if self._freshness.is_due(now):
             self._stay_fresh(now)
-        if reply is None or heartbeat.asks or self._has_work:
+        if reply is None or heartbeat.asks or self._reads_asked:
             self._wake(self)
-
-    @property
-    def _has_work(self) -> bool:
-        """Whether a turn would find anything to do."""
-        return bool(self._reads_waiting or self._reads_asked or self.core.has_work)
 
     def timeout(self, now: float) -> None:
         """The core's deadline has come. Heartbeats alone leave without a turn."""

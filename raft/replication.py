@@ -118,18 +118,6 @@ class Replication:
 
     # Sending
 
-    @property
-    def has_work(self) -> bool:
-        """Whether some follower lacks something that it is sent now, or once its window allows."""
-        last = self._state.log.last.index
-        for progress in self.followers.values():
-            if progress.sending is Sending.REPLICATE:
-                if progress.next <= last or progress.recheck:
-                    return True
-            elif progress.sending is Sending.PROBE and not progress.waiting:
-                return True
-        return False
-
     def flush(self) -> None:
         """Send each follower what it lacks and may get; called once a `ready`, so that whatever
         was proposed since the last one travels together. A raised commit index alone sends

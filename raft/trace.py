@@ -75,16 +75,19 @@ def message_text(message: AnyMessage) -> str:
             if rejected:
                 return f"AppendReply term={term} rejected={rejected} hint={id_text(hint)}"
             return f"AppendReply term={term} match={match_}"
-        case Heartbeat(_, _, term, commit, token, asks):
-            return f"Heartbeat term={term} commit={commit} token={token}" + " asks" * asks
-        case HeartbeatReply(_, _, term, token, last, asked):
-            return f"HeartbeatReply term={term} token={token} last={last}" + " asked" * asked
+        case Heartbeat(_, _, term, commit, token, asks, told, at):
+            answer = f" told={context_text(told)} at={at}" if told else ""
+            return f"Heartbeat term={term} commit={commit} token={token}" + " asks" * asks + answer
+        case HeartbeatReply(_, _, term, token, last, asked, question):
+            asking = f" question={context_text(question)}" if question else ""
+            beat = f"HeartbeatReply term={term} token={token} last={last}"
+            return beat + " asked" * asked + asking
         case InstallSnapshot(_, _, term, snapshot):
             return f"InstallSnapshot term={term} {snapshot_text(snapshot)}"
         case TimeoutNow(_, _, term):
             return f"TimeoutNow term={term}"
-        case ReadRequest(_, _, term, context, patient):
-            return f"ReadRequest term={term} {context_text(context)}" + " patient" * patient
+        case ReadRequest(_, _, term, context):
+            return f"ReadRequest term={term} {context_text(context)}"
         case ReadReply(_, _, term, context, index):
             return f"ReadReply term={term} {context_text(context)} index={index}"
         case _:

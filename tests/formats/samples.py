@@ -102,10 +102,11 @@ MESSAGES: tuple[AnyMessage | SnapshotChunk | ChunkReply, ...] = (
     InstallSnapshot(R1, R2, Term(5), META),
     TimeoutNow(R1, R2, Term(5)),
     ReadRequest(R1, R2, Term(5), b"context"),
-    ReadRequest(R1, R2, Term(5), b"context", patient=True),
+    Heartbeat(R1, R2, Term(5), Index(9), 17, told=b"question", told_at=Index(8)),
     ReadReply(R1, R2, Term(5), b"context", Index(9)),
     SnapshotChunk(R1, R2, Term(5), 77, 3, META, b"rows", True),
     ChunkReply(R1, R2, 77, 4),
+    HeartbeatReply(R1, R2, Term(5), 17, Index(9), question=b"question"),
 )
 STORE: tuple[store.Command, ...] = (
     store.Mutation(store.Op.PUT, ShardId(3), 7, 2, 1, b"key", b"value", 4),

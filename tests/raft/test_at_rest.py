@@ -8,7 +8,7 @@ import pytest
 
 from raft.core import Raft
 from raft.deadlines import NEVER, Deadlines
-from raft.messages import AppendReply, Heartbeat, ReadRequest
+from raft.messages import Heartbeat, HeartbeatReply, ReadRequest
 from raft.types import Index, Term
 from tests.support.builders import (
     N1,
@@ -19,7 +19,6 @@ from tests.support.builders import (
     beat_reply,
     core,
     effects,
-    elect,
     entries,
     leader,
 )
@@ -56,8 +55,12 @@ def shape(replica: Raft) -> dict[str, Any]:
     }
 
 
-def test_an_answer_at_rest_is_the_answer_of_the_long_way() -> None:
+@pytest.mark.parametrize("asks", [False, True])
+def test_an_answer_at_rest_is_the_answer_of_the_long_way(asks: bool) -> None:
     short, long = follower(), follower()
+    if asks:
+        short.read_index(b"q", patient=True)
+        long.read_index(b"q", patient=True)
 
     answer = short.answer(BEAT, LATER)
     long.step(BEAT, LATER)
@@ -94,6 +97,7 @@ def grow(replica: Raft) -> Heartbeat:
         pytest.param(lambda _: BEAT._replace(term=Term(0)), id="an older term"),
         pytest.param(lambda _: BEAT._replace(source=N3), id="not of the leader that is known"),
         pytest.param(lambda _: BEAT._replace(target=N3), id="for another replica"),
+        pytest.param(lambda _: BEAT._replace(told=b"q"), id="a question is answered"),
         pytest.param(lambda replica: replica.timeout(LATER + 9) or BEAT, id="a pre-candidate"),
         pytest.param(raise_commit, id="something more is committed"),
         pytest.param(wait_for_a_read, id="a question waits"),
@@ -143,7 +147,7 @@ def let_a_follower_lag(replica: Raft) -> float:
 
 
 def ask(replica: Raft) -> float:
-    replica.step(ReadRequest(N2, N1, T1, b"r", patient=True), replica._now)
+    replica.step(ReadRequest(N2, N1, T1, b"r"), replica._now)
     return replica.deadline
 
 
@@ -190,48 +194,47 @@ def test_a_leader_whose_own_disk_lags_looks_at_it() -> None:
     assert replica.beat(replica.deadline) is None
 
 
-def test_an_answer_that_changes_nothing_makes_no_work() -> None:
-    replica = resting_leader()
-    beats = replica.beat(replica.deadline)
-    assert beats is not None
+def test_an_answer_is_heard_at_rest_as_by_the_long_way() -> None:
+    short, long = resting_leader(), resting_leader()
+    for replica in (short, long):
+        replica.beat(replica.deadline)
+    reply = beat_reply(2, short, 2, 1)
 
-    replica.step(beat_reply(2, replica, beats[0].token, 1), replica._now)
+    assert short.hear(reply, LATER)
+    long.step(reply, LATER)
 
-    assert not replica.has_work
+    assert not effects(long)
+    assert shape(short) == shape(long)
+    assert vars(short.progress[N2]) == vars(long.progress[N2])
 
 
 @pytest.mark.parametrize(
-    "event",
+    "unrest",
     [
-        pytest.param(lambda r: r.read_index(b"r"), id="a read"),
-        pytest.param(lambda r: r.propose(b"x"), id="a proposal"),
+        pytest.param(lambda r: beat_reply(2, r, 2, 1)._replace(term=Term(9)), id="another term"),
+        pytest.param(lambda r: beat_reply(2, r, 2, 1)._replace(target=N3), id="for another"),
+        pytest.param(lambda r: beat_reply(4, r, 2, 1), id="of no member"),
+        pytest.param(lambda r: beat_reply(2, r, 9, 1), id="to a heartbeat that was never sent"),
+        pytest.param(lambda r: beat_reply(2, r, 2, 0), id="of a log that lost what it promised"),
+        pytest.param(lambda r: beat_reply(2, r, 2, 1)._replace(question=b"q"), id="it asks"),
+        pytest.param(lambda r: r.propose(b"x") and beat_reply(2, r, 2, 1), id="it lacks an entry"),
+        pytest.param(lambda r: r.read_index(b"r") or beat_reply(2, r, 2, 1), id="a read waits"),
         pytest.param(
-            lambda r: r.step(AppendReply(N2, N1, Term(9)), r._now), id="a higher term: step down"
+            lambda r: r.step(Heartbeat(N2, N1, Term(9)), LATER) or beat_reply(2, r, 2, 1),
+            id="no leader any more",
         ),
     ],
 )
-def test_whatever_has_to_be_told_is_work(event: Callable[[Raft], object]) -> None:
+def test_an_answer_is_not_heard_at_rest_where_more_follows(
+    unrest: Callable[[Raft], HeartbeatReply],
+) -> None:
     replica = resting_leader()
-    assert not replica.has_work
+    replica.beat(replica.deadline)
+    reply = unrest(replica)
+    before = shape(replica)
 
-    event(replica)
-
-    assert replica.has_work
-    assert effects(replica)
-
-
-def test_a_new_leader_has_work_until_it_has_probed() -> None:
-    replica = core(1)
-    elect(replica)
-
-    assert not replica.has_work, "each probe is on its way, and waits for its answer"
-
-    replica.step(beat_reply(2, replica, 0, 0), NOW + 10)
-    replica.timeout(replica.deadline)
-    effects(replica)
-    replica.step(beat_reply(2, replica, 1, 0), NOW + 11)
-
-    assert replica.has_work, "the probe may be lost: another one"
+    assert not replica.hear(reply, LATER)
+    assert {**shape(replica), "times": ()} == {**before, "times": ()}
 
 
 # Deadlines

@@ -184,9 +184,9 @@ def a_transfer_never_expires(patch: Patch) -> None:
 def early_reads_are_dropped(patch: Patch) -> None:
     read = Leader.read
 
-    def broken(self: Leader, asked: Any, *, patient: bool = False) -> None:
+    def broken(self: Leader, asked: Any) -> None:
         if self.commits_own_term:
-            read(self, asked, patient=patient)
+            read(self, asked)
 
     patch.setattr(Leader, "read", broken)
 

@@ -232,46 +232,110 @@ def test_a_follower_asks_again_when_the_leader_lives_and_does_not_answer() -> No
     assert [again in messages for messages in (first, second, third)] == [False, True, False]
 
 
-def test_a_patient_read_waits_for_heartbeats_that_are_due_anyway() -> None:
-    """`raft/freshness.py`: it hurries nobody, and is confirmed like any other."""
+def ask_patiently(replica: Raft, token: int, question: bytes = b"q") -> None:
+    """Follower 2 of a leader asks, with its answer to a heartbeat."""
+    replica.step(HeartbeatReply(N2, N1, T1, token, Index(1), question=question), NOW + 10)
+
+
+def next_beats(replica: Raft) -> tuple[Heartbeat, Heartbeat]:
+    """Those of the next round: to 2 and to 3."""
+    replica.timeout(replica.deadline)
+    (to_second, to_third) = beats(effects(replica))
+    return to_second, to_third
+
+
+def test_a_patient_question_is_answered_by_heartbeats_that_are_due_anyway() -> None:
+    """`raft/freshness.py`: it costs no message, and is confirmed like any other."""
     replica = leader(1)
-    replica.step(ReadRequest(N2, N1, T1, b"r", patient=True), NOW)
+    ask_patiently(replica, 0)
     assert beats(effects(replica)) == [], "it starts no round"
 
-    replica.timeout(replica.deadline)
-    (beat, _) = beats(effects(replica))
-    assert not beat.asks
+    (beat, _) = next_beats(replica)
+    assert (beat.asks, beat.told) == (False, b""), "nobody has answered a later heartbeat"
     replica.step(beat_reply(3, replica, beat.token, 1), NOW + 10)
+    to_second, to_third = next_beats(replica)
 
-    assert effects(replica).messages == (ReadReply(N1, N2, T1, b"r", Index(1)),)
+    assert (to_second.told, to_second.told_at) == (b"q", Index(1))
+    assert to_third.told == b"", "who did not ask is told nothing"
 
 
-def test_a_read_in_a_hurry_does_not_wait_for_a_patient_one() -> None:
+def test_an_answer_to_an_earlier_heartbeat_confirms_no_patient_question() -> None:
+    """It may have been sent before the question: another leader may have come in between."""
     replica = leader(1)
-    replica.read_index(b"patient", patient=True)
-    replica.timeout(replica.deadline)
-    effects(replica)
+    (earlier, _) = next_beats(replica)
+    ask_patiently(replica, 0)
+    next_beats(replica)
 
-    replica.read_index(b"hurry")
-    (beat, _) = beats(effects(replica))
-    assert beat.asks
+    replica.step(beat_reply(3, replica, earlier.token, 1), NOW + 10)
+
+    assert next_beats(replica)[0].told == b""
+
+
+def test_a_patient_question_waits_for_an_entry_of_the_term() -> None:
+    """As every read (dissertation, section 6.4, step 1)."""
+    replica = leader(1, settled=False)
+    ask_patiently(replica, 0)
+    (beat, _) = next_beats(replica)
+    replica.step(beat_reply(3, replica, beat.token, 0), NOW + 10)
+    assert next_beats(replica)[0].told == b"", "what is committed is not known yet"
+
+    for follower in (2, 3):
+        replica.step(ack(follower, replica, 1), NOW + 10)
+    (beat, _) = next_beats(replica)
     replica.step(beat_reply(3, replica, beat.token, 1), NOW + 10)
 
-    assert reads(replica) == (ReadState(b"patient", Index(1)), ReadState(b"hurry", Index(1)))
+    assert (next_beats(replica)[0].told, replica.commit) == (b"q", 1)
 
 
-def test_a_patient_question_is_not_asked_again_before_its_time() -> None:
+def test_a_patient_question_is_asked_until_it_is_answered() -> None:
     replica = core(2, "1")
-    replica.step(Heartbeat(N1, N2, T1), NOW)
-    replica.read_index(b"r", patient=True)
+    replica.step(Heartbeat(N1, N2, T1, Index(1)), NOW)
     effects(replica)
+    replica.read_index(b"q", patient=True)
 
     asked = []
-    for tenth in range(1, 7):
-        replica.step(Heartbeat(N1, N2, T1), NOW + tenth / 10)
-        asked.append(ReadRequest(N2, N1, T1, b"r", patient=True) in effects(replica).messages)
+    for token in (1, 2):
+        replica.step(Heartbeat(N1, N2, T1, Index(1), token), NOW)
+        asked += effects(replica).messages
+    replica.step(Heartbeat(N1, N2, T1, Index(1), 3, told=b"q", told_at=Index(1)), NOW)
+    done = effects(replica)
 
-    assert asked == [False, False, False, False, True, False]
+    assert asked == [HeartbeatReply(N2, N1, T1, t, Index(1), question=b"q") for t in (1, 2)]
+    assert done.reads == (ReadState(b"q", Index(1)),)
+    assert done.messages == (HeartbeatReply(N2, N1, T1, 3, Index(1)),)
+
+
+def test_the_answer_to_another_question_answers_nothing() -> None:
+    """Of an earlier life of this replica, say: its names are never used again."""
+    replica = core(2, "1")
+    replica.step(Heartbeat(N1, N2, T1, Index(1)), NOW)
+    effects(replica)
+    replica.read_index(b"q", patient=True)
+
+    replica.step(Heartbeat(N1, N2, T1, Index(1), 3, told=b"p", told_at=Index(1)), NOW)
+
+    assert reads(replica) == ()
+
+
+def test_a_patient_question_ends_with_its_leader() -> None:
+    replica = core(2, "1")
+    replica.step(Heartbeat(N1, N2, T1, Index(1)), NOW)
+    effects(replica)
+    replica.read_index(b"q", patient=True)
+
+    replica.step(Heartbeat(N3, N2, T2), NOW)
+    done = effects(replica)
+
+    assert done.reads == (ReadState(b"q", Index(0)),)
+    assert done.messages == (HeartbeatReply(N2, N3, T2, 0, Index(1)),)
+
+
+def test_a_patient_question_without_a_leader_is_refused() -> None:
+    replica = core(2, "1")
+
+    replica.read_index(b"q", patient=True)
+
+    assert reads(replica) == (ReadState(b"q", Index(0)),)
 
 
 def test_the_answer_says_what_is_committed_as_far_as_the_logs_are_known_to_agree() -> None:

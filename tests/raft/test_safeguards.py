@@ -338,7 +338,7 @@ def cut_the_log_before_the_state(patch: pytest.MonkeyPatch) -> None:
 
 
 def read_without_a_quorum(patch: pytest.MonkeyPatch) -> None:
-    def broken(self: LeaderReads, read: Read, *, patient: bool = False) -> None:
+    def broken(self: LeaderReads, read: Read) -> None:
         answer(self._state, read, self._state.commit)
 
     patch.setattr(LeaderReads, "add", broken)
