@@ -259,9 +259,9 @@ def _beat(fields: Sequence[Any]) -> Heartbeat | HeartbeatReply | None:
     ):
         return None
     if kind == HEARTBEAT:
-        return Heartbeat(source, target, term, one, other, flag)
+        return Heartbeat(*fields[2:])
     if kind == HEARTBEAT_REPLY:
-        return HeartbeatReply(source, target, term, one, other, flag)
+        return HeartbeatReply(*fields[2:])
     return None
 
 
