@@ -11,7 +11,7 @@ DEMO_SECONDS_MAX ?= 240
 WEB_SECONDS_MAX ?= 300
 PYTEST_ARGS ?=
 
-.PHONY: all demo test test-again simulate ci-deploy ci-sim ci-real fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench bench-long clean help
+.PHONY: all demo test test-again simulate ci-deploy ci-sim ci-real ci-real-again fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench bench-long clean help
 .DEFAULT_GOAL := all
 
 all: $(STAMP)  ## install into .venv, and say what to do next
@@ -77,6 +77,11 @@ ci-sim: $(STAMP)  ## the simulator: seeds that found something, then CI_SIM_SEED
 ci-real: $(STAMP)  ## real processes under faults for long: kills, power cuts, links, disks, moves
 	timeout --kill-after=10 600 \
 		$(BIN)/python -m pytest -q -m real --timeout 300 --durations=0 tests/processes
+
+# As `test-again`.
+ci-real-again: $(STAMP)  ## what failed in the last `ci-real`, alone
+	timeout --kill-after=10 600 \
+		$(BIN)/python -m pytest -q -m real --timeout 300 --last-failed --last-failed-no-failures none tests/processes
 
 # Into a venv of its own: Helm's library alone is 75 MB, and nothing else needs any of it.
 ci-deploy: $(STAMP)  ## lint all of deploy/: Dockerfile, compose, chart, manifests, unit
