@@ -9,6 +9,7 @@ import raft.disk.leveldb as leveldb
 import raft.disk.log_store
 from raft.core import Raft
 from raft.disk.log_store import LogStore
+from raft.disk.write_buffer import WriteBuffer
 from raft.leader import Leader
 from raft.replica import Replica
 from raft.replication import Replication
@@ -146,6 +147,20 @@ def forget_tombstones(patch: Patch) -> None:
     patch.setattr(LogStore, "tombstone", lambda self, gid: ReplicaId(0))
 
 
+def told_in_pieces(patch: Patch) -> None:
+    tell = leveldb.LevelDB._tell
+
+    def broken(self: leveldb.LevelDB, batch: Any) -> None:
+        for key in batch:
+            tell(self, {key: batch[key]})
+
+    patch.setattr(leveldb.LevelDB, "_tell", broken)
+
+
+def ranges_of_what_leveldb_has(patch: Patch) -> None:
+    patch.setattr(WriteBuffer, "written", lambda self, lo, hi: [])
+
+
 def rows() -> list[Row]:
     case, disk = ("test",), "tests/raft/disk/"
     reads = Safeguard("D11", "", read_on_a_follower, ("R14",), knobs={"reads": 0.7})
@@ -164,4 +179,8 @@ def rows() -> list[Row]:
         Row("H04", "the data database's own log is trusted",
             lambda p: p.setattr(leveldb, "_set_logs_aside", lambda path: None), case,
             tests(disk + "test_leveldb.py::test_logs_of_unsynced_rows_are_set_aside")),
+        Row("K12", "LevelDB is told row by row of what gathered", told_in_pieces, case,
+            tests(disk + "test_leveldb.py::test_a_crash_leaves_the_state_after_some_write")),
+        Row("K13", "a range lacks what gathers", ranges_of_what_leveldb_has, case,
+            tests(disk + "test_leveldb.py::test_rows_read_the_same_wherever_they_are")),
     ]  # fmt: skip
