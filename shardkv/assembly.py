@@ -124,11 +124,11 @@ class Assembly:
 
     async def start(self, gid: GroupId) -> None:
         """Start one replica that is on disk."""
+        if gid in self.groups or (gid == CONTROLLER and self.controller is not None):
+            await self._stop(gid)  # of a replica that was there before, and is gone from the disk
         if gid == CONTROLLER:
             await self._start_controller()
             return
-        if gid in self.groups:  # a replica of the group it was, which is gone from the disk
-            await self._stop(gid)
         machine = self._new_machine(gid, self.nshards)
         machine.be(next(record.uuid for record in self.host.records() if record.gid == gid))
         rsm = GroupStateMachine(machine)
@@ -153,8 +153,10 @@ class Assembly:
 
     async def retire(self, gid: GroupId) -> None:
         """Stop a replica that its group has removed for ever, and delete it, durably."""
+        replica = self.host.replicas.get(gid)
         await self._stop(gid)
-        await self.host.drop_replica(gid)
+        if self.host.replicas.get(gid) is replica:  # else somebody else did, and made another
+            await self.host.drop_replica(gid)
 
     async def rebirth(self, gid: GroupId, uuid: GroupUuid) -> None:
         """See `shardkv.recovery_service.Groups`."""

@@ -13,10 +13,12 @@ from labrpc.sim.loop import run
 from labrpc.sim.network import SimTransport
 from labrpc.transport import Address
 from labs.cluster import SimCluster
-from raft.types import GroupId
+from raft.disk.log_store import ReplicaRecord
+from raft.types import GroupId, ReplicaId
 from shardctrler.client import ControllerClient
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import copies, once
+from shardkv.assembly import CONTROLLER
 from shardkv.clerk import Clerk
 from shardkv.commands import Batch, BatchWrite, Mutation, Op, OpenSession, encode
 from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS, RateLimit
@@ -340,6 +342,31 @@ def test_names_of_requests_are_forgotten_by_time_that_leaders_measured(
         await asyncio.sleep(once.PASS_SECONDS * 3)
         assert names() == (grown, 0), "a shard that knows no name costs no entry"
         assert await clerk.append(b"k", b"x", once=name) == 2
+
+    with_cluster(story)
+
+
+def test_nothing_is_left_of_a_controller_s_replica_that_another_took_the_place_of() -> None:
+    """Room is made for a new id where the one before never took part: a learner that was struck."""
+
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        host, assembly = cluster.nodes["n4"].host, cluster.nodes["n4"].assembly
+        assert host is not None and assembly is not None and assembly.controller is None
+        uuid = cluster.uuids[CONTROLLER]
+        await host.create_replica(ReplicaRecord(CONTROLLER, uuid, ReplicaId(90), 1))
+        await assembly.start(CONTROLLER)
+        first = assembly.controller
+        assert first is not None
+
+        cluster.watchers[CONTROLLER].dropped("n4")
+        await host.drop_replica(CONTROLLER)
+        await host.create_replica(ReplicaRecord(CONTROLLER, uuid, ReplicaId(91), 2))
+        await assembly.start(CONTROLLER)
+
+        assert assembly.controller is not first
+        assert first._closed and first._expiry is not None and first._expiry.done()
 
     with_cluster(story)
 
