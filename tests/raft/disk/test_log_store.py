@@ -7,6 +7,7 @@ import pytest
 
 from labrpc.sim.loop import run
 from raft.disk.log_store import LogStore, NodeIdentity, ReplicaRefused
+from raft.disk.promise import find_promise
 from raft.disk.records import (
     BOOT_KEY,
     HARD_STATE,
@@ -42,6 +43,7 @@ from tests.support.storage import (
 )
 
 EVERYTHING = 1 << 30
+SLOTS = ("promise.0", "promise.1")
 
 
 # What is saved is there
@@ -451,6 +453,24 @@ def test_a_drop_before_the_next_promise_is_no_loss() -> None:
         await asyncio.sleep(0.0003)  # the log is synced, the promise is on its way
         store = await storage.crash(store)
         assert store.replicas() == []
+
+    run(main())
+
+
+def test_a_promise_names_no_replica_that_is_gone() -> None:
+    """Or it would grow with every replica that a node ever held."""
+
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, "1", term=3)
+        await store.create_replica(record(2), SnapshotMeta())
+        await store.save(G2, vote(1, 1), [])
+        await store.drop_replica(G1)
+        await store.close()
+        storage.drive.crash()
+        promise = find_promise([storage.drive.slot(name) for name in SLOTS]).promise
+        assert promise is not None
+        assert promise.vows == ((G2, ReplicaId(1), vote(1, 1)),)
 
     run(main())
 
