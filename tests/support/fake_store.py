@@ -88,6 +88,7 @@ class Fate(Enum):
     EXHAUSTED = "refused by the transport"
     INTERNAL = "done, and then the handler failed"
     GARBAGE = "answered by something that is no reply"
+    TOO_MANY = "done, and answered by more results than were asked for"
 
 
 class FakeGroup:
@@ -202,6 +203,8 @@ class FakeStore:
             case Fate.GARBAGE:
                 return b"not a reply"
         reply = self.serve(to, frame, fate)
+        if fate is Fate.TOO_MANY:
+            reply = reply._replace(results=(*reply.results, *reply.results))
         if fate is Fate.INTERNAL:
             raise Refused("INTERNAL", "the server failed; see its log")
         if fate is Fate.REPLY_LOST:

@@ -16,6 +16,7 @@ from raft.disk.records import (
     START,
     TAIL,
     WRITE_NUMBER_KEY,
+    decode_number,
     encode_hard_state,
     encode_number,
     entry_key,
@@ -571,6 +572,25 @@ def test_what_replaces_entries_on_their_way_is_read_once_those_have_landed() -> 
         assert list(store.read(G1, Index(1), Index(3), EVERYTHING)) == entries(1, "2 2")
         await second
         assert list(store.read(G1, Index(1), Index(3), EVERYTHING)) == entries(1, "2 2")
+
+    run(main())
+
+
+def test_closing_promises_too_what_was_synced_beside_the_last_promise() -> None:
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, term=1)
+        await asyncio.sleep(1)
+        voted = store.save(G1, vote(2, 1), [])
+        await asyncio.sleep(0)
+        store.save(G1, None, entries(1, "2"))
+        await voted  # its promise is on disk, and the entry was synced while that was written
+        await store.close()
+        storage.drive.crash()
+        promise = find_promise([storage.drive.slot(name) for name in SLOTS]).promise
+        assert promise is not None
+        number = storage.drive.durable("log")[WRITE_NUMBER_KEY]
+        assert promise.write_number == decode_number("", WRITE_NUMBER_KEY, number)
 
     run(main())
 
