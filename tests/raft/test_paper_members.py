@@ -135,6 +135,34 @@ def test_the_first_step_must_be_committed_before_the_next() -> None:
     assert len(memberships(effects(replica))) == 1
 
 
+def test_no_step_is_taken_before_an_entry_of_the_leaders_term_is_committed() -> None:
+    """A new leader may know that the step before is committed, and not what came after (Ongaro)."""
+    catching_up = membership(1, 2, 3, learners=(4,), promote=(4,))
+    replica = leader(1, voters=catching_up, settled=False)
+
+    replica.step(ack(4, replica, 1), NOW + 10)
+    assert memberships(effects(replica)) == []
+
+    replica.step(ack(2, replica, 1), NOW + 10)
+    assert memberships(effects(replica)) == [membership(1, 2, 3, 4, outgoing=(1, 2, 3))]
+
+
+def test_a_learner_that_lost_what_it_held_is_not_promoted() -> None:
+    """It had caught up, and waited for another newcomer."""
+    two = membership(1, 2, 3, learners=(4, 5), promote=(4, 5))
+    replica = leader(1, voters=two, settled=False)
+    everybody_acknowledges(replica, 5)
+    replica.step(beat_reply(4, replica, 0, 1), NOW + 10)
+    replica.timeout(replica.deadline)
+    effects(replica)
+    replica.step(beat_reply(4, replica, 1, 0), NOW + 10)
+    assert replica.lost_replicas == (N4,)
+
+    everybody_acknowledges(replica)
+
+    assert replica.membership == two
+
+
 def test_joint_entries_need_both_majorities() -> None:
     """Section 6; two counters (safeguard E05, async-raft#62)."""
     replica = leader(1, voters=membership(1, 2, 3))
@@ -461,7 +489,8 @@ def test_a_removed_follower_is_told_and_then_left_alone() -> None:
             if isinstance(message, Heartbeat) and message.target == N3:
                 told.append(message.commit)
                 replica.step(ack(3, replica, removal), NOW + 10)
-                replica.step(beat_reply(3, replica, message.token, removal), NOW + 10)
+                for _ in ("an answer", "and once more"):
+                    replica.step(beat_reply(3, replica, message.token, removal), NOW + 10)
 
     assert told == [removal - 1, removal]
     assert list(replica.progress) == [N2]
@@ -483,6 +512,20 @@ def test_a_removed_follower_that_is_dead_is_not_waited_for() -> None:
                 replica.step(beat_reply(2, replica, message.token, 4), now)
 
     assert (replica.role, list(replica.progress)) == (Role.LEADER, [N2])
+
+
+def test_a_transfer_ends_where_its_target_leaves_by_a_change_that_was_under_way() -> None:
+    begun = membership(1, 2, 3, learners=(4,), promote=(4,), leaving=(2,))
+    replica = leader(1, voters=begun, settled=False)
+    everybody_acknowledges(replica, 2, 4)
+    replica.transfer(N2)
+    assert replica.propose(b"x") is None
+
+    for _ in range(3):
+        everybody_acknowledges(replica, 2)
+
+    assert [member.id for member in replica.membership.voters] == [N1, N3, N4]
+    assert replica.propose(b"x") is not None
 
 
 def test_removing_the_target_of_a_transfer_is_refused_until_it_ends() -> None:

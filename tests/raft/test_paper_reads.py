@@ -178,6 +178,23 @@ def test_a_group_of_one_confirms_itself() -> None:
     assert reads(replica) == (ReadState(b"r", Index(1)),)
 
 
+def test_a_replica_that_lost_what_it_acknowledged_confirms_nothing() -> None:
+    """What it forgot may have been its vote for another leader."""
+    replica = leader(1)
+    replica.step(beat_reply(2, replica, 0, 1), NOW + 10)
+    replica.timeout(replica.deadline)
+    effects(replica)
+    replica.step(beat_reply(2, replica, 1, 0), NOW + 10)
+    assert replica.lost_replicas == (N2,)
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(beat_reply(2, replica, 2, 1), NOW + 10)
+    assert reads(replica) == ()
+    replica.step(beat_reply(3, replica, 2, 1), NOW + 10)
+    assert reads(replica) == (ReadState(b"r", Index(1)),)
+
+
 def test_during_a_joint_change_both_majorities_confirm() -> None:
     replica = leader(1, voters=membership(1, 2, 3))
     replica.change_members(remove=[N3])
@@ -349,6 +366,20 @@ def test_the_answer_says_what_is_committed_as_far_as_the_logs_are_known_to_agree
     replica.step(ReadReply(N1, N2, T1, b"r", Index(3)), NOW)
 
     assert replica.commit == 2, "and not 3, which this log does not hold"
+
+
+def test_what_is_known_to_agree_is_known_of_this_terms_leader_alone() -> None:
+    """Also where another leader before it had shown that more of the log agreed with its own."""
+    replica = core(2, "1 1 1")
+    replica.step(AppendEntries(N3, N2, T1, id_of(3, 1)), NOW)
+    replica.step(AppendEntries(N1, N2, T2, id_of(2, 1)), NOW)
+    effects(replica)
+    replica.read_index(b"r")
+    effects(replica)
+
+    replica.step(ReadReply(N1, N2, T2, b"r", Index(3)), NOW)
+
+    assert replica.commit == 2
 
 
 def test_what_another_leader_left_in_the_log_is_not_committed_by_an_answer() -> None:

@@ -225,6 +225,8 @@ def test_a_lost_acknowledgement_of_a_snapshot_is_made_up_by_a_heartbeat() -> Non
         replica = lagging()
         effects(replica)
         replica.report_snapshot(N2, True)
+        replica.step(beat_reply(2, replica, replica.progress[N2].token + 1, last), NOW + 10)
+        assert said(replica) == [], "that heartbeat left before the stream ended"
         replica.timeout(replica.deadline)
         beat = next(m for m in said(replica) if isinstance(m, Heartbeat) and m.target == N2)
 

@@ -738,6 +738,23 @@ def test_a_configuration_that_was_overtaken_on_its_way_changes_nothing() -> None
     with_clerk(story)
 
 
+def test_a_leader_that_is_no_member_any_more_is_not_asked() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        await clerk.put(KEY, b"v")
+        group = store.groups[store.config.shards[store.routing(KEY)]]
+        group.members = ("newcomer",)
+        group.leader = "newcomer"
+        store.configure(store.config.shards)
+        clerk._adopt(View(store.config, Directory()))
+        store.frames.clear()
+
+        assert await clerk.get(KEY) == b"v"
+
+        assert [to for to, _ in store.frames] == ["newcomer"]
+
+    with_clerk(story)
+
+
 def test_a_moved_shard_is_followed_with_its_sessions() -> None:
     async def story(store: FakeStore, clerk: Clerk) -> None:
         await clerk.append(KEY, b"a")

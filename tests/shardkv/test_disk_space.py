@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shardctrler.types import ShardId
+from shardkv.commands import Batch, BatchWrite, Mutation, Op, OpenSession
 from shardkv.disk_space import (
     BALLAST_FILE,
     MIB,
@@ -16,9 +18,25 @@ from shardkv.disk_space import (
     make_ballast,
     space_of,
 )
+from shardkv.server import _makes_room
+from shardkv.types import SessionId
 
+S0 = ShardId(0)
 GIB = 1024 * MIB
 WIDE = Space(free=80 * GIB, total=100 * GIB)
+
+
+def test_a_full_disk_takes_what_makes_room_and_what_costs_none() -> None:
+    def mutation(op: Op) -> Mutation:
+        return Mutation(op, S0, SessionId(1), 1, 1, b"k", b"" if op is Op.DELETE else b"v")
+
+    def batch(*ops: Op) -> Batch:
+        return Batch(S0, SessionId(1), 1, 1, tuple([BatchWrite(op, b"k") for op in ops]))
+
+    taken = [mutation(Op.DELETE), batch(Op.DELETE, Op.DELETE), OpenSession(S0)]
+    refused = [mutation(Op.PUT), mutation(Op.APPEND), batch(Op.PUT), batch(Op.DELETE, Op.APPEND)]
+    assert all(map(_makes_room, taken))
+    assert not any(map(_makes_room, refused))
 
 
 def test_the_two_marks_lie_apart() -> None:

@@ -56,6 +56,10 @@ def test_a_majority_or_a_leader_that_lives_needs_no_recovery() -> None:
     assert not assess(1, [left("n1"), left("n2", stopped="damaged")], []).alive
     assert not assess(1, [left("n1"), left("n2", stopped=SUPERSEDED)], []).alive
     assert not assess(1, [left("n1"), left("n2", boot=0)], []).alive
+    half = ("n2", "n5", "n6")
+    for voters, outgoing in ((THREE, half), (half, THREE)):
+        both = [left(name, voters=voters, outgoing=outgoing) for name in ("n1", "n2")]
+        assert not assess(1, both, []).alive, "a majority of one half of a joint change"
 
 
 def test_a_directory_counts_and_is_never_chosen() -> None:

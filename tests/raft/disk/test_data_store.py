@@ -402,6 +402,23 @@ def test_a_slice_of_garbage_is_bounded_in_bytes_too() -> None:
     run(main())
 
 
+def test_what_is_given_up_after_the_last_garbage_went_is_garbage_too() -> None:
+    async def main() -> None:
+        ours, theirs = drives()
+        source, target = state(ours, 30), state(theirs, 30, applied=1)
+        coming = staged(target, source)
+        while target.collect_garbage(1000):
+            pass
+
+        coming.abort()
+
+        assert target.collect_garbage(1000)
+        prefix = ROWS + G1.to_bytes(8, "big")
+        assert sum(1 for _ in target._disk.range(prefix, prefix + END)) == 30
+
+    run(main())
+
+
 def test_garbage_left_by_an_earlier_life_is_found() -> None:
     async def main() -> None:
         ours, theirs = drives()
