@@ -33,6 +33,8 @@ from typing import Final, NamedTuple
 from raft.ports import Reader, Rows
 
 TOKEN_BYTES: Final = 16
+NAME_BYTES_MAX: Final = 255
+"""Of a request's name as a client says it."""
 PASS_SECONDS: Final = 600.0
 """How often a leader says how much time has passed, of shards that know names."""
 PASS_MS_MAX: Final = 900 * 1000
@@ -61,6 +63,11 @@ class Once(NamedTuple):
     """What names a request: a digest of the client's name for it."""
 
     token: bytes  # TOKEN_BYTES
+
+    @classmethod
+    def named(cls, name: bytes) -> "Once":
+        """By the name that the client gave its request, whatever bytes it is."""
+        return cls(blake2b(name, digest_size=TOKEN_BYTES).digest())
 
     def for_key(self, key: bytes) -> "Once":
         """The name as a request to one key has it: with another key it is another request, and a

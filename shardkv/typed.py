@@ -1,7 +1,7 @@
 """The typed service of `kv.proto` on a node: plain calls, for any language.
 
-The node is a clerk on the caller's behalf. A caller that repeats a call after DEADLINE_EXCEEDED
-asks for a second operation; with `if_version` that is safe.
+The node is a clerk on the caller's behalf. A caller that repeats a write after DEADLINE_EXCEEDED
+asks for a second one, unless both have the same `request_id` (`shardkv/once.py`).
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from shardkv.consistency import Consistency
 from shardkv.errors import (
     DiskFull,
     InvalidArgument,
+    NamesFull,
     NotOneShard,
     OutcomeUnknown,
     Overloaded,
@@ -23,6 +24,7 @@ from shardkv.errors import (
     VersionMismatch,
 )
 from shardkv.limits import PAGE_ROWS_MAX
+from shardkv.once import NAME_BYTES_MAX, Once
 from shardkv.tokens import ReadSession
 from shardkv.writes import Append, BatchOperation, Delete, Put
 
@@ -59,7 +61,12 @@ class TypedService:
         try:
             session = self._session(request)
             version = await self._clerk.put(
-                request.key, request.value, if_version=if_version, session=session, timeout=timeout
+                request.key,
+                request.value,
+                if_version=if_version,
+                session=session,
+                once=_once(request),
+                timeout=timeout,
             )
         except ShardKVError as error:
             _translate(error)
@@ -69,16 +76,23 @@ class TypedService:
         try:
             session = self._session(request)
             version = await self._clerk.append(
-                request.key, request.value, session=session, timeout=timeout
+                request.key, request.value, session=session, once=_once(request), timeout=timeout
             )
         except ShardKVError as error:
             _translate(error)
         return kv.AppendReply(version=version, session=_token(session))
 
     async def delete(self, request: kv.DeleteRequest, timeout: float) -> kv.DeleteReply:
+        if_version = request.if_version if request.HasField("if_version") else None
         try:
             session = self._session(request)
-            await self._clerk.delete(request.key, session=session, timeout=timeout)
+            await self._clerk.delete(
+                request.key,
+                if_version=if_version,
+                session=session,
+                once=_once(request),
+                timeout=timeout,
+            )
         except ShardKVError as error:
             _translate(error)
         return kv.DeleteReply(session=_token(session))
@@ -87,7 +101,9 @@ class TypedService:
         try:
             session = self._session(request)
             operations = [_operation(at, one) for at, one in enumerate(request.operations)]
-            versions = await self._clerk.batch(operations, session=session, timeout=timeout)
+            versions = await self._clerk.batch(
+                operations, session=session, once=_once(request), timeout=timeout
+            )
         except ShardKVError as error:
             _translate(error)
         return kv.BatchReply(versions=versions, session=_token(session))
@@ -187,6 +203,18 @@ def _operation(at: int, said: kv.BatchOperation) -> BatchOperation:
     raise error
 
 
+def _once(
+    request: kv.PutRequest | kv.AppendRequest | kv.DeleteRequest | kv.BatchRequest,
+) -> Once | None:
+    """Raises InvalidArgument."""
+    if not request.HasField("request_id"):
+        return None
+    name = request.request_id.encode()
+    if not 1 <= len(name) <= NAME_BYTES_MAX:
+        raise InvalidArgument(f"request_id must be 1 to {NAME_BYTES_MAX} bytes, not {len(name)}")
+    return Once.named(name)
+
+
 def _token(session: ReadSession | None) -> str:
     return "" if session is None else session.token
 
@@ -200,7 +228,7 @@ def _translate(error: ShardKVError) -> NoReturn:
             raise Refused("INVALID_ARGUMENT", str(error)) from error
         case VersionMismatch():
             raise Refused("FAILED_PRECONDITION", str(error)) from error
-        case Overloaded() | DiskFull():
+        case Overloaded() | DiskFull() | NamesFull():
             raise Refused("RESOURCE_EXHAUSTED", str(error)) from error
         case OutcomeUnknown():
             raise Unknown(str(error)) from error

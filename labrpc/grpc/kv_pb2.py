@@ -24,49 +24,49 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14labrpc/grpc/kv.proto\x12\nshardkv.v1\"\x9b\x01\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12,\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x17.shardkv.v1.Consistency\x12\x1c\n\x0fmax_age_seconds\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07session\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x12\n\x10_max_age_secondsB\n\n\x08_session\"J\n\x08GetReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0f\n\x07session\x18\x04 \x01(\t\"r\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x17\n\nif_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x07session\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\r\n\x0b_if_versionB\n\n\x08_session\",\n\x08PutReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\"M\n\rAppendRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x07session\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_session\"/\n\x0b\x41ppendReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\">\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x14\n\x07session\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_session\"\x1e\n\x0b\x44\x65leteReply\x12\x0f\n\x07session\x18\x01 \x01(\t\"`\n\x0c\x42\x61tchRequest\x12.\n\noperations\x18\x01 \x03(\x0b\x32\x1a.shardkv.v1.BatchOperation\x12\x14\n\x07session\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_session\"\x81\x01\n\x0e\x42\x61tchOperation\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x03put\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x61ppend\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06\x64\x65lete\x18\x04 \x01(\x08H\x00\x12\x17\n\nif_version\x18\x05 \x01(\x04H\x01\x88\x01\x01\x42\x07\n\x05writeB\r\n\x0b_if_version\"/\n\nBatchReply\x12\x10\n\x08versions\x18\x01 \x03(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\"\xff\x01\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\x0c\x12\x12\n\x05\x61\x66ter\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\x05limit\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x0e\n\x06values\x18\x05 \x01(\x08\x12,\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x17.shardkv.v1.Consistency\x12\x1c\n\x0fmax_age_seconds\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x07session\x18\x08 \x01(\tH\x03\x88\x01\x01\x42\x08\n\x06_afterB\x08\n\x06_limitB\x12\n\x10_max_age_secondsB\n\n\x08_session\"Z\n\tListReply\x12#\n\x04rows\x18\x01 \x03(\x0b\x32\x15.shardkv.v1.ListedRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\"G\n\tListedRow\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\x05value\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_value\"\x0f\n\rStatusRequest\"l\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\x0c\x12\x15\n\rconfig_number\x18\x03 \x01(\x04\x12\'\n\x06groups\x18\x04 \x03(\x0b\x32\x17.shardkv.v1.GroupStatus\"g\n\x0bGroupStatus\x12\x0b\n\x03gid\x18\x01 \x01(\x04\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x05 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x06 \x01(\x04*6\n\x0b\x43onsistency\x12\x10\n\x0cLINEARIZABLE\x10\x00\x12\n\n\x06SPREAD\x10\x01\x12\t\n\x05STALE\x10\x02\x32\x9b\x03\n\x02Kv\x12\x33\n\x03Get\x12\x16.shardkv.v1.GetRequest\x1a\x14.shardkv.v1.GetReply\x12\x33\n\x03Put\x12\x16.shardkv.v1.PutRequest\x1a\x14.shardkv.v1.PutReply\x12<\n\x06\x41ppend\x12\x19.shardkv.v1.AppendRequest\x1a\x17.shardkv.v1.AppendReply\x12<\n\x06\x44\x65lete\x12\x19.shardkv.v1.DeleteRequest\x1a\x17.shardkv.v1.DeleteReply\x12\x39\n\x05\x42\x61tch\x12\x18.shardkv.v1.BatchRequest\x1a\x16.shardkv.v1.BatchReply\x12\x36\n\x04List\x12\x17.shardkv.v1.ListRequest\x1a\x15.shardkv.v1.ListReply\x12<\n\x06Status\x12\x19.shardkv.v1.StatusRequest\x1a\x17.shardkv.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14labrpc/grpc/kv.proto\x12\nshardkv.v1\"\x9b\x01\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12,\n\x0b\x63onsistency\x18\x02 \x01(\x0e\x32\x17.shardkv.v1.Consistency\x12\x1c\n\x0fmax_age_seconds\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07session\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x12\n\x10_max_age_secondsB\n\n\x08_session\"J\n\x08GetReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0f\n\x07session\x18\x04 \x01(\t\"\x9a\x01\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x17\n\nif_version\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x07session\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nrequest_id\x18\x05 \x01(\tH\x02\x88\x01\x01\x42\r\n\x0b_if_versionB\n\n\x08_sessionB\r\n\x0b_request_id\",\n\x08PutReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\"u\n\rAppendRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x07session\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nrequest_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_sessionB\r\n\x0b_request_id\"/\n\x0b\x41ppendReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\"\x8e\x01\n\rDeleteRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x14\n\x07session\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nif_version\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\nrequest_id\x18\x04 \x01(\tH\x02\x88\x01\x01\x42\n\n\x08_sessionB\r\n\x0b_if_versionB\r\n\x0b_request_id\"\x1e\n\x0b\x44\x65leteReply\x12\x0f\n\x07session\x18\x01 \x01(\t\"\x88\x01\n\x0c\x42\x61tchRequest\x12.\n\noperations\x18\x01 \x03(\x0b\x32\x1a.shardkv.v1.BatchOperation\x12\x14\n\x07session\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nrequest_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\n\n\x08_sessionB\r\n\x0b_request_id\"\x81\x01\n\x0e\x42\x61tchOperation\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x03put\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x61ppend\x18\x03 \x01(\x0cH\x00\x12\x10\n\x06\x64\x65lete\x18\x04 \x01(\x08H\x00\x12\x17\n\nif_version\x18\x05 \x01(\x04H\x01\x88\x01\x01\x42\x07\n\x05writeB\r\n\x0b_if_version\"/\n\nBatchReply\x12\x10\n\x08versions\x18\x01 \x03(\x04\x12\x0f\n\x07session\x18\x02 \x01(\t\"\xff\x01\n\x0bListRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\x0c\x12\x12\n\x05\x61\x66ter\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\x05limit\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x0e\n\x06values\x18\x05 \x01(\x08\x12,\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x17.shardkv.v1.Consistency\x12\x1c\n\x0fmax_age_seconds\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x07session\x18\x08 \x01(\tH\x03\x88\x01\x01\x42\x08\n\x06_afterB\x08\n\x06_limitB\x12\n\x10_max_age_secondsB\n\n\x08_session\"Z\n\tListReply\x12#\n\x04rows\x18\x01 \x03(\x0b\x32\x15.shardkv.v1.ListedRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\"G\n\tListedRow\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\x05value\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_value\"\x0f\n\rStatusRequest\"l\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\x0c\x12\x15\n\rconfig_number\x18\x03 \x01(\x04\x12\'\n\x06groups\x18\x04 \x03(\x0b\x32\x17.shardkv.v1.GroupStatus\"g\n\x0bGroupStatus\x12\x0b\n\x03gid\x18\x01 \x01(\x04\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x05 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x06 \x01(\x04*6\n\x0b\x43onsistency\x12\x10\n\x0cLINEARIZABLE\x10\x00\x12\n\n\x06SPREAD\x10\x01\x12\t\n\x05STALE\x10\x02\x32\x9b\x03\n\x02Kv\x12\x33\n\x03Get\x12\x16.shardkv.v1.GetRequest\x1a\x14.shardkv.v1.GetReply\x12\x33\n\x03Put\x12\x16.shardkv.v1.PutRequest\x1a\x14.shardkv.v1.PutReply\x12<\n\x06\x41ppend\x12\x19.shardkv.v1.AppendRequest\x1a\x17.shardkv.v1.AppendReply\x12<\n\x06\x44\x65lete\x12\x19.shardkv.v1.DeleteRequest\x1a\x17.shardkv.v1.DeleteReply\x12\x39\n\x05\x42\x61tch\x12\x18.shardkv.v1.BatchRequest\x1a\x16.shardkv.v1.BatchReply\x12\x36\n\x04List\x12\x17.shardkv.v1.ListRequest\x1a\x15.shardkv.v1.ListReply\x12<\n\x06Status\x12\x19.shardkv.v1.StatusRequest\x1a\x17.shardkv.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'labrpc.grpc.kv_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONSISTENCY']._serialized_start=1590
-  _globals['_CONSISTENCY']._serialized_end=1644
+  _globals['_CONSISTENCY']._serialized_start=1793
+  _globals['_CONSISTENCY']._serialized_end=1847
   _globals['_GETREQUEST']._serialized_start=37
   _globals['_GETREQUEST']._serialized_end=192
   _globals['_GETREPLY']._serialized_start=194
   _globals['_GETREPLY']._serialized_end=268
-  _globals['_PUTREQUEST']._serialized_start=270
-  _globals['_PUTREQUEST']._serialized_end=384
-  _globals['_PUTREPLY']._serialized_start=386
-  _globals['_PUTREPLY']._serialized_end=430
-  _globals['_APPENDREQUEST']._serialized_start=432
-  _globals['_APPENDREQUEST']._serialized_end=509
-  _globals['_APPENDREPLY']._serialized_start=511
-  _globals['_APPENDREPLY']._serialized_end=558
-  _globals['_DELETEREQUEST']._serialized_start=560
-  _globals['_DELETEREQUEST']._serialized_end=622
-  _globals['_DELETEREPLY']._serialized_start=624
-  _globals['_DELETEREPLY']._serialized_end=654
-  _globals['_BATCHREQUEST']._serialized_start=656
-  _globals['_BATCHREQUEST']._serialized_end=752
-  _globals['_BATCHOPERATION']._serialized_start=755
-  _globals['_BATCHOPERATION']._serialized_end=884
-  _globals['_BATCHREPLY']._serialized_start=886
-  _globals['_BATCHREPLY']._serialized_end=933
-  _globals['_LISTREQUEST']._serialized_start=936
-  _globals['_LISTREQUEST']._serialized_end=1191
-  _globals['_LISTREPLY']._serialized_start=1193
-  _globals['_LISTREPLY']._serialized_end=1283
-  _globals['_LISTEDROW']._serialized_start=1285
-  _globals['_LISTEDROW']._serialized_end=1356
-  _globals['_STATUSREQUEST']._serialized_start=1358
-  _globals['_STATUSREQUEST']._serialized_end=1373
-  _globals['_STATUSREPLY']._serialized_start=1375
-  _globals['_STATUSREPLY']._serialized_end=1483
-  _globals['_GROUPSTATUS']._serialized_start=1485
-  _globals['_GROUPSTATUS']._serialized_end=1588
-  _globals['_KV']._serialized_start=1647
-  _globals['_KV']._serialized_end=2058
+  _globals['_PUTREQUEST']._serialized_start=271
+  _globals['_PUTREQUEST']._serialized_end=425
+  _globals['_PUTREPLY']._serialized_start=427
+  _globals['_PUTREPLY']._serialized_end=471
+  _globals['_APPENDREQUEST']._serialized_start=473
+  _globals['_APPENDREQUEST']._serialized_end=590
+  _globals['_APPENDREPLY']._serialized_start=592
+  _globals['_APPENDREPLY']._serialized_end=639
+  _globals['_DELETEREQUEST']._serialized_start=642
+  _globals['_DELETEREQUEST']._serialized_end=784
+  _globals['_DELETEREPLY']._serialized_start=786
+  _globals['_DELETEREPLY']._serialized_end=816
+  _globals['_BATCHREQUEST']._serialized_start=819
+  _globals['_BATCHREQUEST']._serialized_end=955
+  _globals['_BATCHOPERATION']._serialized_start=958
+  _globals['_BATCHOPERATION']._serialized_end=1087
+  _globals['_BATCHREPLY']._serialized_start=1089
+  _globals['_BATCHREPLY']._serialized_end=1136
+  _globals['_LISTREQUEST']._serialized_start=1139
+  _globals['_LISTREQUEST']._serialized_end=1394
+  _globals['_LISTREPLY']._serialized_start=1396
+  _globals['_LISTREPLY']._serialized_end=1486
+  _globals['_LISTEDROW']._serialized_start=1488
+  _globals['_LISTEDROW']._serialized_end=1559
+  _globals['_STATUSREQUEST']._serialized_start=1561
+  _globals['_STATUSREQUEST']._serialized_end=1576
+  _globals['_STATUSREPLY']._serialized_start=1578
+  _globals['_STATUSREPLY']._serialized_end=1686
+  _globals['_GROUPSTATUS']._serialized_start=1688
+  _globals['_GROUPSTATUS']._serialized_end=1791
+  _globals['_KV']._serialized_start=1850
+  _globals['_KV']._serialized_end=2261
 # @@protoc_insertion_point(module_scope)

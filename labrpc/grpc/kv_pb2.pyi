@@ -41,16 +41,18 @@ class GetReply(_message.Message):
     def __init__(self, found: bool = ..., value: _Optional[bytes] = ..., version: _Optional[int] = ..., session: _Optional[str] = ...) -> None: ...
 
 class PutRequest(_message.Message):
-    __slots__ = ("key", "value", "if_version", "session")
+    __slots__ = ("key", "value", "if_version", "session", "request_id")
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     IF_VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     value: bytes
     if_version: int
     session: str
-    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., if_version: _Optional[int] = ..., session: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., if_version: _Optional[int] = ..., session: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class PutReply(_message.Message):
     __slots__ = ("version", "session")
@@ -61,14 +63,16 @@ class PutReply(_message.Message):
     def __init__(self, version: _Optional[int] = ..., session: _Optional[str] = ...) -> None: ...
 
 class AppendRequest(_message.Message):
-    __slots__ = ("key", "value", "session")
+    __slots__ = ("key", "value", "session", "request_id")
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     value: bytes
     session: str
-    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., session: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., session: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class AppendReply(_message.Message):
     __slots__ = ("version", "session")
@@ -79,12 +83,16 @@ class AppendReply(_message.Message):
     def __init__(self, version: _Optional[int] = ..., session: _Optional[str] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("key", "session")
+    __slots__ = ("key", "session", "if_version", "request_id")
     KEY_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    IF_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     session: str
-    def __init__(self, key: _Optional[bytes] = ..., session: _Optional[str] = ...) -> None: ...
+    if_version: int
+    request_id: str
+    def __init__(self, key: _Optional[bytes] = ..., session: _Optional[str] = ..., if_version: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DeleteReply(_message.Message):
     __slots__ = ("session",)
@@ -93,12 +101,14 @@ class DeleteReply(_message.Message):
     def __init__(self, session: _Optional[str] = ...) -> None: ...
 
 class BatchRequest(_message.Message):
-    __slots__ = ("operations", "session")
+    __slots__ = ("operations", "session", "request_id")
     OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     operations: _containers.RepeatedCompositeFieldContainer[BatchOperation]
     session: str
-    def __init__(self, operations: _Optional[_Iterable[_Union[BatchOperation, _Mapping]]] = ..., session: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, operations: _Optional[_Iterable[_Union[BatchOperation, _Mapping]]] = ..., session: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class BatchOperation(_message.Message):
     __slots__ = ("key", "put", "append", "delete", "if_version")

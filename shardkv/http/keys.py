@@ -5,7 +5,6 @@ request is found before anything is done.
 """
 
 import re
-from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
 from shardkv.clerk import Clerk
@@ -43,10 +42,9 @@ from shardkv.http.requests import (
     timeout_of,
     wanted,
 )
-from shardkv.once import TOKEN_BYTES, Once
+from shardkv.once import NAME_BYTES_MAX, Once
 from shardkv.tokens import ReadSession
 
-NAME_BYTES_MAX: Final = 255
 IDEMPOTENCY: Final = b"idempotency-key"
 _NAME: Final = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 SESSION: Final = b"shardkv-session"
@@ -198,7 +196,7 @@ class Keys:
             return None
         if not _NAME.fullmatch(name):
             raise Bad(f"Idempotency-Key must be 1 to {NAME_BYTES_MAX} printable ASCII characters")
-        return Once(blake2b(name, digest_size=TOKEN_BYTES).digest())
+        return Once.named(name)
 
     def _clerk(self) -> Clerk:
         clerk = self._clerk_now()

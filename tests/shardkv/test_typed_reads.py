@@ -91,6 +91,35 @@ def test_a_batch_is_done_whole_in_a_session_or_refused_by_its_operation(tmp_path
     told(tmp_path, story)
 
 
+def test_a_named_write_that_comes_again_is_done_once(tmp_path: Path) -> None:
+    """What a client in another language does after DEADLINE_EXCEEDED."""
+
+    async def story(service: TypedService) -> None:
+        paid = kv.AppendRequest(key=b"log", value=b"paid ", request_id="order-4711")
+        for _ in range(3):
+            assert (await service.append(paid, SECONDS)).version == 1
+        other = kv.AppendRequest(key=b"log", value=b"again ", request_id="order-4711")
+        with pytest.raises(Refused, match="a different request") as caught:
+            await service.append(other, SECONDS)
+        assert caught.value.code == "FAILED_PRECONDITION"
+        elsewhere = kv.AppendRequest(key=b"{log}2", value=b"paid ", request_id="order-4711")
+        assert (await service.append(elsewhere, SECONDS)).version == 1
+        created = kv.PutRequest(key=b"lock", value=b"mine", if_version=0, request_id="c")
+        batch = kv.BatchRequest(operations=[operation(b"n", append=b"1")], request_id="b")
+        for _ in range(2):
+            assert (await service.put(created, SECONDS)).version == 1
+            assert list((await service.batch(batch, SECONDS)).versions) == [1]
+        gone = kv.DeleteRequest(key=b"lock", if_version=1, request_id="d")
+        for _ in range(2):
+            await service.delete(gone, SECONDS)
+        with pytest.raises(Refused, match="version") as caught:
+            await service.delete(kv.DeleteRequest(key=b"log", if_version=9), SECONDS)
+        assert caught.value.code == "FAILED_PRECONDITION"
+        assert (await service.get(kv.GetRequest(key=b"log"), SECONDS)).value == b"paid "
+
+    told(tmp_path, story)
+
+
 @pytest.mark.parametrize(
     ("request_", "why"),
     [
@@ -100,6 +129,8 @@ def test_a_batch_is_done_whole_in_a_session_or_refused_by_its_operation(tmp_path
         (kv.GetRequest(key=b"k", consistency=kv.STALE, max_age_seconds=float("nan")), "max_age"),
         (kv.GetRequest(key=b"k", session="edited"), "cut or edited"),
         (kv.PutRequest(key=b"k", value=b"v", session="edited"), "cut or edited"),
+        (kv.PutRequest(key=b"k", value=b"v", request_id=""), "request_id must be 1 to 255 bytes"),
+        (kv.AppendRequest(key=b"k", value=b"v", request_id="é" * 128), "not 256"),
         (kv.BatchRequest(), "1 to 128 operations, not 0"),
         (kv.BatchRequest(operations=[operation(b"k", put=b"")] * 129), "not 129"),
         (kv.BatchRequest(operations=[operation(b"k", put=b"v" * 2**19)] * 2), "1048576 bytes"),
