@@ -3,23 +3,30 @@
 =========  ============================================================================
 question   [format, gid, config number, stale, age_ms_max, prefix, values, rows_max,
            bytes_max, [[shard, after or nil, epoch, index], ...]]
-answer     [format, status, config number, applied, [page, ...]]
-page       [200, epoch, whether more follow, [[key, version, value or nil], ...]] |
-           [code, fact, ...] | [105 to 108, age_ms]
+answer     [format, status, config number, applied, [part, ...], [row, ...]]
+part       [200, epoch, whether more follow] | [code, fact, ...] | [105 to 108, age_ms]
+row        [key, version, value or nil]
 =========  ============================================================================
 
-A page is one shard's keys that begin with `prefix` and follow `after`, in order. It is read in one
-step of the loop, by a replica that may answer just then, from a shard that is served there just
-then (`shardkv/reading.py`): so each page is a linearizable read of the range from `after` to its
-last key. A shard that moved is refused, and the clerk goes on with the same `after` at its owner.
+A *page* is the least keys of all the shards asked for that begin with `prefix` and follow `after`,
+in order; the replica merges them, so that as many rows travel as are wanted, however many shards
+there are. Each shard has its *part* in it: all of its keys up to the page's last one, or, where no
+more follow in it, to its end. The parts are read in one step of the loop, by a replica that may
+answer just then, each from a shard that is served there just then (`shardkv/reading.py`): so each
+part is a linearizable read of the range from `after` to the page's last key. A shard that moved is
+refused and has no rows in the page; the clerk goes on with the same `after` at its owner.
 
-An answer holds at most 1,000 rows and about 1 MiB over all its pages (one row always has room), and
-looks at 4 MiB of rows at most, so that keys of large values do not hold up the node's loop.
+An answer holds at most 1,000 rows and about 1 MiB (one row always has room), and looks at 4 MiB of
+rows at most, so that keys of large values do not hold up the node's loop; a shard that was not
+looked at for that is refused by REPLY_FULL.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from raft.disk.heads import Head, Range, heads, size_of
+from raft.ports import Reader
 from raft.types import GroupId
 from shardctrler.types import ShardId
 from shardkv.limits import (
@@ -32,6 +39,7 @@ from shardkv.limits import (
     SLOTS,
     VALUE_BYTES_MAX,
 )
+from shardkv.machine import Span
 from shardkv.protocol import FORMAT, BadFrame, Status, integer, octets, pack, unpack
 from shardkv.reading import (
     AGE_MS_MAX,
@@ -42,9 +50,11 @@ from shardkv.reading import (
     status_of,
     wire_refusal,
 )
+from shardkv.rows import ROW_OVERHEAD_BYTES as VERSION_BYTES
+from shardkv.rows import decode_row
 from shardkv.server import GroupServer
 from shardkv.tokens import Mark
-from shardkv.types import Answer, Row, Version
+from shardkv.types import Answer, Version
 
 LIST: Final = "list"
 """The method."""
@@ -52,7 +62,9 @@ SCAN_BYTES_MAX: Final = 4 * MIB
 ROW_OVERHEAD_BYTES: Final = 16
 _QUESTION_BYTES_MAX: Final = FRAME_OPERATIONS_MAX * (KEY_BYTES_MAX + 64) + 64 * KIB
 _GID_MAX: Final = 2**31 - 1
-_PAGE: Final = 200
+_PART: Final = 200
+_SPARE_ROWS: Final = 2
+"""Read of each shard beyond its fair share: most have no more among the least of all."""
 
 
 class Listed(NamedTuple):
@@ -71,15 +83,14 @@ class From(NamedTuple):
     mark: Mark
 
 
-class Rows(NamedTuple):
-    """A page; `more` says whether keys with the prefix may follow its last one."""
+class Part(NamedTuple):
+    """One shard's part in a page; `more`: keys with the prefix may follow the page's last one."""
 
     epoch: int
     more: bool
-    rows: tuple[Listed, ...]
 
 
-Page: TypeAlias = Rows | Answer | Refusal
+Parts: TypeAlias = tuple[Part | Answer | Refusal, ...]
 
 
 class ListFrame(NamedTuple):
@@ -97,10 +108,13 @@ class ListFrame(NamedTuple):
 
 
 class ListReply(NamedTuple):
+    """A part for each shard that was asked for, in their order, and the rows of all of them."""
+
     status: Status
     config_number: int = 0
     applied: int = 0
-    pages: tuple[Page, ...] = ()
+    parts: Parts = ()
+    rows: tuple[Listed, ...] = ()
 
 
 def encode_list(frame: ListFrame) -> bytes:
@@ -143,34 +157,40 @@ def _start(row: Any) -> From:
 
 
 def encode_list_reply(reply: ListReply) -> bytes:
-    pages = [
-        (_PAGE, *page) if isinstance(page, Rows) else wire_refusal(page) for page in reply.pages
+    parts = [
+        (_PART, *part) if isinstance(part, Part) else wire_refusal(part) for part in reply.parts
     ]
-    return pack((FORMAT, reply.status, reply.config_number, reply.applied, pages))
+    return pack((FORMAT, reply.status, reply.config_number, reply.applied, parts, reply.rows))
 
 
 def decode_list_reply(body: bytes) -> ListReply:
     """Raises:
     BadFrame: not such a reply.
     """
-    status, config_number, applied, pages = unpack(body, 4)
-    if type(pages) is not list or len(pages) > FRAME_OPERATIONS_MAX:
-        raise BadFrame("a reply holds a list of pages")
-    return ListReply(
+    status, config_number, applied, parts, rows = unpack(body, 5)
+    if type(parts) is not list or len(parts) > FRAME_OPERATIONS_MAX:
+        raise BadFrame("a reply holds a list of parts")
+    if type(rows) is not list or len(rows) > PAGE_ROWS_MAX:
+        raise BadFrame(f"a page holds at most {PAGE_ROWS_MAX} rows")
+    reply = ListReply(
         status_of(status),
         integer(config_number, "config number"),
         integer(applied, "index"),
-        tuple([_page(page) for page in pages]),
+        tuple([_part(part) for part in parts]),
+        tuple([_listed(row) for row in rows]),
     )
+    if not rows and any(isinstance(part, Part) and part.more for part in reply.parts):
+        raise BadFrame("more rows follow none")
+    return reply
 
 
-def _page(fields: Any) -> Page:
-    if type(fields) is not list or len(fields) != 4 or fields[0] != _PAGE:
+def _part(fields: Any) -> Part | Answer | Refusal:
+    if type(fields) is not list or len(fields) != 3 or fields[0] != _PART:
         return refusal_of(fields)
-    _, epoch, more, rows = fields
-    if type(more) is not bool or type(rows) is not list or len(rows) > PAGE_ROWS_MAX:
-        raise BadFrame(f"a page holds at most {PAGE_ROWS_MAX} rows")
-    return Rows(integer(epoch, "epoch"), more, tuple([_listed(row) for row in rows]))
+    _, epoch, more = fields
+    if type(more) is not bool:
+        raise BadFrame("whether more follow is a flag")
+    return Part(integer(epoch, "epoch"), more)
 
 
 def _listed(row: Any) -> Listed:
@@ -202,50 +222,85 @@ async def answer_list(server: GroupServer, frame: ListFrame) -> ListReply:
     applied = server.replica.applied
     if refusal is not None:
         return ListReply(Status.ANSWERED, machine.number, applied, (refusal,) * len(known))
-    room = _Room(min(frame.rows_max, PAGE_ROWS_MAX), min(frame.bytes_max, PAGE_BYTES_MAX))
-    pages: list[Page] = []
-    for at, start in enumerate(frame.starts):
+    parts: list[Part | Answer | Refusal] = []
+    spans: list[Span] = []
+    places: list[int] = []  # of the spans, among the parts
+    for start in frame.starts:
+        part: Part | Answer | Refusal = Refusal(Trouble.REPLY_FULL)
         if start.mark.epoch and not reads.covers(start.shard, start.mark):
-            pages.append(Refusal(Trouble.BEHIND, reads.age_ms))
-        elif room.is_full:
-            pages.append(Refusal(Trouble.REPLY_FULL))
+            part = Refusal(Trouble.BEHIND, reads.age_ms)
+        elif isinstance(found := machine.span(start.shard, frame.prefix, start.after), Answer):
+            part = found
         else:
-            rows = server.replica.store.reader
-            found = machine.scan(rows, start.shard, frame.prefix, start.after)
-            if isinstance(found, Answer):
-                pages.append(found)
-                continue
-            listed, more = room.take(found, frame.values, len(frame.starts) - at)
-            pages.append(Rows(machine.record(start.shard).taken, more, listed))
-    return ListReply(Status.ANSWERED, machine.number, applied, tuple(pages))
+            places.append(len(parts))
+            spans.append(found)
+        parts.append(part)
+    rows_max, bytes_max = min(frame.rows_max, PAGE_ROWS_MAX), min(frame.bytes_max, PAGE_BYTES_MAX)
+    least = Least(server.replica.store.reader, spans, rows_max)
+    rows = least.take(rows_max, bytes_max, frame.values)
+    for at, place in enumerate(places):
+        if (more := least.more(at)) is not None:
+            epoch = machine.record(frame.starts[place].shard).taken
+            parts[place] = Part(epoch, more)
+    return ListReply(Status.ANSWERED, machine.number, applied, tuple(parts), rows)
 
 
-class _Room:
-    """What is left of an answer. Each page gets an equal share of what the ones before left."""
+class Least:
+    """The least keys of many spans of one state, in order: read and used in one step of the loop.
 
-    def __init__(self, rows: int, bytes_: int) -> None:
-        self._rows, self._bytes, self._scan = rows, bytes_, SCAN_BYTES_MAX
+    A few rows of each span are read at once, and more of the few spans that turn out to have more
+    among the least.
+    """
 
-    @property
-    def is_full(self) -> bool:
-        return self._rows <= 0 or self._bytes <= 0 or self._scan <= 0
+    def __init__(self, reader: Reader, spans: Sequence[Span], rows_max: int) -> None:
+        self._reader = reader
+        self._spans = spans
+        self._scan = SCAN_BYTES_MAX  # what may be read yet
+        self._share = _SPARE_ROWS - (-rows_max // max(len(spans), 1))
+        self._rows: list[list[tuple[bytes, bytes]]] = []  # of each span, what is not taken, turned
+        self._ended: list[bool] = []  # of each span: no more can be read
+        for rows, ended in self._read([(span.lo, span.hi) for span in spans]):
+            self._rows.append(rows[::-1])
+            self._ended.append(ended)
+        self._heads = [
+            (rows[-1][0][spans[at].skip :], at) for at, rows in enumerate(self._rows) if rows
+        ]
+        heapify(self._heads)
 
-    def take(
-        self, found: Iterator[tuple[bytes, Row]], values: bool, pages: int
-    ) -> tuple[tuple[Listed, ...], bool]:
-        """The rows that fit, one at least; and whether more may follow."""
-        rows, bytes_, scan = (-(-left // pages) for left in (self._rows, self._bytes, self._scan))
+    def more(self, at: int) -> bool | None:
+        """Whether rows of a span may follow those taken; None: it was not looked at."""
+        if at >= len(self._rows):
+            return None
+        return bool(self._rows[at]) or not self._ended[at]
+
+    def take(self, rows_max: int, bytes_max: int, values: bool) -> tuple[Listed, ...]:
+        """The least rows, as many as fit, one at least if there are any. Once."""
         taken: list[Listed] = []
-        more = False
-        for key, row in found:
-            assert row.value is not None, "a row that is stored has a value"
-            size = len(key) + ROW_OVERHEAD_BYTES + (len(row.value) if values else 0)
-            if taken and (rows < 1 or bytes_ < size or scan < len(row.value)):
-                more = True
+        room = bytes_max
+        while self._heads and len(taken) < rows_max:
+            key, at = self._heads[0]
+            full_key, raw = self._rows[at][-1]
+            room -= len(key) + ROW_OVERHEAD_BYTES + (len(raw) - VERSION_BYTES if values else 0)
+            if taken and room < 0:
                 break
-            taken.append(Listed(key, row.version, row.value if values else None))
-            rows, bytes_, scan = rows - 1, bytes_ - size, scan - len(row.value)
-            self._rows -= 1
-            self._bytes -= size
-            self._scan -= len(row.value)
-        return tuple(taken), more
+            value, version = decode_row(full_key, raw)
+            taken.append(Listed(key, version, value if values else None))
+            heappop(self._heads)
+            self._rows[at].pop()
+            if not self._rows[at] and not self._ended[at] and not self._read_on(at, full_key):
+                break  # its next row may be the least
+            if self._rows[at]:
+                heappush(self._heads, (self._rows[at][-1][0][self._spans[at].skip :], at))
+        return tuple(taken)
+
+    def _read_on(self, at: int, after: bytes) -> bool:
+        """Read more of a span; whether enough may be read yet."""
+        found = self._read([(after + b"\0", self._spans[at].hi)])
+        for rows, ended in found:
+            self._rows[at], self._ended[at] = rows[::-1], ended
+        return bool(found)
+
+    def _read(self, ranges: Sequence[Range]) -> list[Head]:
+        found = heads(self._reader, ranges, self._share, self._scan)
+        self._scan -= sum(map(size_of, found))
+        return found

@@ -134,6 +134,15 @@ class Facts(NamedTuple):
     records: tuple[ShardRecord, ...]  # one a shard
 
 
+class Span(NamedTuple):
+    """A range `[lo, hi)` of a shard's rows."""
+
+    lo: bytes
+    hi: bytes
+    skip: int
+    """What stands before the client's key in a row's."""
+
+
 class StoreMachine:
     """One group's shards, as its log makes them.
 
@@ -260,23 +269,16 @@ class StoreMachine:
         row = rows.get(row_key)
         return ABSENT if row is None else decode_row(row_key, row)
 
-    def scan(
-        self, rows: Reader, shard: ShardId, prefix: bytes, after: bytes | None
-    ) -> Iterator[tuple[bytes, Row]] | Answer:
-        """The shard's keys that begin with `prefix` and follow `after`, in order, with their rows;
-        or why this group cannot say. To be used up before the next await, as `get`'s row is."""
+    def span(self, shard: ShardId, prefix: bytes, after: bytes | None) -> Span | Answer:
+        """Where the shard's rows lie whose keys begin with `prefix` and follow `after`; or why this
+        group cannot say. To be read before the next await, as `get`'s row is."""
         held = self._shards[shard]
         if not self._answers_about(held):
             return self._elsewhere(held)
         lo = prefix if after is None else max(prefix, after + b"\0")
         hi = held.prefix + after_prefix(DATA + prefix)
-        return self._decoded(rows, held.data_prefix + lo, hi, len(held.data_prefix))
-
-    @staticmethod
-    def _decoded(rows: Reader, lo: bytes, hi: bytes, skip: int) -> Iterator[tuple[bytes, Row]]:
-        if lo < hi:
-            for key, row in rows.range(lo, hi):
-                yield key[skip:], decode_row(key, row)
+        lo = held.data_prefix + lo
+        return Span(lo, max(lo, hi), len(held.data_prefix))
 
     def survey(self, rows: Reader, shard: ShardId, after: int = 0) -> Iterator[tuple[int, int]]:
         """Each session of a shard served here, from the one after `after` on, with the highest

@@ -1,14 +1,15 @@
 """Lists over all shards: their pages, merged in the order of the keys.
 
-Keys are hashed to shards, so the next key of a list may lie in any of them: a list holds the next
-rows of every shard and gives out the least. A prefix that holds a whole `{tag}` pins one shard, and
-then only that one is asked.
+Keys are hashed to shards, so the next key of a list may lie in any of them. Each group is asked
+once for the least keys of all its shards together, and the list gives out the least of what the
+groups gave: so it costs a message a group, confirmed by one round of its leader's, and not one a
+shard. A prefix that holds a whole `{tag}` pins one shard, and then only that one is asked.
 
 What a list promises. Keys come in order, none twice. A key that is present from the list's begin
-until its end is in it: it lies in exactly one of the ranges that the pages of its shard cover, and
-each page shows its range as it stood at one moment (`shardkv/listing.py`). A key that comes or goes
-meanwhile may be there or not; so the whole is *not one snapshot* of the store. The place where a
-list stands is nothing but the last key of each shard, so it goes on wherever the shards move.
+until its end is in it: it lies in exactly one of the ranges that the pages cover of its shard, and
+each page shows that range as it stood at one moment (`shardkv/listing.py`). A key that comes or
+goes meanwhile may be there or not; so the whole is *not one snapshot* of the store. The place where
+a list stands is nothing but a key for each shard, so it goes on wherever the shards move.
 
 A list holds about 4 MiB of rows, and at least one page a group.
 """
@@ -35,7 +36,7 @@ from shardkv.listing import (
     From,
     Listed,
     ListFrame,
-    Rows,
+    Part,
     decode_list_reply,
     encode_list,
 )
@@ -113,21 +114,25 @@ class Pages:
         return len(view.config.shards)
 
     async def fetch(
-        self, cursors: dict[ShardId, bytes | None], rows_max: int
-    ) -> dict[ShardId, Rows]:
-        """A page of each shard, after its cursor.
+        self, cursors: dict[ShardId, bytes | None], rows_max: int | None, of: int
+    ) -> list["Run"]:
+        """The next rows of these shards, each after its cursor.
+
+        Args:
+            rows_max: So many are wanted over all shards of the list; None: all.
+            of: How many shards of the list may hold some.
 
         Raises:
             TooStale, Unavailable: not all of them in time; nothing is known of why but the last.
         """
-        found: dict[ShardId, Rows] = {}
+        runs: list[Run] = []
+        missing = dict(cursors)
         until = self._loop.time() + self._way.timeout
         refresh = False
         while True:
-            missing = {shard: after for shard, after in cursors.items() if shard not in found}
             if not missing:
                 self._backoff.reset()
-                return found
+                return runs
             view = await self._view(refresh=refresh, until=until)
             if view is None:
                 await self._pause(until)
@@ -138,14 +143,18 @@ class Pages:
             groups: dict[GroupId, list[ShardId]] = {}
             for shard in missing:
                 groups.setdefault(self._detours.group(view.config, shard), []).append(shard)
-            asked = [
-                self._ask(view, gid, {s: missing[s] for s in shards}, rows_max, len(groups))
-                for gid, shards in groups.items()
-            ]
+            asked = []
+            for gid, shards in groups.items():
+                starts = {shard: missing[shard] for shard in shards[:FRAME_OPERATIONS_MAX]}
+                rows = rows_wanted(rows_max, len(starts), of)
+                asked.append(self._ask(view, gid, starts, rows, len(groups)))
             steps: list[Next] = []
-            for pages, step in await asyncio.gather(*asked):
-                found.update(pages)
-                steps.append(Next.GO if pages else step)
+            for run, step in await asyncio.gather(*asked):
+                for shard in run.shards:
+                    del missing[shard]
+                if run.rows:
+                    runs.append(run)
+                steps.append(Next.GO if run.shards else step)
             refresh = Next.REFRESH in steps
             if Next.GO not in steps:
                 await self._pause(until)
@@ -178,14 +187,14 @@ class Pages:
         cursors: dict[ShardId, bytes | None],
         rows_max: int,
         groups: int,
-    ) -> tuple[dict[ShardId, Rows], Next]:
-        """One question to one replica: the pages it gave; and, if it gave none, what then."""
+    ) -> tuple["Run", Next]:
+        """One question to one replica: what it gave; and, if it gave nothing, what then."""
         members = self._network.members(view, gid) if gid != NO_GROUP else ()
         if not members:
             self._trouble = f"no group serves shard {next(iter(cursors))}"
-            return {}, Next.REFRESH
+            return NO_RUN, Next.REFRESH
         to = self._member(gid, members)
-        shards = list(cursors)[:FRAME_OPERATIONS_MAX]
+        shards = list(cursors)
         session = self._way.session
         starts = [
             From(shard, cursors[shard], NOTHING if session is None else session.mark(shard))
@@ -195,7 +204,7 @@ class Pages:
         bytes_max = min(PAGE_BYTES_MAX, max(FRAME_BYTES_MIN, HELD_BYTES_MAX // groups))
         frame = ListFrame(
             gid, view.config.number, stale, age_ms_max, self._way.prefix, self._way.values,
-            min(rows_max + len(shards), PAGE_ROWS_MAX), bytes_max, tuple(starts),
+            rows_max, bytes_max, tuple(starts),
         )  # fmt: skip
         try:
             body = await self._network.transport.call(
@@ -206,29 +215,32 @@ class Pages:
             if isinstance(error, Refused) and error.code == "INVALID_ARGUMENT":
                 raise InvalidArgument(error.message) from None
             return self._in_vain(gid, to, str(error) or "no answer in time", members)
-        if reply.status is not Status.ANSWERED or len(reply.pages) != len(shards):
+        if reply.status is not Status.ANSWERED or len(reply.parts) != len(shards):
             return self._in_vain(gid, to, f"cannot answer for group {gid} now", members)
-        found: dict[ShardId, Rows] = {}
+        found: list[ShardId] = []
+        open_: list[ShardId] = []
         steps: list[Next] = []
         in_vain = False
-        for shard, page in zip(shards, reply.pages, strict=True):
-            if isinstance(page, Rows):
-                found[shard] = page
+        for shard, part in zip(shards, reply.parts, strict=True):
+            if isinstance(part, Part):
+                found.append(shard)
+                if part.more:
+                    open_.append(shard)
                 self._detours.answered(shard)
                 if session is not None:
-                    session.note(shard, page.epoch, reply.applied)
-            elif isinstance(page, Refusal):
-                in_vain = in_vain or page.trouble is not Trouble.REPLY_FULL
-                if page.trouble is Trouble.TOO_OLD:
+                    session.note(shard, part.epoch, reply.applied)
+            elif isinstance(part, Refusal):
+                in_vain = in_vain or part.trouble is not Trouble.REPLY_FULL
+                if part.trouble is Trouble.TOO_OLD:
                     known = UNKNOWN_AGE_MS if self._age_ms is None else self._age_ms
-                    self._age_ms = min(known, page.age_ms)
+                    self._age_ms = min(known, part.age_ms)
             else:
-                steps.append(self._elsewhere(view, gid, shard, page))
+                steps.append(self._elsewhere(view, gid, shard, part))
         spreads = self._way.reading.consistency is not Consistency.LINEARIZABLE
         if in_vain or spreads:  # on to the next replica
             self._turns[gid] = self._turns.get(gid, 0) + 1
         step = next((one for one in (Next.REFRESH, Next.GO) if one in steps), Next.PAUSE)
-        return found, step
+        return Run(deque(reply.rows), found, open_), step
 
     def _elsewhere(self, view: View, gid: GroupId, shard: ShardId, answer: Answer) -> Next:
         """The group that was asked does not serve the shard now (`shardkv/detours.py`)."""
@@ -253,13 +265,45 @@ class Pages:
 
     def _in_vain(
         self, gid: GroupId, to: Address, trouble: str, members: Sequence[Address]
-    ) -> tuple[dict[ShardId, Rows], Next]:
+    ) -> tuple["Run", Next]:
         """This member could not answer: the next question goes to another."""
         self._trouble = f"{to}: {trouble}"
         turn = self._turns.get(gid)
         at = members.index(to) if turn is None and to in members else (turn or 0)
         self._turns[gid] = at + 1
-        return {}, Next.REFRESH if (at + 1) % len(members) == 0 else Next.PAUSE
+        return NO_RUN, Next.REFRESH if (at + 1) % len(members) == 0 else Next.PAUSE
+
+
+class Run:
+    """Rows of some shards of a group, in order: all that they hold up to the last one.
+
+    Attributes:
+        rows: Those not given out yet.
+        shards: Whose rows they are.
+        open: Of these, who may hold more, after `through`.
+        low: Fetch with others when so few are left.
+    """
+
+    __slots__ = ("low", "open", "rows", "shards", "through")
+
+    def __init__(
+        self, rows: deque[Listed], shards: Sequence[ShardId], open_: Sequence[ShardId]
+    ) -> None:
+        self.rows, self.shards, self.open = rows, shards, open_
+        self.through = rows[-1].key if rows else b""
+        self.low = len(rows) // 4
+
+
+NO_RUN: Final = Run(deque(), (), ())
+
+
+def rows_wanted(rows_max: int | None, shards: int, of: int) -> int:
+    """How many rows to ask a group for that has `shards` of the shards of a list: its share, and
+    three times the deviation that hashing gives it. One that has more is asked again."""
+    if rows_max is None:
+        return PAGE_ROWS_MAX
+    share = rows_max * shards / of
+    return max(1, min(rows_max, math.ceil(share + 3 * math.sqrt(share)), PAGE_ROWS_MAX))
 
 
 class Scan:
@@ -273,11 +317,11 @@ class Scan:
         self, pages: Pages, shards: Sequence[ShardId], after: bytes | None, limit: int | None
     ) -> None:
         self._pages = pages
-        self._limit = math.inf if limit is None else limit
-        self._cursors: dict[ShardId, bytes | None] = dict.fromkeys(shards, after)
-        self._held: dict[ShardId, deque[Listed]] = {shard: deque() for shard in shards}
-        self._low: dict[ShardId, int] = dict.fromkeys(shards, 0)  # fetch with others at so few
-        self._heads: list[tuple[bytes, ShardId]] = []
+        self._limit = limit
+        self._wanted: dict[ShardId, bytes | None] = dict.fromkeys(shards, after)
+        self._runs: dict[int, Run] = {}
+        self._number = 0  # of the last run
+        self._heads: list[tuple[bytes, int]] = []  # the next row of each run
 
     async def rows(self) -> AsyncIterator[Listed]:
         """Rows in the order of their keys.
@@ -286,36 +330,33 @@ class Scan:
             TooStale, Unavailable: the next ones did not come in time.
         """
         given = 0
-        while given < self._limit:
-            if any(not self._held[shard] for shard in self._cursors):
-                await self._fetch(given)
+        while self._limit is None or given < self._limit:
+            if self._wanted:
+                await self._fetch(None if self._limit is None else self._limit - given)
             if not self._heads:
                 return
-            _, shard = heappop(self._heads)
-            held = self._held[shard]
-            row = held.popleft()
-            if held:
-                heappush(self._heads, (held[0].key, shard))
+            number = heappop(self._heads)[1]
+            run = self._runs[number]
+            row = run.rows.popleft()
+            if run.rows:
+                heappush(self._heads, (run.rows[0].key, number))
+            else:
+                # What these shards hold next may be the least of all: nothing before it.
+                self._wanted |= dict.fromkeys(run.open, run.through)
+                del self._runs[number]
             given += 1
             yield row
 
-    async def _fetch(self, given: int) -> None:
-        """The next page of each shard that has run out, and of those that soon will."""
-        wanted = {
-            shard: after
-            for shard, after in self._cursors.items()
-            if len(self._held[shard]) <= self._low[shard]
-        }
-        rows_max = int(min(self._limit - given, PAGE_ROWS_MAX))
-        pages = await self._pages.fetch(wanted, rows_max)
-        for shard, page in pages.items():
-            held = self._held[shard]
-            was_empty = not held
-            held.extend(page.rows)
-            if page.rows:
-                self._cursors[shard] = page.rows[-1].key
-                self._low[shard] = len(page.rows) // 4
-                if was_empty:
-                    heappush(self._heads, (held[0].key, shard))
-            if not page.more:
-                del self._cursors[shard]
+    async def _fetch(self, rows_max: int | None) -> None:
+        """The next rows of the shards that have run out, and of those that soon will."""
+        open_ = len(self._wanted) + sum(len(run.open) for run in self._runs.values())
+        for run in self._runs.values():
+            if len(run.rows) <= run.low:
+                self._wanted |= dict.fromkeys(run.open, run.through)
+                run.open = ()
+        runs = await self._pages.fetch(self._wanted, rows_max, open_)
+        self._wanted = {}
+        for run in runs:
+            self._number += 1
+            self._runs[self._number] = run
+            heappush(self._heads, (run.rows[0].key, self._number))

@@ -25,6 +25,7 @@ from zlib import crc32
 import msgpack
 
 from raft.codec import encode_membership
+from raft.disk.heads import Head, Range, heads
 from raft.disk.log_store import LogStore
 from raft.disk.overlay import Overlay
 from raft.disk.records import (
@@ -148,6 +149,13 @@ class ReplicaData:
         """Rows with `lo <= key < hi` as they stand now, whatever is committed while iterating."""
         prefix = self._prefix
         return _strip(self._disk.range(prefix + lo, prefix + hi, reverse=reverse), len(prefix))
+
+    def heads(self, ranges: Sequence[Range], rows_max: int, bytes_max: int) -> list[Head]:
+        """The first rows of many ranges; see `raft/disk/heads.py`."""
+        prefix, skip = self._prefix, len(self._prefix)
+        placed = [(prefix + lo, prefix + hi) for lo, hi in ranges]
+        found = heads(self._disk, placed, rows_max, bytes_max)
+        return [Head([(key[skip:], row) for key, row in rows], ended) for rows, ended in found]
 
     def overlay(self) -> Overlay:
         """A view for applying entries; its `writes()` go to `commit`."""

@@ -25,6 +25,7 @@ import contextlib
 import fcntl
 import os
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from typing import Final, NoReturn
 
 import plyvel
 
+from raft.disk.heads import Head, Range, first_rows, size_of
 from raft.disk.records import START_AGAIN
 from raft.disk.write_buffer import MISSING, Batch, WriteBuffer, find, merged, written
 from raft.errors import DataInUse, DataUnusable, StorageFailed
@@ -331,6 +333,35 @@ class LevelDB:
         writes = self._buffer.written(lo, hi)
         rows = _range(self._db, lo, hi, reverse=reverse, fill_cache=True, fail=self._fail)
         return merged(rows, writes[::-1] if reverse else writes, reverse) if writes else rows
+
+    def heads(self, ranges: Sequence[Range], rows_max: int, bytes_max: int) -> list[Head]:
+        """The first rows of many ranges, by one iterator of LevelDB that goes from one to the next:
+        two iterators for each, which `range` makes, cost more than all the rows of a list."""
+        if not ranges:
+            return []
+        if len(self._buffer) > RANGE_ROWS:
+            self._hand_over()
+        writes = self._buffer.written(min(lo for lo, _ in ranges), max(hi for _, hi in ranges))
+        keys = [key for key, _ in writes]
+        found = []
+        try:
+            raw = self._db.raw_iterator(verify_checksums=True, fill_cache=True)
+            try:
+                for lo, hi in ranges:
+                    if bytes_max <= 0:
+                        break
+                    rows = _from(raw, lo, hi)
+                    if writes:
+                        newer = writes[bisect_left(keys, lo) : bisect_left(keys, hi)]
+                        rows = merged(rows, newer, reverse=False) if newer else rows
+                    head = first_rows(rows, rows_max, bytes_max)
+                    bytes_max -= size_of(head)
+                    found.append(head)
+            finally:
+                raw.close()
+        except plyvel.Error as error:
+            self._fail(error)
+        return found
 
     def snapshot(self) -> "LevelDBSnapshot":
         self._hand_over()
@@ -628,6 +659,14 @@ def _forwards(
     finally:
         rows.close()
         raw.close()
+
+
+def _from(raw: "plyvel.RawIterator", lo: bytes, hi: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Rows in key order, by an iterator that is used again. It always asks for LevelDB's status."""
+    raw.seek(lo)
+    while raw.valid() and (row := raw.item())[0] < hi:
+        yield row
+        raw.next()
 
 
 def _backwards(

@@ -117,11 +117,10 @@ def pages_are_the_ends(patch: Patch) -> None:
     """What a page left out is not asked for."""
     fetch = Scan._fetch
 
-    async def broken(self: Scan, given: int) -> None:
-        await fetch(self, given)
-        for shard in list(self._cursors):
-            if self._held[shard]:
-                del self._cursors[shard]
+    async def broken(self: Scan, rows_max: int | None) -> None:
+        await fetch(self, rows_max)
+        for run in self._runs.values():
+            run.open = ()
 
     patch.setattr(Scan, "_fetch", broken)
 

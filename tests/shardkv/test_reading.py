@@ -17,7 +17,7 @@ from shardkv.listing import (
     Listed,
     ListFrame,
     ListReply,
-    Rows,
+    Part,
     decode_list,
     decode_list_reply,
     encode_list,
@@ -70,7 +70,8 @@ def test_pages_read_as_they_were_written() -> None:
     assert decode_list(encode_list(frame)) == frame
 
     rows = (Listed(b"k", Version(3), b"v"), Listed(b"l", Version(1)))
-    reply = ListReply(Status.ANSWERED, 7, 1000, (Rows(4, True, rows), Refusal(Trouble.BEHIND, 5)))
+    parts = (Part(4, True), Refusal(Trouble.BEHIND, 5), Answer(Code.WRONG_GROUP, (9,)))
+    reply = ListReply(Status.ANSWERED, 7, 1000, parts, rows)
     assert decode_list_reply(encode_list_reply(reply)) == reply
 
 

@@ -1,0 +1,61 @@
+"""The first rows of many ranges, read at once."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from raft.ports import Reader
+
+Range = tuple[bytes, bytes]
+"""`lo <= key < hi`."""
+
+
+class Head(NamedTuple):
+    """The first rows of a range; `ended`: it certainly has no more."""
+
+    rows: list[tuple[bytes, bytes]]
+    ended: bool
+
+
+@runtime_checkable
+class HeadReader(Protocol):
+    """A map that has a shorter way than a `range` for each."""
+
+    def heads(self, ranges: Sequence[Range], rows_max: int, bytes_max: int) -> list[Head]:
+        """As the function `heads`."""
+        ...
+
+
+def heads(reader: Reader, ranges: Sequence[Range], rows_max: int, bytes_max: int) -> list[Head]:
+    """The first rows of each range, all as they stand now.
+
+    Args:
+        rows_max: Of each range.
+        bytes_max: Of all values together, give or take one; the ranges after the one that passes
+            it are not looked at, and the list ends before them.
+    """
+    if isinstance(reader, HeadReader):
+        return reader.heads(ranges, rows_max, bytes_max)
+    found = []
+    for lo, hi in ranges:
+        if bytes_max <= 0:
+            break
+        head = first_rows(reader.range(lo, hi), rows_max, bytes_max)
+        bytes_max -= size_of(head)
+        found.append(head)
+    return found
+
+
+def first_rows(rows: Iterator[tuple[bytes, bytes]], rows_max: int, bytes_max: int) -> Head:
+    """One at least, if there is one."""
+    taken: list[tuple[bytes, bytes]] = []
+    for row in rows:
+        taken.append(row)
+        bytes_max -= len(row[1])
+        if len(taken) >= rows_max or bytes_max <= 0:
+            return Head(taken, ended=False)
+    return Head(taken, ended=True)
+
+
+def size_of(head: Head) -> int:
+    """The bytes of its values."""
+    return sum([len(value) for _, value in head.rows])
