@@ -21,7 +21,7 @@ from shardkv.errors import InvalidArgument, ShardKVError
 from shardkv.limits import INTEGER_MAX, PAGE_ROWS_MAX
 from shardkv.listing import Listed
 from shardkv.lists import ListPage
-from shardkv.once import Once
+from shardkv.once import NAME_BYTES_MAX, Once
 from shardkv.operations import TIMEOUT_SECONDS, TIMEOUT_SECONDS_MAX, Controller, Operations
 from shardkv.pending import BatchPending, Pending
 from shardkv.read_link import ReadPending
@@ -105,7 +105,7 @@ class Clerk(Operations):
         *,
         if_version: int | None = None,
         session: ReadSession | None = None,
-        once: Once | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Version:
         """Write the key, and return its new version.
@@ -113,8 +113,9 @@ class Clerk(Operations):
         Args:
             if_version: Write only if this is the key's version; 0: only if it is absent.
             session: Later reads of this session show the write.
-            once: Names the request: of all with this name and key, in one day, one is done, and
-                each gets its answer, whatever clerk they come by.
+            once: Names the request, in 1 to 255 bytes: of all with this name and key, in one day,
+                one is done, and each gets its answer, whatever clerk they come by. So a write whose
+                outcome is unknown may be repeated, also by another process.
 
         Raises:
             InvalidArgument: The key, value or version breaks a limit; nothing was done.
@@ -135,7 +136,7 @@ class Clerk(Operations):
         value: bytes | str,
         *,
         session: ReadSession | None = None,
-        once: Once | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Version:
         """Add to the end of the key's value (absent counts as empty); returns the new version.
@@ -152,7 +153,7 @@ class Clerk(Operations):
         *,
         if_version: int | None = None,
         session: ReadSession | None = None,
-        once: Once | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> None:
         """Make the key absent; done too if it is absent already. Raises what `put` raises.
@@ -169,7 +170,7 @@ class Clerk(Operations):
         operations: Iterable[BatchOperation],
         *,
         session: ReadSession | None = None,
-        once: Once | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Sequence[Version]:
         """Do all of the operations, or none: 1 to 128 of them, 1 MiB of keys and values together.
@@ -195,7 +196,7 @@ class Clerk(Operations):
         """
         writes = tuple([_batch_write(at, each) for at, each in enumerate(operations)])
         check_batch(writes)
-        pending = BatchPending(self._loop.create_future(), writes, once)
+        pending = BatchPending(self._loop.create_future(), writes, _named(once))
         pending.marks = session
         versions: Sequence[Version] = await self._run(pending, timeout)
         return versions
@@ -293,11 +294,12 @@ class Clerk(Operations):
         value: bytes | str,
         if_version: Version | None,
         session: ReadSession | None,
-        once: Once | None,
+        once: Once | str | bytes | None,
         timeout: float | None,
     ) -> Version:
         future, data = self._loop.create_future(), _key(key)
-        name = None if once is None else once.for_key(data)
+        named = _named(once)
+        name = None if named is None else named.for_key(data)
         pending = Pending(future, data, op, _value(value), if_version, name)
         pending.marks = session
         version: Version = await self._run(pending, timeout)
@@ -340,6 +342,16 @@ def _value(value: bytes | str) -> bytes:
     data = _octets(value, "value")
     check_value(data)
     return data
+
+
+def _named(once: Once | str | bytes | None) -> Once | None:
+    """A request's name as it travels."""
+    if once is None or isinstance(once, Once):
+        return once
+    name = _octets(once, "once")
+    if not 1 <= len(name) <= NAME_BYTES_MAX:
+        raise InvalidArgument(f"once must be 1 to {NAME_BYTES_MAX} bytes, not {len(name)}")
+    return Once.named(name)
 
 
 def _octets(value: object, what: str) -> bytes:

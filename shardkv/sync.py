@@ -33,6 +33,7 @@ from shardkv.errors import Closed
 from shardkv.limits import PAGE_ROWS_MAX
 from shardkv.listing import Listed
 from shardkv.lists import ListPage
+from shardkv.once import Once
 from shardkv.tokens import ReadSession
 from shardkv.types import Row, Version
 from shardkv.writes import BatchOperation
@@ -80,6 +81,7 @@ class AsyncStore(Protocol):
         *,
         if_version: int | None = None,
         session: ReadSession | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Version: ...
 
@@ -89,6 +91,7 @@ class AsyncStore(Protocol):
         value: bytes | str,
         *,
         session: ReadSession | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Version: ...
 
@@ -96,7 +99,9 @@ class AsyncStore(Protocol):
         self,
         key: bytes | str,
         *,
+        if_version: int | None = None,
         session: ReadSession | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> None: ...
 
@@ -105,6 +110,7 @@ class AsyncStore(Protocol):
         operations: Iterable[BatchOperation],
         *,
         session: ReadSession | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Sequence[Version]: ...
 
@@ -202,11 +208,15 @@ class Store:
         *,
         if_version: int | None = None,
         session: ReadSession | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Version:
-        """Write the key; returns its new version. See `Clerk.put` for the errors."""
+        """Write the key; returns its new version. See `Clerk.put` for the errors, and for `once`,
+        which makes a write that may have been done safe to repeat."""
         return self._ask(
-            self._store.put(key, value, if_version=if_version, session=session, timeout=timeout)
+            self._store.put(
+                key, value, if_version=if_version, session=session, once=once, timeout=timeout
+            )
         )
 
     def append(
@@ -215,31 +225,41 @@ class Store:
         value: bytes | str,
         *,
         session: ReadSession | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Version:
         """Add to the end of the key's value; returns the new version."""
-        return self._ask(self._store.append(key, value, session=session, timeout=timeout))
+        return self._ask(
+            self._store.append(key, value, session=session, once=once, timeout=timeout)
+        )
 
     def delete(
         self,
         key: bytes | str,
         *,
+        if_version: int | None = None,
         session: ReadSession | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Make the key absent; done too if it is absent already."""
-        self._ask(self._store.delete(key, session=session, timeout=timeout))
+        """Make the key absent; done too if it is absent already, unless `if_version` is given."""
+        self._ask(
+            self._store.delete(
+                key, if_version=if_version, session=session, once=once, timeout=timeout
+            )
+        )
 
     def batch(
         self,
         operations: Iterable[BatchOperation],
         *,
         session: ReadSession | None = None,
+        once: Once | str | bytes | None = None,
         timeout: float | None = None,
     ) -> Sequence[Version]:
         """Do all of the operations, or none; returns the new version of each one's key. The keys
         must lie in one shard; see `Clerk.batch`."""
-        return self._ask(self._store.batch(operations, session=session, timeout=timeout))
+        return self._ask(self._store.batch(operations, session=session, once=once, timeout=timeout))
 
     def shards_of(
         self, keys: Iterable[bytes | str], *, timeout: float | None = None

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_named = click.option(
+    "--request-id",
+    type=click.UNPROCESSED,
+    metavar="NAME",
+    help="Of all writes of KEY by this name, in a day, one is done: the command may be repeated.",
+)
+
 
 @click.command(
     epilog="""\b
@@ -34,9 +41,12 @@ Examples:
     metavar="N",
     help="Write only if the key is at this version; 0: only if it is absent.",
 )
+@_named
 @writes
 @talks
-def put(request: Request, key: str, value: str, if_version: int | None) -> None:
+def put(
+    request: Request, key: str, value: str, if_version: int | None, request_id: str | None
+) -> None:
     """Write VALUE under KEY; `-` reads the value from standard input.
 
     Prints the key's new version. An empty value is a value; it is not the same as no value.
@@ -45,7 +55,10 @@ def put(request: Request, key: str, value: str, if_version: int | None) -> None:
 
     async def work() -> int:
         return await _with_store(
-            request, lambda kv: kv.put(key_bytes(key), data, if_version=if_version)
+            request,
+            lambda kv: kv.put(
+                key_bytes(key), data, if_version=if_version, once=_name_bytes(request_id)
+            ),
         )
 
     _print_version(request, run(work(), write=True))
@@ -56,13 +69,15 @@ def put(request: Request, key: str, value: str, if_version: int | None) -> None:
 Examples:
   shardkv append log 'one more line'
   date | shardkv append log -
+  shardkv append log 'paid;' --request-id order-4711
 """
 )
 @click.argument("key", type=click.UNPROCESSED)
 @click.argument("value", type=click.UNPROCESSED)
+@_named
 @writes
 @talks
-def append(request: Request, key: str, value: str) -> None:
+def append(request: Request, key: str, value: str, request_id: str | None) -> None:
     """Add VALUE to the end of KEY's value; an absent key counts as empty.
 
     Prints the key's new version. `-` reads the value from standard input.
@@ -70,7 +85,9 @@ def append(request: Request, key: str, value: str) -> None:
     data = value_bytes(value)
 
     async def work() -> int:
-        return await _with_store(request, lambda kv: kv.append(key_bytes(key), data))
+        return await _with_store(
+            request, lambda kv: kv.append(key_bytes(key), data, once=_name_bytes(request_id))
+        )
 
     _print_version(request, run(work(), write=True))
 
@@ -115,17 +132,33 @@ def get(request: Request, key: str, how: Reading) -> None:
 
 @click.command(epilog="Example: shardkv delete greeting")
 @click.argument("key", type=click.UNPROCESSED)
+@click.option(
+    "--if-version",
+    type=Whole(0, INTEGER_MAX),
+    metavar="N",
+    help="Delete only if the key is at this version.",
+)
+@_named
 @writes
 @talks
-def delete(request: Request, key: str) -> None:
-    """Make KEY absent; done as well if it is absent already."""
+def delete(request: Request, key: str, if_version: int | None, request_id: str | None) -> None:
+    """Make KEY absent; done as well if it is absent already, unless a version is asked for."""
 
     async def work() -> None:
-        await _with_store(request, lambda kv: kv.delete(key_bytes(key)))
+        await _with_store(
+            request,
+            lambda kv: kv.delete(
+                key_bytes(key), if_version=if_version, once=_name_bytes(request_id)
+            ),
+        )
 
     run(work(), write=True)
     if request.as_json:
         print_json({"deleted": True})
+
+
+def _name_bytes(name: str | None) -> bytes | None:
+    return None if name is None else key_bytes(name)
 
 
 async def _with_store(request: Request, act: Callable[["Clerk"], Awaitable[T]]) -> T:

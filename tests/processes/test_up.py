@@ -80,6 +80,11 @@ def _every_operation(cluster: Cluster) -> None:
     stale = refusal(cluster, "put", "greeting", "x", "--if-version", "1")
     assert "the key is at version 2" in stale
     assert ask(cluster, "put", "other", "x", "--if-version", "0") == b"version 1\n"
+    for _ in range(2):  # a command that is repeated by its name is done once
+        assert ask(cluster, "append", "bill", "paid;", "--request-id", "4711") == b"version 1\n"
+    assert "different request" in refusal(cluster, "append", "bill", "x", "--request-id", "4711")
+    assert "version 1" in refusal(cluster, "delete", "other", "--if-version", "7")
+    assert ask(cluster, "delete", "other", "--if-version", "1") == b""
     assert ask(cluster, "delete", "other") == b""
     assert ask(cluster, "delete", "other") == b"", "deleting an absent key is done"
     assert "key 'other' not found" in refusal(cluster, "get", "other")

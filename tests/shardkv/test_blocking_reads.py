@@ -42,3 +42,21 @@ def test_a_list_may_be_left_in_the_middle(tmp_path: Path) -> None:
 
     with pytest.raises(shardkv.Closed):
         next(iter(kv.list()))
+
+
+def test_a_write_that_is_named_may_be_repeated_by_whoever_comes_after(tmp_path: Path) -> None:
+    for _ in range(2):  # the second one as another process, which does not know what became of it
+        with shardkv.open(tmp_path / "store", shards=8) as kv:
+            assert kv.append("log", "paid ", once="order-4711") == 1
+            assert kv.put("lock", "mine", if_version=0, once=b"c") == 1
+            assert kv.batch([shardkv.Append("n", "1")], once="b") == [1]
+            kv.delete("gone", if_version=0, once="d")
+    with shardkv.open(tmp_path / "store") as kv:
+        assert (kv.get("log"), kv.get("n")) == (b"paid ", b"1")
+        with pytest.raises(shardkv.ShardKVError, match="a different request"):
+            kv.append("log", "again ", once="order-4711")
+        with pytest.raises(shardkv.VersionMismatch):
+            kv.delete("log", if_version=7)
+        for name in ("", "n" * 256):
+            with pytest.raises(shardkv.InvalidArgument, match="once must be 1 to 255 bytes"):
+                kv.append("log", "x", once=name)
