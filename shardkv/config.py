@@ -29,6 +29,7 @@ PREFIX: Final = "SHARDKV_"
 FILE_BYTES_MAX: Final = 1024 * 1024
 PATH_CHARACTERS_MAX: Final = 4096
 HOST_CHARACTERS_MAX: Final = 253
+NO_COMPRESSION: Final = "none"
 OFF: Final = "off"
 
 _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
@@ -306,6 +307,11 @@ class NodeConfig:
         Key(WHOLE, "a file that takes room, given up so that a node can start on a full disk; at "
             "most 5 % of the disk; 0: none", default=64 * 1024 * 1024, low=0, high=2**40,
             unit="bytes")
+    )  # fmt: skip
+    compression: str = _key(
+        Key(WORD, "how values are kept on disk: snappy takes less of it where they shrink, and up "
+            "to a third more of the processor; what is there already stays as it is until it is "
+            "rewritten", default=NO_COMPRESSION, choices=(NO_COMPRESSION, "snappy"))
     )  # fmt: skip
     trace_endpoint: str = _key(
         Key(URL_OR_OFF, "where spans of traced writes go, by OTLP over HTTP, such as "

@@ -92,10 +92,11 @@ async def _opened(directory: Path, shards: int | None, timeout: float) -> AsyncI
             f"{directory}: belongs to node {identity.node} of a cluster; start it with "
             "`shardkv node`, or open another directory"
         )
-    nshards = config.load(file=directory / nodedir.SETTINGS_FILE).config.shards
+    settings = config.load(file=directory / nodedir.SETTINGS_FILE).config
+    nshards = settings.shards
     if shards is not None and shards != nshards:
         raise InvalidArgument(f"{directory} was made with {nshards} shards, not {shards}")
-    databases = await nodedir.open_databases(directory, identity)
+    databases = await nodedir.open_databases(directory, identity, compression=settings.compression)
     host: Host | None = None
     assembly: Assembly | None = None
     clerk: Clerk | None = None

@@ -189,7 +189,10 @@ class Node:
             self._config.free_percent_min,
         )
         self._databases = await nodedir.open_databases(
-            self._directory, self._identity, on_failure=_storage_failed
+            self._directory,
+            self._identity,
+            compression=self._config.compression,
+            on_failure=_storage_failed,
         )
         self._host = self._make_host(self._databases)
         self._peers.listen(self._host.receive)

@@ -18,7 +18,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -219,11 +219,16 @@ async def read_through(disk: LevelDB) -> None:
 
 
 async def open_databases(
-    directory: Path, expected: NodeIdentity, *, on_failure: OnFailure = end_process
+    directory: Path,
+    expected: NodeIdentity,
+    *,
+    compression: str = config.NO_COMPRESSION,
+    on_failure: OnFailure = end_process,
 ) -> Opened:
     """Open both databases and check them against the promise.
 
     Args:
+        compression: Of the tables of the data that are written from now on; each says its own.
         on_failure: Called at the first write or sync that fails; it does not return.
 
     Raises:
@@ -237,8 +242,11 @@ async def open_databases(
     try:
         slots = _slots(directory, promises, on_failure)
         log_store = await LogStore.open(log_disk, slots, expected)
+        options = replace(
+            DATA_OPTIONS, compression=None if compression == config.NO_COMPRESSION else compression
+        )
         data_disk = LevelDB.open(
-            directory / DATA_DATABASE, DATA_OPTIONS, trust_log=False, on_failure=on_failure
+            directory / DATA_DATABASE, options, trust_log=False, on_failure=on_failure
         )
         await read_through(data_disk)
     except BaseException:

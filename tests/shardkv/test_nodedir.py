@@ -156,3 +156,23 @@ def test_the_lock_names_the_process(made: Path) -> None:
         assert (made / nodedir.LOCK_FILE).read_text() == f"{os.getpid()}\n"
     finally:
         lock.release()
+
+
+def test_values_are_compressed_where_that_is_asked_for(made: Path) -> None:
+    """And may be from one start to the next: what lies there is read whatever it is."""
+
+    async def tables(compression: str, begin: int) -> int:
+        databases = await nodedir.open_databases(
+            made, nodedir.identity(made), compression=compression
+        )
+        disk = databases.data_disk
+        disk.write([(b"%06d" % number, b"the same " * 100) for number in range(begin, begin + 500)])
+        await disk.flush()
+        assert len(list(disk.range(b"", b"\xff"))) == begin + 500
+        await databases.close()
+        return sum(path.stat().st_size for path in (made / "data").glob("*.ldb"))
+
+    plain = asyncio.run(tables("none", 0))
+    assert plain > 400_000
+    assert asyncio.run(tables("snappy", 500)) - plain < 100_000
+    assert load(file=made / "node.yaml").config.compression == "none"
