@@ -33,6 +33,45 @@ class Lacking(NamedTuple):
         return bool(self.configs) or self.directory is not None
 
 
+class Missed(NamedTuple):
+    """What a survivor that the controller may go on from has missed, before anybody decides."""
+
+    stands_at: int  # its newest configuration, were all its entries committed
+    newest: int  # that any node knows of
+    nowhere: tuple[int, ...]
+    """Between the two, and no node that answers has them."""
+
+
+async def missed(transport: Transport, nodes: Iterable[Address], stands_at: int) -> Missed:
+    """Ask the nodes; see `lacking`, which asks once more when it is decided."""
+    asked = tuple(dict.fromkeys(nodes))
+    pages = await pages_of(transport, asked, ConfigNumber(stands_at))
+    newest = max((page.newest for page in pages), default=0)
+    nowhere = []
+    for number in range(stands_at + 1, newest + 1):
+        found = await pages_of(transport, asked, ConfigNumber(number))
+        if all(page.config is None for page in found):
+            nowhere.append(number)
+    return Missed(stands_at, newest, tuple(nowhere))
+
+
+def explained(what: Missed) -> list[str]:
+    """In words, a line each."""
+    stands_at, newest, nowhere = what
+    if newest <= stands_at:
+        return [f"configurations: it has all that a node which answers knows of, up to {stands_at}"]
+    lines = [
+        f"configurations {stands_at + 1} to {newest}: nodes know of them and it does not; they are "
+        "taken over"
+    ]
+    lines += [
+        f"MISSING: configuration {number}, which no node that answers has: start the nodes that "
+        "are down first"
+        for number in nowhere
+    ]
+    return lines
+
+
 async def lacking(transport: Transport, nodes: Iterable[Address], survivor: View) -> Lacking:
     """Ask the nodes what the controller lacks.
 

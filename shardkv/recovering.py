@@ -26,7 +26,7 @@ from shardctrler.types import (
 )
 from shardkv import admin
 from shardkv.admin import BadAdmin, ReplicaStatus
-from shardkv.adopting import lacking
+from shardkv.adopting import Missed, lacking, missed
 from shardkv.errors import ShardKVError, Unavailable
 from shardkv.forgotten import Fates, fates
 from shardkv.growth import CONTROLLER_GID, Seen, Wish, leader_of
@@ -159,6 +159,21 @@ class Recoverer:
                 )
         return fates(GroupId(found.gid), survivor, history, others)
 
+    async def missed(self, found: Assessment) -> Missed | None:
+        """What the survivor of the controller's group has missed; None of any other group, and
+        where nothing is to be recovered or the survivor does not say."""
+        choice = found.choice
+        if found.gid != CONTROLLER_GID or choice is None or found.alive:
+            return None
+        survivor = await self._stands(choice.node, CONTROLLER_GID, whole=True)
+        if survivor is None or survivor.uuid != choice.uuid:
+            return None
+        return await missed(self._transport, self._addresses, survivor.config_number)
+
+    @property
+    def _addresses(self) -> list[Address]:
+        return [Address(node) for node in self._nodes.values()]
+
     async def _stands(self, node: str, gid: int, *, whole: bool = False) -> Stands | None:
         """None: the node does not say."""
         try:
@@ -215,7 +230,7 @@ class Recoverer:
         """Nobody is above the controller's group: the operator's word stands alone."""
         found = await self.plan(CONTROLLER_GID, None, directories)
         leader = next((one.node for one in found.left if one.leads), "")
-        if leader and await self._was_left_behind(client):
+        if leader and await self.caught_up(client):
             return leader
         choice = _choice(found)
         uuid = GroupUuid(self._rng.randbytes(UUID_BYTES))
@@ -224,8 +239,9 @@ class Recoverer:
         await self._take_over(client, born_now=True)
         return choice.node
 
-    async def _was_left_behind(self, client: ControllerClient) -> bool:
-        """Finish what an `apply` began that was cut off after the birth; whether there was one."""
+    async def caught_up(self, client: ControllerClient) -> bool:
+        """Finish what an `apply` of the controller's group began that was cut off after the birth;
+        whether there was anything left of it."""
         try:
             return await self._take_over(client, born_now=False)
         except ShardCtrlerError:  # whoever believes that he leads cannot answer
@@ -236,8 +252,7 @@ class Recoverer:
         was anything. What was born just now is told so in any case: there are numbers that it must
         not give again."""
         view = await client.newest()
-        nodes = [Address(node) for node in self._nodes.values()]
-        lacks = await lacking(self._transport, nodes, view)
+        lacks = await lacking(self._transport, self._addresses, view)
         if not lacks and not born_now:
             return False
         directory = view.directory if lacks.directory is None else lacks.directory

@@ -15,8 +15,9 @@ from raft.types import GroupId
 from shardctrler.client import ControllerClient
 from shardctrler.errors import Unavailable
 from shardctrler.types import RETIRED, GroupRecord, View
-from shardkv import forgotten
+from shardkv import adopting, forgotten
 from shardkv.admin import NodeStatus
+from shardkv.adopting import Missed
 from shardkv.cli.finding import Place, Request, Whole, print_json, run, talks
 from shardkv.cli.reaching import controller, statuses
 from shardkv.control import GID_MAX
@@ -27,6 +28,14 @@ from shardkv.recovery import Assessment, Left, explained
 
 LOOK_SECONDS: Final = 3.0
 """What the controller gets to answer in; without it only its own group can be recovered."""
+
+
+class Planned(NamedTuple):
+    """What is left of a group, and what follows if it goes on from that, as far as it is known."""
+
+    found: Assessment
+    fates: Fates | None  # of the shards of a group of the store
+    missed: Missed | None  # of configurations, by the controller's group
 
 
 class Reached(NamedTuple):
@@ -104,15 +113,15 @@ def plan(request: Request, gid: int, directories: tuple[Path, ...]) -> None:
     """
     left = _read(directories)
 
-    async def work() -> tuple[Assessment, Fates | None]:
+    async def work() -> Planned:
         async with _reached(request) as reached:
             return await _planned(reached, gid, left)
 
-    found, fates = run(work())
+    planned = run(work())
     if request.as_json:
-        print_json({**_as_json(found), **_fates_as_json(fates)})
+        print_json({**_as_json(planned.found), **_outlook_as_json(planned)})
     else:
-        sys.stdout.write("\n".join(_lines(found, fates)) + "\n")
+        sys.stdout.write("\n".join(_lines(planned)) + "\n")
 
 
 @recover.command(
@@ -143,12 +152,14 @@ def apply(
         async with _reached(request) as reached:
             _check_cluster(cluster, reached.cluster)
             _check_nodes(names, reached.nodes)
-            found, fates = await _planned(reached, gid, left)
-            leader = next((one.node for one in found.left if one.leads), "")
+            planned = await _planned(reached, gid, left)
+            leader = next((one.node for one in planned.found.left if one.leads), "")
             if leader and names:
                 node, number = leader, 0  # born before; what is left to do is growth
+                if gid == CONTROLLER_GID:
+                    await reached.recoverer.caught_up(reached.client)
             else:
-                for line in _lines(found, fates)[:-1]:
+                for line in _lines(planned)[:-1]:
                     _tell(line)
                 node, number = await reached.recoverer.apply(
                     reached.client, gid, directories=left, deadline=deadline
@@ -254,19 +265,20 @@ def _tell(line: str) -> None:
     click.echo(f"shardkv ctl: {line}", err=True)
 
 
-async def _planned(
-    reached: Reached, gid: int, left: Sequence[Left]
-) -> tuple[Assessment, Fates | None]:
-    found = await reached.recoverer.plan(gid, reached.record(gid), left)
-    if reached.view is None:
-        return found, None
-    return found, await reached.recoverer.forgotten(reached.client, reached.view, found)
+async def _planned(reached: Reached, gid: int, left: Sequence[Left]) -> Planned:
+    recoverer, view = reached.recoverer, reached.view
+    found = await recoverer.plan(gid, reached.record(gid), left)
+    fates = None if view is None else await recoverer.forgotten(reached.client, view, found)
+    return Planned(found, fates, await recoverer.missed(found))
 
 
-def _lines(found: Assessment, fates: Fates | None) -> list[str]:
+def _lines(planned: Planned) -> list[str]:
     """A plan in words; what to type is the last line."""
+    found, fates, missed = planned
     lines = explained(found)
     choice = found.choice
+    if missed is not None:
+        lines[-1:-1] = adopting.explained(missed)
     if fates is not None:
         lines[-1:-1] = forgotten.explained(fates)
     elif choice is not None and not found.alive and found.gid != CONTROLLER_GID:
@@ -277,7 +289,14 @@ def _lines(found: Assessment, fates: Fates | None) -> list[str]:
     return lines
 
 
-def _fates_as_json(fates: Fates | None) -> dict[str, Any]:
+def _outlook_as_json(planned: Planned) -> dict[str, Any]:
+    _, fates, missed = planned
+    if missed is not None:
+        return {
+            "stands_at": missed.stands_at,
+            "config": missed.newest,
+            "missing_configs": list(missed.nowhere),
+        }
     if fates is None:
         return {}
     return {

@@ -8,7 +8,7 @@ from labrpc.errors import Unreachable
 from labrpc.sim.loop import run
 from labrpc.transport import Address
 from shardctrler.types import ConfigNumber, Directory, ShardConfig, View
-from shardkv.adopting import HistoryParted, Lacking, lacking
+from shardkv.adopting import HistoryParted, Lacking, Missed, explained, lacking, missed
 from shardkv.last_view import (
     PAGE,
     Page,
@@ -73,6 +73,26 @@ def test_pages_come_from_whoever_has_them() -> None:
 
 def test_nothing_is_lacking_where_nobody_knows_more() -> None:
     assert not ask(View(TWO, Directory(4)), n1=Node(TWO, version=4), n2=Node(ONE), n3=None)
+
+
+def test_a_plan_says_what_would_be_taken_over_and_what_nobody_has() -> None:
+    def plan(stands_at: int, **nodes: Node | None) -> tuple[Missed, list[str]]:
+        network = Network(**nodes)
+        addresses = [Address(name) for name in nodes]
+        found = run(missed(cast(Any, network), addresses, stands_at))
+        return found, explained(found)
+
+    found, lines = plan(1, n1=Node(ONE, TWO, THREE), n2=Node(), n3=None)
+    assert found == Missed(1, 3, ())
+    assert lines == [
+        "configurations 2 to 3: nodes know of them and it does not; they are taken over"
+    ]
+    found, lines = plan(1, n1=Node(ONE), n2=Node(THREE))
+    assert found == Missed(1, 3, (2,))
+    assert "MISSING: configuration 2" in lines[1] and "start the nodes" in lines[1]
+    found, lines = plan(3, n1=Node(THREE), n2=None)
+    assert found == Missed(3, 3, ())
+    assert lines == ["configurations: it has all that a node which answers knows of, up to 3"]
 
 
 def test_a_later_directory_alone_is_lacking_too() -> None:

@@ -27,6 +27,7 @@ from shardctrler.client import ControllerClient
 from shardctrler.errors import ChangeRefused
 from shardctrler.types import RETIRED, ConfigNumber, ShardId
 from shardkv import admin
+from shardkv.adopting import Missed
 from shardkv.forgotten import Fates
 from shardkv.machine import StoreMachine
 from shardkv.phases import SETTLED, Phase
@@ -557,15 +558,57 @@ def test_a_controller_that_missed_configurations_takes_them_over_from_those_who_
         world.cluster.network.heal()
         await asyncio.sleep(1.0)
 
+        plan = await world.recoverer.plan(0, None)
+        assert await world.recoverer.missed(plan) == Missed(1, number, ())
         now = asyncio.get_running_loop().time()
         node, _ = await world.recoverer.apply(world.admin, 0, deadline=now + 30)
 
         assert node == survivor.name
         view = await world.admin.newest()
         assert view.config.number == number
+        assert not await world.recoverer.caught_up(world.admin), "nothing is left to do"
         await world.settled(await world.admin.move(other, G1), (G1, G2))
         await asyncio.sleep(1.0)
         last = await world.finish()
         world.judge(last)
+
+    play(main(), name)
+
+
+def test_a_controller_that_was_born_and_not_taught_is_taught_by_the_next_apply() -> None:
+    name = "born and not taught"
+
+    async def main() -> None:
+        world = World(name)
+        await world.start(G1, G2)
+        await asyncio.sleep(1.0)
+        leader = world.cluster.leader(GroupId(0))
+        followers = [node for node in world.replicas(GroupId(0)) if node is not leader]
+        assert leader is not None
+        world.cluster.network.isolate(
+            followers[0].address, [node.address for node in world.cluster.nodes.values()]
+        )
+        shard = (await world.admin.newest()).config.shards_of(G1)[0]
+        number = await world.admin.move(shard, G2)
+        await world.settled(number, (G1, G2))
+        world.lose(leader, followers[1])
+        world.cluster.network.heal()
+        await asyncio.sleep(1.0)
+        now = asyncio.get_running_loop().time()
+        first = asyncio.ensure_future(world.recoverer.apply(world.admin, 0, deadline=now + 20))
+        while not any("born again" in line for line in world.said):
+            assert not first.done(), first
+            await asyncio.sleep(0.0001)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert (await world.admin.newest()).config.number < number
+
+        node, _ = await world.recoverer.apply(world.admin, 0, deadline=now + 40)
+
+        assert node == followers[0].name
+        assert (await world.admin.newest()).config.number == number
+        with pytest.raises(RecoveryRefused, match="nothing to recover"):
+            await world.recoverer.apply(world.admin, 0, deadline=now + 60)
+        world.judge(await world.finish())
 
     play(main(), name)
