@@ -2,16 +2,21 @@
 
 The directory says that a gid means no group any more, and one configuration of the history says
 which shards are lost with it (`shardctrler.commands.Abandon`). Shards that were to go there are
-settled at once. Those that were to come from there begin anew only once every other group has come
-to this group's configuration: a former owner further back may still serve the shard, because the
-lost group never took it from there. Whoever is furthest back waits for nobody, so all get on.
+settled at once. Those that were to come from there begin anew only once nobody further back serves
+them: the lost group may never have taken a shard from its owner before, who serves it until he
+comes to that configuration. So the last owner of each such shard that is not lost itself must have
+come to this group's configuration; then he has settled every one before it, and with it whatever
+lies still further back. Whoever is furthest back waits for nobody, so all get on.
+
+He is found in the history. It does not matter whether he takes part any more: a group that has left
+serves its shards until they are gone, and may be far behind.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from raft.types import GroupId
 from shardctrler.codec import encode_config
-from shardctrler.types import RETIRED, ConfigNumber, ShardConfig, ShardId, View
+from shardctrler.types import NO_GROUP, RETIRED, ConfigNumber, ShardConfig, ShardId, View
 from shardkv.commands import Abandoned
 from shardkv.feed import ConfigFeed
 from shardkv.phases import Phase
@@ -49,11 +54,17 @@ async def what_to_propose(
     config = await _giving_up(number, unsettled, feed)
     if config is None or feed.view is None:
         return None
-    lost = [record.phase for _, record in unsettled if record.peer in config.abandoned]
-    if any(phase is not Phase.ARRIVING for phase in lost):
+    lost = [(shard, it.phase) for shard, it in unsettled if it.peer in config.abandoned]
+    if any(phase is not Phase.ARRIVING for _, phase in lost):
         return Abandoned(encode_config(config), arriving=False)
-    for other in _others(gid, feed.view):
-        if await stands_at(other) < number:
+    owners: dict[GroupId, None] = {}
+    for shard, _ in lost:
+        owner = await _owner_before(shard, number, feed)
+        if owner is None:
+            return None
+        owners[owner] = None
+    for owner in owners:
+        if owner not in (gid, NO_GROUP) and await stands_at(owner) < number:
             return None
     return Abandoned(encode_config(config), arriving=True)
 
@@ -72,12 +83,16 @@ async def _giving_up(
     return None
 
 
-def _others(gid: GroupId, view: View) -> Iterable[GroupId]:
-    """Every other group that may still hold a shard."""
-    groups = view.directory.groups
-    named = dict.fromkeys((*view.config.groups, *view.config.departed))
-    return [
-        other
-        for other in named
-        if other != gid and other in groups and groups[other].uuid != RETIRED
-    ]
+async def _owner_before(shard: ShardId, number: ConfigNumber, feed: ConfigFeed) -> GroupId | None:
+    """The last owner before configuration `number` that is not given up; `NO_GROUP` if there was
+    none, None if that is not known."""
+    assert feed.view is not None, "it says which groups are given up"
+    groups = feed.view.directory.groups
+    for at in range(number, 0, -1):
+        config = await feed.config(ConfigNumber(at))
+        if config is None:
+            return None
+        owner = config.previous[shard]
+        if owner == NO_GROUP or groups[owner].uuid != RETIRED:
+            return owner
+    return NO_GROUP

@@ -556,6 +556,8 @@ class StoreMachine:
         for shard, owner in enumerate(config.shards):
             held, previous = self._shards[shard], config.previous[shard]
             record = held.record
+            if record.number > config.number:
+                continue  # it is as a later one has it (`steps.abandon`)
             after = steps.assign(record, self.gid, owner, previous, config.number, index)
             if after is not record:
                 held = self._become(held, after, rows)
@@ -580,8 +582,8 @@ class StoreMachine:
             arrives = record.phase is Phase.ARRIVING
             if record.peer not in config.abandoned or arrives != command.arriving:
                 continue
-            direct = config.number == self.number + 1
-            after = steps.abandon(record, self.gid, config.previous[shard], direct, index)
+            previous, lost = config.previous[shard], shard in config.lost
+            after = steps.abandon(record, self.gid, previous, lost, config.number, index)
             held = self._become(self._shards[shard], after, rows)
             if arrives:
                 self._begin_after(held, config.number, rows)
@@ -616,6 +618,7 @@ class StoreMachine:
         """
         return all(
             (held.record.phase is Phase.ABSENT) == (previous != self.gid)
+            or held.record.number > config.number
             for held, previous in zip(self._shards, config.previous, strict=True)
         )
 

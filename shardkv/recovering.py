@@ -16,6 +16,7 @@ from shardctrler.client import ControllerClient
 from shardctrler.commands import Abandon, Adopt, Recover
 from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import (
+    NO_GROUP,
     RETIRED,
     ConfigNumber,
     GroupMember,
@@ -68,6 +69,9 @@ class Losses(NamedTuple):
     awaited: tuple[ShardId, ...]  # that were on their way from it to another group
     given_on: tuple[tuple[ShardId, GroupId], ...]
     """Of the lost ones, those of which a former owner still has rows: save them first."""
+    stale: tuple[tuple[ShardId, GroupId], ...]
+    """Of those that are not lost, the ones that were frozen for the group: it may have served them
+    since, and what it was written then is gone."""
 
     @property
     def lost(self) -> tuple[ShardId, ...]:
@@ -311,10 +315,56 @@ class Recoverer:
 
     # Abandoning
 
-    async def losses(self, view: View, gid: int) -> Losses:
-        """What would become of the shards of a group that is given up, as its peers are now."""
+    async def losses(self, client: ControllerClient, view: View, gid: int) -> Losses:
+        """What would become of the shards of a group that is given up, as its peers are now.
+
+        Raises:
+            Unavailable: a group that may hold one of them has no leader, so what it holds is not
+                known.
+            ShardCtrlerError: the controller does not tell the history.
+        """
         seen = await Operator(self._transport, self._nodes).observe()
-        return losses(view.config, GroupId(gid), _leaders(view, gid, seen))
+        others = _leaders(view, gid, seen)
+        silent = await self._unheard(client, view, gid, others)
+        if silent is not None:
+            raise Unavailable(
+                f"group {silent} has no leader: what it holds must be known first. If it is lost "
+                "too, recover it first"
+            )
+        oldest = min((status.config_number for status in others.values()), default=0)
+        history = [
+            await client.config(ConfigNumber(number))
+            for number in range(min(oldest, view.config.number), view.config.number)
+        ]
+        return losses(GroupId(gid), [*history, view.config], others)
+
+    async def _unheard(
+        self,
+        client: ControllerClient,
+        view: View,
+        gid: int,
+        others: Mapping[GroupId, ReplicaStatus],
+    ) -> GroupId | None:
+        """A group without a leader that may hold a shard which nobody after it has taken; None:
+        there is none. One that left is asked too: its shards may still be there."""
+        held = {other: _holds(status) for other, status in others.items()}
+        unsettled = dict.fromkeys(range(len(view.config.shards)))
+        at = view.config
+        while unsettled and at.number:
+            for shard in list(unsettled):
+                for owner in (at.shards[shard], at.previous[shard]):
+                    retired = owner in (gid, NO_GROUP) or _is_retired(view, owner)
+                    if not retired and owner not in held:
+                        return owner
+                    if not retired and shard in held[owner]:
+                        unsettled.pop(shard, None)
+                        break  # nobody before it has it
+                else:
+                    if at.previous[shard] == NO_GROUP:
+                        del unsettled[shard]
+            if unsettled:
+                at = await client.config(ConfigNumber(at.number - 1))
+        return None
 
     async def abandon(
         self, client: ControllerClient, gid: int, *, deadline: float, although_held: bool = False
@@ -340,7 +390,7 @@ class Recoverer:
                 f"{found.choice.node} still holds group {gid}, up to entry "
                 f"{found.choice.last_index}: `shardkv ctl recover plan {gid}` shows what is left"
             )
-        lost = await self.losses(view, gid)
+        lost = await self.losses(client, view, gid)
         if lost.given_on and not although_held:
             held = ", ".join(f"shard {shard} in group {other}" for shard, other in lost.given_on)
             raise RecoveryRefused(
@@ -414,51 +464,96 @@ def _choice(found: Assessment) -> Left:
 
 
 def _leaders(view: View, gid: int, seen: Seen) -> dict[GroupId, ReplicaStatus]:
-    """Each other group that may hold a shard, as its leader says it is."""
+    """Each other group that has a leader, as that one says it is; also those that have left."""
     found = {}
-    for other in (*view.config.groups, *view.config.departed):
-        if other == gid:
-            continue
+    for other, record in view.directory.groups.items():
         leader = leader_of(other, seen)
-        if leader is not None:
+        if other != gid and leader is not None and leader[1].uuid == record.uuid:
             found[other] = leader[1]
-        elif other in view.config.groups:
-            raise Unavailable(
-                f"group {other} has no leader: what it holds must be known first. If it is lost "
-                "too, recover it first"
-            )
     return found
 
 
-def losses(config: ShardConfig, gid: GroupId, others: Mapping[GroupId, ReplicaStatus]) -> Losses:
+def _holds(status: ReplicaStatus) -> frozenset[int]:
+    """The shards whose rows a group has."""
+    return frozenset(one.shard for one in status.shards if one.phase != "arriving")
+
+
+def _is_retired(view: View, gid: GroupId) -> bool:
+    record = view.directory.groups.get(gid)
+    return record is None or record.uuid == RETIRED
+
+
+def losses(
+    gid: GroupId, history: Sequence[ShardConfig], others: Mapping[GroupId, ReplicaStatus]
+) -> Losses:
     """What would become of each shard if group `gid` is given up (pure).
 
-    A shard is kept where the group before it in the newest configuration still has it whole: that
-    one has not dropped it, so it was never told that `gid` had taken it over.
+    A shard whose rows a group has is not lost unless its way leads over `gid`: to it, by a
+    configuration that the group has taken or will come to. Of those it is kept where it is if it
+    would go nowhere else from there: it was never told that `gid` had taken it over.
 
     Args:
-        config: The newest one.
+        history: The configurations from the oldest that one of the others stands at to the newest.
         others: The other groups, by their leaders' applied state.
     """
-    holders: dict[int, GroupId] = {}
-    awaited = []
-    for other in sorted(others):
-        for shard, phase, peer, *_ in others[other].shards:
-            if phase != "arriving":
-                holders[shard] = other
-            elif peer != gid:
-                holders.setdefault(shard, other)
-            else:
-                awaited.append(ShardId(shard))
-    kept, owned = [], []
-    for shard in config.shards_of(gid):
-        holder = holders.get(shard)
-        if holder is not None and config.previous[shard] == holder:
-            kept.append((shard, holder))
-        else:
-            owned.append(shard)
-    given_on = [(shard, holders[shard]) for shard in sorted((*owned, *awaited)) if shard in holders]
-    return Losses(tuple(kept), tuple(owned), tuple(awaited), tuple(given_on))
+    config = history[-1]
+    kept: list[tuple[ShardId, GroupId]] = []
+    owned: list[ShardId] = []
+    awaited: list[ShardId] = []
+    given_on: list[tuple[ShardId, GroupId]] = []
+    stale: list[tuple[ShardId, GroupId]] = []
+    for number, owner in enumerate(config.shards):
+        shard = ShardId(number)
+        holder, way = _way(shard, history, others)
+        if gid not in way and (holder is not None or not _was_of(gid, shard, history, others)):
+            continue
+        if holder is not None and set(way) <= {gid, holder}:
+            if owner == gid:
+                kept.append((shard, holder))
+            if (shard, "leaving") in [one[:2] for one in others[holder].shards]:
+                stale.append((shard, holder))
+            continue
+        (owned if owner == gid else awaited).append(shard)
+        if holder is not None:
+            given_on.append((shard, holder))
+    return Losses(tuple(kept), tuple(owned), tuple(awaited), tuple(given_on), tuple(stale))
+
+
+def _way(
+    shard: ShardId, history: Sequence[ShardConfig], others: Mapping[GroupId, ReplicaStatus]
+) -> tuple[GroupId | None, list[GroupId]]:
+    """The group that has a shard's rows, the latest if several have copies, and the owners after it
+    up to the newest configuration; None: none of the others has it."""
+    found: tuple[bool, int, GroupId, int] | None = None
+    for gid in sorted(others):
+        for one in others[gid].shards:
+            if one.shard == shard and one.phase != "arriving":
+                peer = one.other if one.phase in ("moving", "leaving") else 0
+                has = (one.phase != "leaving", others[gid].config_number, gid, peer)
+                found = has if found is None else max(found, has)
+    if found is None:
+        return None, []
+    _, stands_at, holder, peer = found
+    way = [GroupId(peer)] if peer else []
+    for config in history:
+        owner = config.shards[shard]
+        if config.number > stands_at and owner not in (NO_GROUP, way[-1] if way else holder):
+            way.append(owner)
+    return holder, way
+
+
+def _was_of(
+    gid: GroupId,
+    shard: ShardId,
+    history: Sequence[ShardConfig],
+    others: Mapping[GroupId, ReplicaStatus],
+) -> bool:
+    """Whether a shard that nobody has may be with `gid`; a new one nobody has created yet."""
+    return any(gid in (config.shards[shard], config.previous[shard]) for config in history) or any(
+        (one.shard, one.other) == (shard, gid)
+        for status in others.values()
+        for one in status.shards
+    )
 
 
 def _waits(config: ShardConfig, number: int, seen: Seen) -> str:

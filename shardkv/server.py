@@ -237,7 +237,9 @@ class GroupServer:
         """Whether this group has taken a shard over, by what is applied here."""
         if request.number > self.machine.number:
             self._feed.look()
-        settled = self.machine.is_in(request.shard, request.number)
+        # A replica that was silenced has taken what its group may have forgotten since.
+        silent = self.rsm.stopped_because is not None
+        settled = not silent and self.machine.is_in(request.shard, request.number)
         return copies.SettledReply(settled, self.machine.number, self._leader_address())
 
     def _leader_address(self) -> str:

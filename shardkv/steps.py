@@ -187,23 +187,29 @@ def drop(record: ShardRecord, step: Drop) -> Outcome:
 
 
 def abandon(
-    record: ShardRecord, gid: GroupId, previous: GroupId, direct: bool, index: Index
+    record: ShardRecord,
+    gid: GroupId,
+    previous: GroupId,
+    lost: bool,
+    number: ConfigNumber,
+    index: Index,
 ) -> ShardRecord:
     """What becomes of a shard on its way when the group at its other end is given up for lost.
 
-    - *To it*, and this group is the last that has it, by the configuration that gave the other one
-      up: it stays. That group cannot have served it unless it was LEAVING here, and then the
-      operator was told that what was written there is lost. What is frozen stays frozen (PARKED)
-      until that configuration itself gives it out again, from here.
+    - *To it*, and by that configuration this group is the last that has it: it stays. The lost one
+      cannot have served it unless it was LEAVING here, and then the operator was told that what was
+      written there is lost. What is frozen stays frozen (PARKED) until that configuration itself
+      gives it out again, from here. The shard is as that configuration has it from here on: those
+      before it, by which it was the lost group's, change nothing any more (`StoreMachine`).
     - *To it*, and the history gave it on from there: it is dropped; whoever owns it begins anew.
     - *From it*: it begins anew here, empty, under a generation of its own. Asked for only once
-      every other group has come to this configuration (`Handover`): so no former owner still
-      serves it, which is what the install would have shown (S1).
+      nobody further back serves it (`giving_up.py`), which is what the install would have shown
+      (S1).
 
     Args:
         previous: The last group to have it, by the configuration that gave the other one up.
-        direct: Whether that configuration is the next one here: none between the two names other
-            owners.
+        lost: Whether that configuration counts it among the lost.
+        number: Of that configuration.
     """
     if record.phase is Phase.ARRIVING:
         return ShardRecord(
@@ -212,9 +218,11 @@ def abandon(
             taken=record.number,
             generation=Generation(index),
         )
-    if previous == gid and direct:
+    if previous == gid and not lost:
         phase = advance(record.phase, Event.ABANDONED)
-        return record._replace(phase=phase, peer=NO_GROUP, copy_id=NO_COPY, restarts=0)
+        return record._replace(
+            phase=phase, number=number, peer=NO_GROUP, copy_id=NO_COPY, restarts=0
+        )
     return ShardRecord(advance(record.phase, Event.LOST), number=record.number, taken=record.taken)
 
 

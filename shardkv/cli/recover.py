@@ -21,6 +21,7 @@ from shardkv.adopting import Missed
 from shardkv.cli.finding import Place, Request, Whole, print_json, run, talks
 from shardkv.cli.reaching import controller, statuses
 from shardkv.control import GID_MAX
+from shardkv.errors import Unavailable as GroupUnavailable
 from shardkv.forgotten import Fates, Forgotten
 from shardkv.growth import CONTROLLER_GID
 from shardkv.recovering import Losses, Recoverer, RecoveryRefused
@@ -36,6 +37,7 @@ class Planned(NamedTuple):
     found: Assessment
     fates: Fates | None  # of the shards of a group of the store
     missed: Missed | None  # of configurations, by the controller's group
+    lost: Losses | None = None  # where nothing is left of a group of the store
 
 
 class Reached(NamedTuple):
@@ -209,14 +211,10 @@ def abandon(request: Request, gid: int, cluster: str, although_held: bool) -> No
             )
 
     number, lost = run(work(), write=True)
-    kept = {str(shard): holder for shard, holder in lost.kept}
     if request.as_json:
-        print_json({"config": number, "lost": list(lost.lost), "kept": kept})
+        print_json({"config": number, **_losses_as_json(lost)})
         return
-    from shardkv.cli.configs import ranges
-
-    lines = [f"config {number}", f"lost, begun anew empty: shards {ranges(lost.lost)}"]
-    lines += [f"kept: shard {shard} with group {holder}" for shard, holder in lost.kept]
+    lines = [f"config {number}", *_losses_in_words(gid, lost)]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -269,12 +267,24 @@ async def _planned(reached: Reached, gid: int, left: Sequence[Left]) -> Planned:
     recoverer, view = reached.recoverer, reached.view
     found = await recoverer.plan(gid, reached.record(gid), left)
     fates = None if view is None else await recoverer.forgotten(reached.client, view, found)
-    return Planned(found, fates, await recoverer.missed(found))
+    lost = None if found.left else await _lost_with(reached, gid)
+    return Planned(found, fates, await recoverer.missed(found), lost)
+
+
+async def _lost_with(reached: Reached, gid: int) -> Losses | None:
+    """What would be lost with a group of which nothing is left; None: that cannot be said now."""
+    if reached.view is None or gid == CONTROLLER_GID:
+        return None
+    try:
+        return await reached.recoverer.losses(reached.client, reached.view, gid)
+    except GroupUnavailable as error:
+        _tell(f"what would be lost is not known: {error}")
+        return None
 
 
 def _lines(planned: Planned) -> list[str]:
     """A plan in words; what to type is the last line."""
-    found, fates, missed = planned
+    found, fates, missed, lost = planned
     lines = explained(found)
     choice = found.choice
     if missed is not None:
@@ -286,11 +296,15 @@ def _lines(planned: Planned) -> list[str]:
             f"NOT KNOWN: {choice.node} does not say how its shards stand; some may begin anew, "
             "empty"
         ]
+    if lost is not None:
+        lines[-1:-1] = _losses_in_words(found.gid, lost)
     return lines
 
 
 def _outlook_as_json(planned: Planned) -> dict[str, Any]:
-    _, fates, missed = planned
+    _, fates, missed, lost = planned
+    if lost is not None:
+        return _losses_as_json(lost)
     if missed is not None:
         return {
             "stands_at": missed.stands_at,
@@ -306,6 +320,32 @@ def _outlook_as_json(planned: Planned) -> dict[str, Any]:
         "may_begin_anew": [
             {**_forgotten_as_json(one), "unheard": group} for one, group in fates.unsure
         ],
+    }
+
+
+def _losses_in_words(gid: int, lost: Losses) -> list[str]:
+    """What is lost with a group that is given up, and what is kept."""
+    from shardkv.cli.configs import ranges
+
+    lines = [f"lost, begun anew empty: shards {ranges(lost.lost)}"]
+    lines += [f"kept: shard {shard} with group {holder}" for shard, holder in lost.kept]
+    lines += [
+        f"MAY BE GONE: what group {gid} was written to shard {shard} since group {holder} froze it"
+        for shard, holder in lost.stale
+    ]
+    lines += [
+        f"still held by group {holder}, and cannot be kept: shard {shard}"
+        for shard, holder in lost.given_on
+    ]
+    return lines
+
+
+def _losses_as_json(lost: Losses) -> dict[str, Any]:
+    return {
+        "lost": list(lost.lost),
+        "kept": {str(shard): holder for shard, holder in lost.kept},
+        "may_lack_writes": [shard for shard, _ in lost.stale],
+        "held_and_lost": {str(shard): holder for shard, holder in lost.given_on},
     }
 
 

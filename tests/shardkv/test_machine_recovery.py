@@ -130,6 +130,32 @@ def test_a_shard_on_its_way_to_a_lost_group_stays(frozen: bool) -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["still served", "frozen"])
+@pytest.mark.parametrize("back", [False, True], ids=["for the lost one", "and back from it"])
+def test_a_shard_stays_though_others_moved_before_the_group_was_given_up(
+    frozen: bool, back: bool
+) -> None:
+    """Configurations that this group has yet to take say that the lost group has the shard, one
+    even that it shall come back from there. They change nothing about it any more."""
+    group, history = on_its_way(frozen)
+    history.then(B, A, C, B)
+    if back:
+        history.then(A, A, C, B)
+    config = given_up(history.configs[-1], B, **({} if back else {"s0": A}))
+
+    assert group.apply(abandoned(config, arriving=False)).code is Code.OK
+    assert group.machine.unsettled == ()
+    for between in history.configs[3:]:
+        assert group.apply(configure(between)).code is Code.OK
+        assert group.machine.unsettled == ()
+    group.restart()
+    assert group.apply(configure(config)).code is Code.OK
+
+    assert group.get(b"k") == row(b"v", 1), "all that it had"
+    assert group.machine.record(S0).phase is Phase.SERVING
+    group.restart()
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["still served", "frozen"])
 def test_a_shard_that_was_given_on_from_the_lost_group_is_dropped(frozen: bool) -> None:
     """The history has it elsewhere by now; whoever owns it begins anew."""
     group, history = on_its_way(frozen)

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from raft.types import GroupId, GroupUuid
-from shardctrler.types import GroupInfo, ShardConfig
+from raft.types import GroupId
+from shardctrler.types import ShardConfig
 from shardkv.admin import ReplicaStatus, ShardStatus
 from shardkv.recovering import losses
 from shardkv.recovery import SUPERSEDED, Left, assess, explained
+from tests.support.stores import History
 
 THREE = ("n1", "n2", "n3")
 FOUR = (*THREE, "n4")
@@ -102,44 +103,67 @@ def test_nothing_left_points_to_the_way_out() -> None:
 G1, G2, G3 = GroupId(1), GroupId(2), GroupId(3)
 
 
-def config(shards: tuple[int, ...], previous: tuple[int, ...]) -> ShardConfig:
-    groups = {gid: GroupInfo(GroupUuid(bytes([gid]) * 16), ()) for gid in (G1, G2, G3)}
-    return ShardConfig(5, shards, groups, previous)  # type: ignore[arg-type]
+def history(*owners: tuple[int, ...]) -> list[ShardConfig]:
+    """From configuration 1 on."""
+    made = History(len(owners[0]))
+    for row in owners:
+        made.then(*row, groups=(G1, G2, G3))
+    return made.configs[1:]
 
 
-def holding(*shards: tuple[int, str, int]) -> ReplicaStatus:
+def holding(at: int, *shards: tuple[int, str, int]) -> ReplicaStatus:
+    """A group's leader that stands at configuration `at`."""
     held = tuple(ShardStatus(shard, phase, other, "") for shard, phase, other in shards)
     return ReplicaStatus(
-        0, b"", 1, "leader", "", 1, "n1", 1, 1, 1, 0, (), (), (), config_number=5, shards=held
+        0, b"", 1, "leader", "", 1, "n1", 1, 1, 1, 0, (), (), (), config_number=at, shards=held
     )
 
 
 def test_what_the_group_owned_is_lost_and_what_it_was_to_get_is_kept() -> None:
-    newest = config((1, 1, 1, 2), (1, 2, 2, 2))
+    configs = history((1, 2, 2, 2), (1, 1, 1, 2))
     others = {
-        G2: holding((1, "leaving", 1), (2, "moving", 1), (3, "serving", 0)),
-        G3: holding(),
+        G2: holding(2, (1, "leaving", 1), (2, "moving", 1), (3, "serving", 0)),
+        G3: holding(2),
     }
 
-    found = losses(newest, G1, others)
+    found = losses(G1, configs, others)
 
     assert found.kept == ((1, G2), (2, G2))
+    assert found.stale == ((1, G2),), "it may have taken that one over, and been written"
     assert (found.owned, found.awaited) == ((0,), ())
 
 
 def test_what_was_on_its_way_from_it_is_lost() -> None:
-    newest = config((2, 3), (1, 1))
+    configs = history((1, 1), (2, 3))
 
-    found = losses(newest, G1, {G2: holding((0, "arriving", 1)), G3: holding((1, "serving", 0))})
+    others = {G2: holding(2, (0, "arriving", 1)), G3: holding(2, (1, "serving", 0))}
+    found = losses(G1, configs, others)
 
     assert found.lost == (0,), "shard 1 has arrived"
 
 
 def test_what_the_history_gave_on_cannot_be_kept() -> None:
     """2 to 1, then 1 to 3: group 2 still has it whole, and the history has it with 3."""
-    newest = config((3,), (1,))
+    configs = history((2,), (1,), (3,))
 
-    found = losses(newest, G1, {G2: holding((0, "leaving", 1)), G3: holding((0, "arriving", 1))})
+    found = losses(G1, configs, {G2: holding(2, (0, "leaving", 1)), G3: holding(3)})
 
-    assert found.lost == (0,)
+    assert found.lost == (0,), "although group 3 does not await it yet"
     assert found.given_on == ((0, G2),), "save it first"
+
+
+def test_a_group_that_has_yet_to_come_to_the_move_keeps_what_it_has() -> None:
+    """It would give the shard to the lost group, and get it back from there."""
+    configs = history((2, 2), (1, 1), (2, 1), (2, 1))
+
+    found = losses(G1, configs, {G2: holding(1, (0, "serving", 0), (1, "serving", 0))})
+
+    assert found.lost == ()
+    assert found.kept == ((1, G2),)
+    assert found.stale == ()
+
+
+def test_a_shard_that_nobody_has_made_yet_is_not_lost() -> None:
+    configs = history((2, 3))
+
+    assert losses(G1, configs, {G2: holding(1, (0, "serving", 0)), G3: holding(0)}).lost == ()

@@ -40,18 +40,18 @@ def test_a_restart_out_of_place_changes_nothing(record: ShardRecord, copy_id: in
 
 
 @pytest.mark.parametrize(
-    ("previous", "direct", "phase"),
+    ("previous", "lost", "phase"),
     [
-        pytest.param(G1, True, Phase.SERVING, id="nobody had it since: it stays"),
-        pytest.param(G1, False, Phase.ABSENT, id="others may have had it in between"),
-        pytest.param(G2, True, Phase.ABSENT, id="the history gave it on"),
+        pytest.param(G1, False, Phase.SERVING, id="nobody had it since: it stays"),
+        pytest.param(G1, True, Phase.ABSENT, id="others may have had it in between"),
+        pytest.param(G2, False, Phase.ABSENT, id="the history gave it on"),
     ],
 )
 def test_what_was_to_go_to_a_lost_group_stays_only_where_nobody_can_have_had_it_since(
-    previous: GroupId, direct: bool, phase: Phase
+    previous: GroupId, lost: bool, phase: Phase
 ) -> None:
     """A configuration between may name another owner, who then serves it too (S1)."""
-    after = steps.abandon(MOVING, G1, previous, direct, Index(40))
+    after = steps.abandon(MOVING, G1, previous, lost, ConfigNumber(9), Index(40))
 
     assert after.phase is phase
     assert after.copy_id == NO_COPY
