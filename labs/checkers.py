@@ -172,10 +172,15 @@ class RaftInvariants:
         """Whether faults are over: from then on a snapshot is sent to somebody only so often."""
         self.snapshots = SnapshotInvariants(gid, self.observer)
         self._streams: dict[tuple[ReplicaId, Index], dict[int, None]] = {}
+        self._reborn_at = NO_INDEX
+        """Where the first membership stands of a group that was recovered."""
+        self.superseded = False
+        """Whether it lost its majority for good: its replicas stop where they are found."""
         self._left: dict[str, Membership] = {}  # what replicas that are down last took to be so
         self._nodes: dict[ReplicaId, str] = {}
-        self.lost: dict[ReplicaId, None] = {}
-        """Replicas whose node's disk is gone."""
+        self.lost: dict[ReplicaId, _Durable] = {}
+        """Replicas whose node's disk is gone, and what was on it: what they have acknowledged may
+        still be on its way."""
         self._entries: dict[tuple[int, Term], tuple[Term, Content]] = {}  # with the term before it
         self._proven: dict[Index, tuple[bytes, tuple[Term, bytes], tuple[Term, bytes]]] = {}
         """By index the bytes stored last, what they follow, and the term and chain value found."""
@@ -189,6 +194,25 @@ class RaftInvariants:
     @property
     def broken(self) -> list[InvariantBroken]:
         return self.observer.broken
+
+    def reborn(self, log: Log) -> "tuple[RaftInvariants, Index]":
+        """The group lost its majority, and goes on from a survivor with this log, as another group
+        under its gid (`ctl recover`).
+
+        Returns:
+            Who watches that one, and up to where the survivor's log is what was committed.
+        """
+        at = min(log.last.index, len(self._canonical) - 1)
+        while at > log.start.last.index and log.term(Index(at)) != self._canonical[at][0]:
+            at -= 1
+        after = RaftInvariants(self.gid, self.observer)
+        after.probes.leaving = self.probes.leaving
+        after.healed, after.lost = self.healed, self.lost
+        after._durable, after._nodes = self._durable, self._nodes
+        after._reborn_at = Index(log.last.index + 1)
+        after._canonical = self._canonical[: at + 1]
+        after._committed_in = self._committed_in[: at + 1]
+        return after, Index(at)
 
     def memberships(self) -> list[Membership]:
         """What its replicas take the membership to be, those that are down at their end. Any of
@@ -299,7 +323,7 @@ class RaftInvariants:
         rightly any more."""
         replica = self._durable[name].replica
         if replica != NOBODY:
-            self.lost[replica] = None
+            self.lost[replica] = self._durable[name]
         self._durable[name] = _Durable()
         self._left.pop(name, None)
 
@@ -565,7 +589,8 @@ class RaftInvariants:
         if life is None:
             return
         if life.replica.stopped_because is not None:
-            self._broke("H1", f"{node} stopped: {life.replica.stopped_because}")
+            if not self.superseded:
+                self._broke("H1", f"{node} stopped: {life.replica.stopped_because}")
             self._lives.pop(node)
             return
         self.checks += 1
@@ -657,6 +682,8 @@ class RaftInvariants:
         if not (len(open_) <= 1):
             self._broke("R11", f"{node}: uncommitted changes of members at {open_}")
         for (_, before), (index, after) in pairwise(log.memberships):
+            if index == self._reborn_at:
+                continue  # that is what a recovery does
             if not (not before.voters or quorums_meet(before, after)):
                 self._broke(
                     "R11",
@@ -723,9 +750,11 @@ class RaftInvariants:
     def _holds(self, index: Index, term: Term, replica: ReplicaId) -> int:
         """`index` if the replica holds the entry (index, term) durably, otherwise 0."""
         node = self._nodes.get(replica)
-        if node is None or self._durable[node].replica != replica:
-            return NO_INDEX  # not made yet, or gone
-        durable = self._durable[node]
+        if node is None:
+            return NO_INDEX  # not made yet
+        durable = self.lost.get(replica, self._durable[node])
+        if durable.replica != replica:
+            return NO_INDEX  # gone
         held = durable.term_at(index) == term or index < durable.start.meta.last.index
         return index if held else 0
 
@@ -758,7 +787,7 @@ def watch_drive(
 ) -> None:
     """Show each watcher what becomes durable on a node's drive of its group, and only that: most
     batches are of one group."""
-    by_key = {_GROUP_OF_KEY.pack(gid): watcher for gid, watcher in watchers.items()}
+    by_key = {_GROUP_OF_KEY.pack(gid): gid for gid in watchers}  # who watches it may change
 
     def watch(name: str, batch: Sequence[Write]) -> None:
         if name not in (log, data):
@@ -770,9 +799,10 @@ def watch_drive(
             return
         groups = {key[1:9]: None for key, _ in batch}
         for group in groups:
-            found = by_key.get(group)
-            if found is None:
+            gid = by_key.get(group)
+            if gid is None:
                 continue
+            found = watchers[gid]
             if name == log:
                 found.log_durable(node, batch)
             else:

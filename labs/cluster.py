@@ -22,6 +22,7 @@ from raft.config import RaftConfig
 from raft.disk.log_store import ReplicaRecord
 from raft.errors import MembershipRefused, NotLeader
 from raft.host import CompactionConfig
+from raft.log import Log
 from raft.replica import Replica
 from raft.types import GroupId, GroupUuid, Member, NodeId, ReplicaId
 from shardctrler.client import ControllerClient
@@ -125,6 +126,14 @@ class SimCluster:
         machine = WatchedMachine(gid, nshards)
         machine.watcher = self.oracle
         return machine
+
+    def reborn(self, gid: GroupId, uuid: GroupUuid, log: Log) -> None:
+        """A group that lost its majority goes on from a survivor with this log, as another one."""
+        self.watchers[gid], agreed = self.watchers[gid].reborn(log)
+        self.uuids[gid] = uuid
+        self.observer.tell(f"g{gid} is born again from entry {log.last.index}, agreed {agreed}")
+        if gid != CONTROLLER:
+            self.oracle.memory.recall(gid, agreed, log.last.index)
 
     # Birth
 

@@ -25,6 +25,7 @@ from raft.disk.log_store import LogStore, NodeIdentity, ReplicaRecord
 from raft.errors import DataUnusable
 from raft.frames import DAMAGED, FrameCodec
 from raft.host import CompactionConfig, Host
+from raft.log import Log
 from raft.ports import StateMachine
 from raft.replica import Replica
 from raft.types import GroupId, GroupUuid, NodeId
@@ -67,12 +68,19 @@ class World(Protocol):
 
     def new_machine(self, gid: GroupId, nshards: int) -> WatchedMachine: ...
 
+    def reborn(self, gid: GroupId, uuid: GroupUuid, log: Log) -> None: ...
+
 
 class WatchedHost(Host):
     """A host whose replicas are watched: what they say, store, apply and decide (R1 to R18)."""
 
     watchers: Mapping[GroupId, RaftInvariants]
     touched: dict[GroupId, None]
+    world: World
+
+    async def rebirth(self, gid: GroupId, uuid: GroupUuid) -> ReplicaRecord:
+        self.world.reborn(gid, uuid, self.replicas[gid].core.log)
+        return await super().rebirth(gid, uuid)
 
     async def start_replica(self, gid: GroupId, machine: StateMachine) -> Replica:
         watcher = self.watchers[gid]
@@ -212,6 +220,7 @@ class SimNode:
             compaction=cluster.compaction,
         )
         self.host.watchers, self.host.touched = cluster.watchers, touched
+        self.host.world = cluster
         transport.listen(self.host.receive)
         self.assembly = Assembly(
             self.host,

@@ -23,13 +23,13 @@ it, and costs O(1), but for the freeze and the install of a shard, which are has
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from labrpc.sim.loop import true_clock
 from labs.history import Kind, Operation
+from labs.memory import Followed, Known, Memory, Recalled, State
 from labs.observer import Observer
 from labs.waits import Waits
 from raft.ports import Reader, Rows
@@ -48,12 +48,14 @@ from shardkv.commands import (
     Mutation,
     Op,
     OpenSession,
+    Renew,
     Restart,
     Step,
     decode,
 )
 from shardkv.machine import StoreMachine
 from shardkv.phases import SERVES, Phase
+from shardkv.routing import SlotRouting
 from shardkv.rows import CHANGES, DATA, SESSIONS, ShardRecord, decode_row, prefix_of
 from shardkv.types import NO_GENERATION, Answer, Code, Generation
 
@@ -66,38 +68,12 @@ _FORGOTTEN: Final = (
 _FINAL: Final = (Code.OK, Code.VERSION_MISMATCH, Code.VALUE_TOO_LONG)
 
 
-class State(NamedTuple):
-    """A key between two writes."""
-
-    value: bytes | None
-    version: int
-    since: float
-
-
 class _Frozen(NamedTuple):
     """A shard as a freeze left it."""
 
     gid: GroupId
     data: bytes
     sessions: bytes
-
-
-@dataclass(slots=True)
-class _Key:
-    states: list[State] = field(default_factory=lambda: [State(None, 0, 0.0)])
-    told: int = 0
-    """The newest state that any client was told of."""
-    batched: dict[int, tuple[tuple[bytes, int], ...]] = field(default_factory=dict)
-    """Of a state that a batch made: which states of which keys the batch made, this one too."""
-
-
-@dataclass(slots=True)
-class _Group:
-    """One group's canonical state, as far as it is followed."""
-
-    at: tuple[int, int] = (0, -1)
-    answers: dict[tuple[int, int], Answer] = field(default_factory=dict)
-    number: int = 0
 
 
 class StoreInvariants:
@@ -128,16 +104,21 @@ class StoreInvariants:
         self._term_of = term_of
         self._grace = grace + DEADLINE_TICK_SECONDS
         self.waits = Waits(observer)
-        self._groups: dict[GroupId, _Group] = {}
+        self._groups: dict[GroupId, Followed] = {}
         self._serving: list[GroupId | None] = [None] * nshards
         self._taken: list[list[tuple[int, GroupId]]] = [[] for _ in range(nshards)]
         self._frozen: dict[tuple[ShardId, int], _Frozen] = {}
         self._counters = [0] * nshards
         self._configs: dict[int, ShardConfig] = {}
         self._answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term, Index]] = {}
-        self._keys: dict[bytes, _Key] = {}
+        self._keys: dict[bytes, Known] = {}
         self._undone: dict[tuple[bytes, bytes], None] = {}
         self._now = true_clock()
+        recalled = Recalled(
+            observer=observer, now=self._now, groups=self._groups, serving=self._serving,
+            answers=self._answers, keys=self._keys, effects=self.effects,
+        )  # fmt: skip
+        self.memory = Memory(recalled, SlotRouting(nshards))
 
     @property
     def applied(self) -> dict[GroupId, Index]:
@@ -147,10 +128,10 @@ class StoreInvariants:
         """What the key was and is, in canonical order; the first is absent from the beginning."""
         return self._key(key).states
 
-    def _key(self, key: bytes) -> _Key:
+    def _key(self, key: bytes) -> Known:
         found = self._keys.get(key)
         if found is None:
-            found = self._keys[key] = _Key()
+            found = self._keys[key] = Known()
         return found
 
     def leaving(self) -> int:
@@ -171,7 +152,7 @@ class StoreInvariants:
         """Let `machine` apply the command that is number `at` of its entry, and judge it."""
         group = self._groups.get(machine.gid)
         if group is None:
-            group = self._groups[machine.gid] = _Group()
+            group = self._groups[machine.gid] = Followed()
         if (index, at) <= group.at:
             answer = carry_out()
             if answer != group.answers[index, at]:
@@ -199,7 +180,7 @@ class StoreInvariants:
     def _apply_step(
         self,
         machine: "WatchedMachine",
-        group: _Group,
+        group: Followed,
         place: tuple[Index, int],
         decoded: Command,
         rows: Rows,
@@ -213,9 +194,9 @@ class StoreInvariants:
             None if isinstance(decoded, Configure | Abandoned) else machine.record(decoded.shard)
         )
         busy = bool(machine.unsettled) if isinstance(decoded, Configure) else False
-        before = machine.number
+        before, was_named = machine.number, machine.is_named
         answer = carry_out()
-        if isinstance(decoded, Freeze | Install):
+        if isinstance(decoded, Freeze | Install | Renew):
             # The judge reads more than the machine did. Where a row cannot be read the node ends
             # here, and whoever applies the entry next is the first.
             self._hashes(machine, decoded.shard, rows)
@@ -223,11 +204,13 @@ class StoreInvariants:
         group.answers[place] = answer
         if isinstance(decoded, Configure):
             self._configured(machine, index, before, busy, shards, answer, rows)
+            if machine.is_named and not was_named:
+                self._named(machine, rows)
         elif isinstance(decoded, Abandoned):
-            self._given_up(machine, shards)
+            self._given_up(machine, shards, rows)
         elif isinstance(decoded, OpenSession):
             self._opened(machine, decoded, answer)
-        elif isinstance(decoded, Chunk | Install | Freeze | Restart | Drop):
+        elif isinstance(decoded, Chunk | Install | Freeze | Restart | Renew | Drop):
             assert record is not None
             self._stepped(machine, decoded, record, answer, rows)
         if not isinstance(decoded, OpenSession | Chunk):
@@ -289,18 +272,27 @@ class StoreInvariants:
             elif record.phase is Phase.SERVING:
                 self._freezes(machine, shard, rows)
             if after.phase is Phase.SERVING:
-                self._takes(machine, shard, config.number)
+                self._takes(machine, shard, config.number, rows)
             elif after.phase is Phase.LEAVING:
                 self._gives(machine, shard, record.phase, rows)
 
-    def _given_up(self, machine: "WatchedMachine", records: tuple[ShardRecord, ...]) -> None:
+    def _named(self, machine: "WatchedMachine", rows: Reader) -> None:
+        """A group that was recovered serves from here on what it serves: no later owner has any of
+        it, and what it has is what its survivor had, or what others gave it since."""
+        for number, record in enumerate(machine.facts.records):
+            if record.phase in SERVES:
+                self._takes(machine, ShardId(number), record.taken, rows)
+
+    def _given_up(
+        self, machine: "WatchedMachine", records: tuple[ShardRecord, ...], rows: Reader
+    ) -> None:
         """Shards settle because the group at their other end is lost."""
         for number, record in enumerate(records):
             shard, after = ShardId(number), machine.record(ShardId(number))
             if record.phase in SERVES and after.phase not in SERVES:
-                self._serving[shard] = None
+                self._serves_no_more(machine.gid, shard)
             elif after.phase in SERVES and record.phase not in SERVES:
-                self._takes(machine, shard, after.number)
+                self._takes(machine, shard, after.number, rows)
 
     def _look_at_history(self, config: ShardConfig) -> None:
         before = self._configs.get(config.number - 1)
@@ -348,7 +340,7 @@ class StoreInvariants:
     def _freezes(self, machine: "WatchedMachine", shard: ShardId, rows: Reader) -> None:
         self.observer.tell(f"g{machine.gid} freezes shard={shard} config={machine.number}")
         self.on_step("freezes", machine.gid)
-        self._serving[shard] = None
+        self._serves_no_more(machine.gid, shard)
         self._frozen[shard, 0] = self._hashes(machine, shard, rows)
 
     def _gives(self, machine: "WatchedMachine", shard: ShardId, was: Phase, rows: Reader) -> None:
@@ -358,12 +350,25 @@ class StoreInvariants:
                 "S3", f"group {machine.gid}: shard {shard} changed while it was {was.name}"
             )
 
-    def _takes(self, machine: "WatchedMachine", shard: ShardId, number: int) -> None:
-        """The group serves the shard from here on."""
+    def _serves_no_more(self, gid: GroupId, shard: ShardId) -> None:
+        """Of a group that was recovered and is not named yet it was not said that it does."""
+        if self._serving[shard] == gid:
+            self._serving[shard] = None
+
+    def _takes(self, machine: "WatchedMachine", shard: ShardId, number: int, rows: Reader) -> None:
+        """The group serves the shard from here on; one that is not named yet, from then on."""
         gid, taken = machine.gid, self._taken[shard]
+        if not machine.is_named:
+            if not taken or number > taken[-1][0]:  # else somebody has it since: it is passed on
+                taken.append((number, gid))
+            return
         owner = self._serving[shard]
         if owner is not None:
             self.observer.broke("S1", f"groups {owner} and {gid} serve shard {shard} at once")
+        self.memory.compare(machine, shard, rows)
+        if taken and taken[-1] == (number, gid):  # it was recovered, and goes on
+            self._serving[shard] = gid
+            return
         if not (not taken or number > taken[-1][0]):
             self.observer.broke(
                 "S2", f"group {gid} takes shard {shard} under {number} after {taken[-3:]}"
@@ -410,7 +415,7 @@ class StoreInvariants:
                     self.observer.broke("S3", f"{text} rows than {gid} installs")
                 if here.sessions != frozen.sessions:
                     self.observer.broke("S4", f"{text} sessions than {gid} has")
-            self._takes(machine, shard, step.number)
+            self._takes(machine, shard, step.number, rows)
             if step.end:
                 self.observer.probe("shard moved while written")
         elif isinstance(step, Chunk):
@@ -420,6 +425,11 @@ class StoreInvariants:
         elif isinstance(step, Freeze):
             self._freezes(machine, shard, rows)
             self._gives(machine, shard, before.phase, rows)
+        elif isinstance(step, Renew):
+            self.observer.probe("hand-over of a recovered group begun anew")
+            if not step.arriving:
+                self._serves_no_more(gid, shard)
+                self._frozen[shard, step.number] = self._hashes(machine, shard, rows)
         elif isinstance(step, Restart):
             self.on_step("restarts", gid)
             self.observer.tell(f"g{gid} restarts shard={shard} copy={after.copy_id}")
@@ -434,7 +444,7 @@ class StoreInvariants:
                 )
 
     def _opened(self, machine: "WatchedMachine", opening: OpenSession, answer: Answer) -> None:
-        if answer.code is Code.OK:
+        if answer.code is Code.OK and machine.is_named:
             counter = self._counters[opening.shard]
             if not (answer.facts[0] > counter):
                 self.observer.broke(
@@ -458,7 +468,12 @@ class StoreInvariants:
         """The rows at `keys`, one a write, were `before` and are `after`."""
         gid = machine.gid
         changed = before != after
-        if record.phase not in SERVES or self._serving[write.shard] != gid:
+        if not machine.is_named and record.phase in SERVES:
+            # Its survivor's log holds what its majority had let in. Where another group has the
+            # shard by now, nobody will see what it does here.
+            if self._serving[write.shard] is not None:
+                return
+        elif record.phase not in SERVES or self._serving[write.shard] != gid:
             if not (answer.code in _REFUSED_HERE and not changed):
                 self.observer.broke(
                     "S9",
@@ -573,6 +588,7 @@ class StoreInvariants:
         state = State(None, 0, now) if row is None else State(*decode_row(key, row), now)
         if states[-1] != state:  # else the batch has led there by a write before this one
             states.append(state)
+            self._keys[write.key].origins.append((gid, index))
         at = len(states) - 1
         if write.op is Op.DELETE or not self.values_are_unique:
             return at
@@ -584,7 +600,7 @@ class StoreInvariants:
                 f"group {gid}: {write.value!r} is written to {write.key!r} twice, the second "
                 f"time at {index}",
             )
-        if not (named not in self._undone):
+        if named in self._undone and not self.memory.may_be_done_after_all(gid, index):
             self.observer.broke(
                 "C4",
                 f"group {gid}: {write.value!r} for {write.key!r} was told not to be done, "
@@ -607,6 +623,10 @@ class StoreInvariants:
                 "C7", f"ended at {now:.3f}, its deadline was {deadline:.3f}: {operation}"
             )
         key = self._keys[operation.key]
+        if operation.began <= key.cut[0]:  # what was known when it began may be lost
+            told = min(told, key.cut[1])
+            if self.memory.is_lost(operation):
+                return
         if operation.kind is Kind.GET:
             if operation.happened:
                 self._tell(key, self._state_read(operation, key, told))
@@ -622,7 +642,7 @@ class StoreInvariants:
                     self.observer.broke("C4", f"told not to be done, and is: {operation}")
                 self._undone[named] = None
 
-    def _tell(self, key: _Key, at: int) -> None:
+    def _tell(self, key: Known, at: int) -> None:
         """A client was told of state `at` of a key: so all clients are, from now on, and of all
         that the batches have made which led there (C10)."""
         newest, key.told = key.told, max(key.told, at)
@@ -630,7 +650,7 @@ class StoreInvariants:
             for other, its in key.batched.get(told, ()):
                 self._tell(self._keys[other], its)
 
-    def _state_read(self, read: Operation, key: _Key, told: int) -> int:
+    def _state_read(self, read: Operation, key: Known, told: int) -> int:
         for at in range(len(key.states) - 1, told - 1, -1):
             state = key.states[at]
             if (state.value, state.version) == (read.value, read.version):

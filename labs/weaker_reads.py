@@ -24,7 +24,8 @@ from typing import Final
 from labrpc.sim.loop import true_clock
 from labs.checkers import RaftInvariants
 from labs.history import History, Kind
-from labs.store_invariants import State, StoreInvariants
+from labs.memory import State
+from labs.store_invariants import StoreInvariants
 from labs.workload import Workload, WorkloadConfig
 from raft.errors import NotLeader
 from raft.replica import Replica

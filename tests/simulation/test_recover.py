@@ -21,8 +21,9 @@ from labs.history import History, Kind, Operation
 from labs.linearizability import judge_list, judge_register
 from labs.sim_node import SimNode
 from labs.workload import Workload, WorkloadConfig
+from raft.log import Log
 from raft.ports import StateMachine
-from raft.types import GroupId
+from raft.types import GroupId, GroupUuid
 from shardctrler.client import ControllerClient
 from shardctrler.errors import ChangeRefused
 from shardctrler.types import RETIRED, ConfigNumber, ShardId
@@ -67,6 +68,9 @@ class Plain(SimCluster):
 
     def new_machine(self, gid: GroupId, nshards: int) -> StoreMachine:  # type: ignore[override]
         return StoreMachine(gid, nshards)
+
+    def reborn(self, gid: GroupId, uuid: GroupUuid, log: Log) -> None:
+        """Nobody watches."""
 
 
 @pytest.fixture(autouse=True)
