@@ -394,6 +394,20 @@ def test_the_directory_follows_members_and_nodes_without_a_new_configuration(
     assert now == directory.members(GroupId(1)), "the next page knows"
 
 
+def test_an_installed_snapshot_brings_its_own_sessions() -> None:
+    """What this replica had read of them before is of rows that are no more."""
+    behind, ahead = Controller(), Controller()
+    for controller in (behind, ahead):
+        assert controller.join(1) == ok(1)
+    assert ahead.join(2) == ok(2)
+
+    behind.rows.write(list(ahead.rows.range(b"", b"\xff")))
+    behind.machine.reload(behind.rows)
+
+    assert behind.join(2) == ok(2), "repeated: answered before, by what the snapshot says"
+    assert behind.machine.view == ahead.machine.view
+
+
 def test_a_node_is_forgotten_once_no_group_has_a_member_there(controller: Controller) -> None:
     controller.join(1)
     here, gone = group(1).members[0].node, NodeId("gone")
