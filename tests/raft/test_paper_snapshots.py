@@ -239,8 +239,10 @@ def test_a_lost_acknowledgement_of_a_snapshot_is_made_up_by_a_heartbeat() -> Non
 
 
 def test_reports_about_strangers_change_nothing() -> None:
+    """Nor does a late one about a follower that needs no snapshot any more."""
     replica = leader(1)
     replica.report_snapshot(N2, True)
+    replica.report_snapshot(N2, False)
     replica.report_snapshot(Index(9), False)  # type: ignore[arg-type]
     replica.report_unreachable(Index(9))  # type: ignore[arg-type]
     core(1).report_snapshot(N2, True)

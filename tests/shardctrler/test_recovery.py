@@ -2,6 +2,7 @@
 
 import pytest
 
+from raft.disk.overlay import Overlay
 from raft.types import GroupId, GroupUuid, NodeId
 from shardctrler.codec import decode_config, encode_config
 from shardctrler.commands import (
@@ -23,7 +24,17 @@ from shardctrler.commands import (
     decode_command,
     encode_command,
 )
-from shardctrler.types import NO_GROUP, RETIRED, GroupMember, NodeAddresses, ShardId, View
+from shardctrler.machine import SESSIONS_SKIPPED, rehome
+from shardctrler.types import (
+    NO_GROUP,
+    RETIRED,
+    GroupInfo,
+    GroupMember,
+    GroupRecord,
+    NodeAddresses,
+    ShardId,
+    View,
+)
 from tests.shardctrler.test_machine import Controller, ok
 from tests.support.controllers import group
 
@@ -288,3 +299,35 @@ def test_to_adopt_travels_whole() -> None:
     request = Request(1, 2, 2, Adopt(was.machine.view))
 
     assert decode_command(encode_command(request)) == request
+
+
+# Put back from a backup
+
+
+def test_a_controller_put_back_names_the_groups_of_today_and_keeps_its_history(
+    controller: Controller,
+) -> None:
+    old, new = NodeId("old"), NodeId("new")
+    controller.ask(RegisterNode(old, NodeAddresses("a:1", "a:2")))
+    controller.ask(Leave((G2,)))
+    before = controller.machine.view
+    history = [controller.machine.config(n).shards for n in range(before.config.number + 1)]
+    born, here = GroupInfo(NEW, (HERE,)), {new: NodeAddresses("b:1", "b:2")}
+
+    overlay = Overlay(controller.rows)
+    newest = rehome(overlay, {G1: born}, here)
+    controller.rows.write(overlay.writes())
+    controller.machine = controller.restarted()
+
+    view = controller.machine.view
+    assert (newest, view.config.number) == (view.config, before.config.number)
+    assert view.directory.version > before.directory.version, "who watches hears of it"
+    assert dict(view.directory.nodes) == here
+    assert dict(view.config.groups) == {G1: born}
+    assert [controller.machine.config(n).shards for n in range(len(history))] == history
+    assert view.directory.groups[G1] == GroupRecord(NEW, 0, (HERE,))
+    gone = view.directory.groups[G2]
+    assert (gone.uuid, gone.members) == (uuid(2), ()), "its gid means what it meant, and nobody"
+    assert controller.tell(OpenSession()) == ok(controller.session + SESSIONS_SKIPPED + 1)
+    forgotten = Request(controller.session + 1, 1, 1, Leave((G1,)))
+    assert controller.tell(forgotten) == Answer(Code.SESSION_EXPIRED)
