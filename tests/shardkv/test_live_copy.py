@@ -8,13 +8,17 @@ import pytest
 from shardctrler.types import ConfigNumber
 from shardkv import copying, limits
 from shardkv.commands import (
+    Batch,
+    BatchWrite,
     Chunk,
     Command,
     Drop,
     ExpireSessions,
     Freeze,
     Install,
+    Op,
     OpenSession,
+    PassTime,
     Restart,
 )
 from shardkv.limits import RESTARTS_MAX
@@ -119,6 +123,12 @@ def test_a_shard_is_served_while_it_is_copied(pair: Pair) -> None:
         pytest.param(OpenSession(S0), [b"t0", b"t2"], id="the counter of sessions"),
         pytest.param(
             ExpireSessions(S0, ((SessionId(1), 3),)), [b"t1", b"t0"], id="a session is forgotten"
+        ),
+        pytest.param(PassTime(S0, 5), [b"k"], id="the shard grows older"),
+        pytest.param(
+            Batch(S0, SessionId(1), 4, 1, (BatchWrite(Op.PUT, b"new"), BatchWrite(Op.PUT, b"a"))),
+            [b"dnew", b"da", b"b" + bytes(7) + b"\x01", b"t1"],
+            id="a batch, and what it was answered",
         ),
     ],
 )
