@@ -46,6 +46,8 @@ def test_a_group_born_again_serves_only_once_its_configuration_names_it() -> Non
     assert group.machine.refusal(S0) == Answer(Code.WRONG_GROUP, (1,))
     assert group.machine.span(S0, b"", None) == Answer(Code.WRONG_GROUP, (1,))
     assert list(group.machine.survey(group.rows, S0)) == [], "it forgets nobody's session either"
+    group.machine.reload(group.rows)
+    assert group.get(b"k") == Answer(Code.WRONG_GROUP, (1,)), "nor behind an installed snapshot"
     group.apply(configure(renamed(history.configs[-1])))
 
     assert group.get(b"k") == row(b"vw", 2)
@@ -263,9 +265,10 @@ def test_what_leaves_a_recovered_group_is_copied_anew_from_what_it_remembers() -
     step = Renew(S0, N2, ConfigNumber(3), arriving=False)
     assert todo(N2, survivor.machine.unsettled, survivor.machine.changes, recovered=N3)[0] == step
     assert survivor.apply(step) == DONE
-    assert survivor.apply(step) == DONE, "once"
-
     record = survivor.machine.record(S0)
+    assert survivor.apply(step) == DONE
+    assert survivor.machine.record(S0) == record, "once"
+
     assert record.phase is Phase.LEAVING
     assert survivor.apply(append(1, 2, b"k", b"x")).code is Code.WRONG_GROUP
     pulled = survivor.machine.pull(
