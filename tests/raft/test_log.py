@@ -105,6 +105,7 @@ def test_compaction_keeps_the_membership_in_force_there() -> None:
 
     assert start == snapshot(4, 2, membership(1, 2)) == log.start
     assert (log.membership, log.membership_index) == (membership(1), 5)
+    assert [log.membership_at(at(n)) for n in (4, 5)] == [membership(1, 2), membership(1)]
     assert log.compact(at(3)) == start, "what is gone already changes nothing"
     log.truncate(at(5))
     assert log.membership == membership(1, 2)

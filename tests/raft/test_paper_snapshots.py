@@ -191,6 +191,16 @@ def test_a_follower_whose_next_entries_are_compacted_gets_a_snapshot() -> None:
         assert not any(isinstance(m, AppendEntries) and m.target == N2 for m in done.early)
 
 
+def test_a_late_acknowledgement_of_less_begins_no_stream_anew() -> None:
+    replica = lagging()
+    assert effects(replica).send_snapshot == (N2,)
+
+    replica.step(ack(2, replica, 2), NOW + 10)
+
+    assert effects(replica).send_snapshot == ()
+    assert replica.progress[N2].sending is Sending.SNAPSHOT
+
+
 def test_replication_goes_on_when_the_follower_acknowledges_the_snapshot() -> None:
     replica = lagging()
     effects(replica)

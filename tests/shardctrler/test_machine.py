@@ -394,6 +394,17 @@ def test_the_directory_follows_members_and_nodes_without_a_new_configuration(
     assert now == directory.members(GroupId(1)), "the next page knows"
 
 
+def test_a_repetition_says_too_what_its_client_waits_for_no_more(controller: Controller) -> None:
+    one, two = (Join((group(number),)) for number in (1, 2))
+    for seq, change in ((1, one), (2, two)):
+        assert controller.tell(Request(controller.session, seq, 1, change)) == ok(seq)
+
+    assert controller.tell(Request(controller.session, 2, 2, two)) == ok(2)
+
+    again = controller.tell(Request(controller.session, 1, 1, one))
+    assert again == Answer(Code.SEQUENCE_STALE)
+
+
 def test_an_installed_snapshot_brings_its_own_sessions() -> None:
     """What this replica had read of them before is of rows that are no more."""
     behind, ahead = Controller(), Controller()

@@ -8,12 +8,23 @@ import pytest
 from raft.ports import Rows
 from shardctrler.types import ConfigNumber, ShardId
 from shardkv import batches
-from shardkv.commands import Batch, BatchWrite, ExpireSessions, Freeze, Install, Op, OpenSession
+from shardkv.commands import (
+    Batch,
+    BatchWrite,
+    ExpireSessions,
+    Freeze,
+    Install,
+    Mutation,
+    Op,
+    OpenSession,
+)
 from shardkv.held import HeldShard
 from shardkv.limits import BATCH_OPERATIONS_MAX, SESSION_WINDOW, VALUE_BYTES_MAX
 from shardkv.machine import StoreMachine
 from shardkv.once import TOKEN_BYTES, Once
+from shardkv.protocol import Proposal
 from shardkv.rows import RowDamaged, prefix_of
+from shardkv.server import GroupServer
 from shardkv.types import ABSENT, DONE, Answer, Code, Generation, SessionId, Version
 from tests.support.stores import S0, S3, A, B, Group, configures, delete, ok, put, row
 
@@ -335,3 +346,21 @@ def test_versions_of_a_batch_that_nobody_remembered() -> None:
 
     with pytest.raises(AssertionError, match="session 7 has done batch 3"):
         batches.recall(group.rows, prefix_of(S0, Generation(1)), 7, 3)
+
+
+def test_a_write_to_a_shard_that_is_not_its_keys_goes_no_further_than_the_door() -> None:
+    """No machine knows the routing: it would lie there, and nobody would ever find it."""
+    group = Group(A)
+    group.apply(configures([A, A, A, A])[0])
+    door = object.__new__(GroupServer)
+    door.machine, door._routing = group.machine, lambda key: S3 if key == b"3" else S0
+
+    def answered(command: Mutation | Batch) -> object:
+        return door._at_the_door(Proposal(b"", command), True)
+
+    def batch(*keys: bytes) -> Batch:
+        return Batch(S0, SessionId(1), 1, 1, tuple([BatchWrite(Op.PUT, key) for key in keys]))
+
+    assert answered(put(1, 1, b"0", b"v")) is answered(batch(b"0", b"00")) is None
+    for stray in (put(1, 1, b"3", b"v"), batch(b"3"), batch(b"0", b"3"), batch(b"3", b"0")):
+        assert answered(stray) == Answer(Code.BAD_COMMAND)

@@ -352,6 +352,17 @@ def test_switched_off_it_says_what_is_wrong_and_does_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("gone", [1, 2])
+def test_half_of_the_voters_are_no_majority_that_a_change_could_ask(gone: int) -> None:
+    names = ["n1", "n2", "n3", "n4"]
+    dead = names[-gone:]
+    nodes = [node(name, GONE if name in dead else 0.0) for name in names]
+    heard = tuple(name for name in names[1:] if name not in dead)
+    view = cluster(*nodes, node("n5"), group(nodes=" ".join(names), heard=heard))
+
+    assert (plan(view, POLICY).step is None) is (gone == 2)
+
+
 @pytest.mark.parametrize(
     ("view", "why"),
     [

@@ -40,6 +40,7 @@ from shardkv.reading import (
     encode_read_reply,
 )
 from shardkv.rows import ShardRecord
+from shardkv.server import REPLY_BYTES_MAX
 from shardkv.tokens import NOTHING, Mark
 from shardkv.types import ABSENT, Answer, Code, Row, Version
 
@@ -223,6 +224,31 @@ def test_what_a_session_has_seen_is_waited_for() -> None:
     assert server.barriers == 0
     assert confirm(server, stale=True, age_ms=5000, mark=Mark(4, 101)) is None
     assert server.barriers == 1, "what it has to hold may be on its way"
+
+
+def test_a_reply_is_bounded_and_says_what_had_no_room() -> None:
+    """The first value always has room."""
+    large = Row(bytes(VALUE_BYTES_MAX), Version(1))
+
+    class Large(FakeServer):
+        routing = staticmethod(lambda key: S)
+        holds = number = store = reader = None
+
+        def look_for(self, number: int) -> None:
+            """It is no news."""
+
+        def get(self, rows: object, shard: ShardId, key: bytes) -> Row:
+            return large
+
+    server = Large()
+    server.replica.store = server  # type: ignore[attr-defined]
+    questions = tuple([Question(b"%d" % n, NOTHING) for n in range(9)])
+    frame = ReadFrame(G, 0, True, 5000, questions)
+    reply = run(ReplicaReads(server).answer(frame))  # type: ignore[arg-type]
+
+    full = REPLY_BYTES_MAX // VALUE_BYTES_MAX
+    assert reply.results[:full] == (Served(large, 4),) * full
+    assert reply.results[full:] == (Refusal(Trouble.REPLY_FULL),) * (9 - full)
 
 
 def test_a_replica_of_an_older_epoch_covers_nothing() -> None:

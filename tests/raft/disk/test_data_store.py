@@ -4,15 +4,21 @@ import asyncio
 from random import Random
 from zlib import crc32
 
+import msgpack
 import pytest
 
 from labrpc.sim.disk import SimDrive
 from labrpc.sim.loop import run
 from raft.disk.data_store import (
+    _CHUNK,
+    _CHUNK_END,
+    _NO_DIGEST,
+    CHUNK_FORMAT,
     PROGRESS,
     ROWS,
     ReplicaData,
     Staging,
+    _digest,
     reconcile,
     sweep_orphans,
 )
@@ -269,6 +275,22 @@ def test_a_bit_flipped_anywhere_in_a_chunk_is_refused() -> None:
             damaged[bit // 8] ^= 1 << bit % 8
             with pytest.raises(BadChunk):
                 staging.add(bytes(damaged))
+
+    run(main())
+
+
+@pytest.mark.parametrize("keys", [[b"b", b"a"], [b"a", b"a"]], ids=["falling", "twice"])
+def test_keys_that_do_not_ascend_are_no_snapshot(keys: list[bytes]) -> None:
+    """Also where checksum, count and digest are those of such a chunk."""
+    body = msgpack.packb([field for key in keys for field in (key, b"v")])
+    end = _CHUNK_END.pack(len(keys), _digest(_NO_DIGEST, body))
+    rest = _CHUNK.pack(0, CHUNK_FORMAT, True, 5, 2, 0)[4:] + end + body
+    chunk = crc32(rest).to_bytes(4, "big") + rest
+
+    async def main() -> None:
+        target = ReplicaData(drives()[0].disk("data"), G1)
+        with pytest.raises(BadChunk, match="ascend"):
+            target.stage(meta(5, 2)).add(chunk)
 
     run(main())
 
