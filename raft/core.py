@@ -414,15 +414,15 @@ class Raft(Facts):
         install, self._install = self._install, None
         if install is not None:
             state.log.note_reset_saved()
-        ready = Ready(
-            early=tuple(state.early),
-            hard_state=hard_state,
-            snapshot=install,
-            entries=state.log.take_unsaved(),
-            messages=tuple(state.messages),
-            committed=committed,
-            reads=tuple(state.reads),
-            send_snapshot=tuple(state.send_snapshot),
+        ready = Ready(  # in the order of its fields: by their names it costs twice as much
+            tuple(state.early),
+            hard_state,
+            install,
+            state.log.take_unsaved(),
+            tuple(state.messages),
+            committed,
+            tuple(state.reads),
+            tuple(state.send_snapshot),
         )
         state.forget_effects()
         assert install is None or not ready.entries, "nothing is appended during an install"

@@ -433,6 +433,8 @@ class Replica:
 
     def _send_promises(self, messages: Sequence[AnyMessage]) -> None:
         """Send what this Ready itself did not save for; an earlier save may still be under way."""
+        if not messages:
+            return
         held: list[AnyMessage] = []
         saving, voting = self._saving, self._saving_hard_state
         for message in messages:

@@ -6,6 +6,7 @@ and less time, for as long as the same invariant breaks.
 """
 
 import argparse
+import gc
 import hashlib
 import logging
 import multiprocessing
@@ -328,6 +329,9 @@ def run_seed(seed: int, config: ScenarioConfig) -> Result:
         return _run_quietly(seed, config)
     finally:
         logging.disable(disabled)
+        # A run's parts point at each other, and the loop of the next one looks only at what it made
+        # itself (`labrpc/sim/loop.py`): a campaign would keep every run that it ever played.
+        gc.collect()
 
 
 def _run_quietly(seed: int, config: ScenarioConfig) -> Result:
