@@ -63,6 +63,10 @@ APPLY_ENTRIES_MAX: Final = 512
 APPLY_BYTES_MAX: Final = 64 * 1024
 """What is applied in one turn of the loop (one entry at least). Some 200 writes, a millisecond or
 two: heartbeats, acknowledgements and answers leave in between."""
+LAST_SLICES_MAX: Final = 16
+"""So many at most are applied at once when a leadership ends: some 3,000 writes. One that ends
+because its node had too much to do may leave megabytes, and while they are applied no group of the
+node is heard."""
 TERM_ONLY: Final = (Heartbeat, HeartbeatReply, TimeoutNow)
 READS_LATE_SECONDS: Final = 0.01  # a loop's timer may ring early by its clock's resolution
 
@@ -510,8 +514,9 @@ class Replica:
 
     def _note_leadership(self) -> None:
         if self._led:  # who waits for what is committed gets an answer, and not "unknown"
-            while self._committed and self._installing is None:
-                self._apply_some()
+            for _ in range(LAST_SLICES_MAX):
+                if self._committed and self._installing is None:
+                    self._apply_some()
         self._led = not self._led
         words = "leads" if self._led else "leads no more"
         log.info("group %d: replica %d %s, term %d", self.gid, self.id, words, self.core.term)

@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
+import raft.replica
 from labrpc.sim.loop import run
 from raft.disk.log_store import ReplicaRecord
 from raft.errors import NotLeader, OutcomeUnknown, RaftError
 from raft.host import CompactionConfig, Host
+from raft.replica import Replica
 from raft.types import Member, NodeId, ReplicaId, Role
 from tests.support.hosts import GID, UUID, Node, World, ledger
 
@@ -55,6 +57,40 @@ def test_everybody_applies_the_same_commands_in_the_same_order() -> None:
         results = await asyncio.gather(*(leader.rsm.submit(c) for c in commands))
 
         assert results == list(range(1, 201))
+        await world.until(lambda: all(ledger(n.replica) == commands for n in world.nodes.values()))
+
+    run(main())
+
+
+def test_a_leadership_that_ends_answers_some_of_what_is_committed_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waits to be applied may be a lot: that is why leaderships end. The rest is unknown to
+    those who wait, and is applied all the same."""
+    monkeypatch.setattr(raft.replica, "APPLY_ENTRIES_MAX", 2)
+    monkeypatch.setattr(raft.replica, "LAST_SLICES_MAX", 3)
+
+    async def main() -> None:
+        world = await three(9)
+        leader = await world.leader()
+        commands = [b"%d" % i for i in range(20)]
+        with monkeypatch.context() as held_up:
+            held_up.setattr(Replica, "may_apply", False)
+            before = leader.replica.applied
+            waiting = []
+            for command in commands:  # an entry each
+                waiting.append(leader.rsm.submit(command))
+                await asyncio.sleep(0)
+            await world.until(lambda: len(leader.replica._committed) == len(commands))
+            others = [node.address for node in world.nodes.values() if node is not leader]
+            world.network.isolate(leader.address, others)
+            await world.until(lambda: not leader.replica.leads)
+            assert leader.replica.applied == before + 6
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert outcomes[:6] == list(range(1, 7))
+        assert all(isinstance(outcome, OutcomeUnknown) for outcome in outcomes[6:])
+
+        world.network.heal()
         await world.until(lambda: all(ledger(n.replica) == commands for n in world.nodes.values()))
 
     run(main())
