@@ -382,11 +382,6 @@ class Raft(Facts):
         if self._leader is not None:
             self._leader.on_snapshot_sent(to, ok)
 
-    def report_unreachable(self, to: ReplicaId) -> None:
-        """What was sent to `to` may be lost: wait for a sign of life before sending more."""
-        if self._leader is not None:
-            self._leader.on_unreachable(to)
-
     @property
     def _is_quiet(self) -> bool:
         """Whether everything that followed so far was handed out."""

@@ -14,7 +14,7 @@ from raft.errors import MembershipBusy, Overloaded, TransferRefused
 from raft.membership import begin, enter_joint, in_change, leave_joint, members
 from raft.messages import AppendReply, Heartbeat, HeartbeatReply, TimeoutNow
 from raft.own_disk import OwnDisk
-from raft.progress import Progress, Sending
+from raft.progress import Progress
 from raft.reads import LeaderReads, Read
 from raft.replication import Replication
 from raft.snapshots import stream_ended
@@ -297,12 +297,6 @@ class Leader:
 
     def read(self, read: Read) -> None:
         self.reads.add(read)
-
-    def on_unreachable(self, replica: ReplicaId) -> None:
-        progress = self.replication.followers.get(replica)
-        if progress is not None and progress.sending is Sending.REPLICATE:
-            progress.become_probe(Index(progress.match + 1))
-            progress.pause(self.replication.round)
 
     def on_snapshot_sent(self, replica: ReplicaId, ok: bool) -> None:
         progress = self.replication.followers.get(replica)

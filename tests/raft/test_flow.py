@@ -179,8 +179,9 @@ def test_a_rejection_of_what_was_acknowledged_is_not_answered_with_the_same_agai
     """Late, or of a replica that lost data: either way not a message for a message for ever."""
     replica = leader(1, voters=TWO)
     propose(replica, 2)
-    replica.report_unreachable(N2)
-    replica.step(beat_reply(2, replica, beat(replica), 1), NOW + 10)
+    propose(replica, 3)
+    lost = AppendReply(N2, N1, T1, rejected=Index(2), hint=id_of(1, 1))
+    replica.step(lost, NOW + 10)
     (probe,) = appends(effects(replica))
     assert probe.prev == id_of(1, 1)
 
@@ -314,22 +315,6 @@ def test_applying_out_of_order_is_a_broken_invariant() -> None:
 
     with pytest.raises(AssertionError, match="in order"):
         replica.applied_to(Index(1))
-
-
-def test_an_unreachable_follower_is_probed_after_a_sign_of_life() -> None:
-    """The driver saw the connection break: what was in flight may be lost."""
-    replica = leader(1, voters=TWO)
-    propose(replica, 2)
-    replica.report_unreachable(N2)
-    assert appends(propose(replica, 3)) == []
-
-    token = beat(replica)
-    replica.step(beat_reply(2, replica, token, 1), NOW + 10)
-    (probe,) = appends(effects(replica))
-    assert (probe.prev, probe.entries) == (id_of(1, 1), ())
-
-    replica.step(ack(2, replica, 1), NOW + 10)
-    assert sent(effects(replica)) == list(entries("1 1", after=1))
 
 
 # Configuration

@@ -254,8 +254,6 @@ def test_reports_about_strangers_change_nothing() -> None:
     replica.report_snapshot(N2, True)
     replica.report_snapshot(N2, False)
     replica.report_snapshot(Index(9), False)  # type: ignore[arg-type]
-    replica.report_unreachable(Index(9))  # type: ignore[arg-type]
     core(1).report_snapshot(N2, True)
-    core(1).report_unreachable(N2)
 
     assert replica.progress[N2].sending is Sending.REPLICATE
