@@ -92,7 +92,7 @@ class WatchedHost(Host):
 
     def _wake(self, replica: Replica) -> None:
         self.touched[replica.gid] = None
-        Host._wake(self, replica)  # of all calls the most frequent one: without `super`
+        Host._wake(self, replica)  # called so often that it does without `super`
 
 
 class SimNode:

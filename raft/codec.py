@@ -206,8 +206,11 @@ def _vote_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> 
 
 def _append_entries(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> AppendEntries:
     index, prev_term, commit, flat = _array(rest, 4, "append")
-    prev = _entry_id(index, prev_term)
-    commit_index = Index(_number(commit, "commit"))
+    if _are_numbers(index, prev_term, commit) and (index or not prev_term):
+        prev, commit_index = EntryId(index, prev_term), commit
+    else:  # which of them is wrong, and why
+        prev = _entry_id(index, prev_term)
+        commit_index = Index(_number(commit, "commit"))
     if not isinstance(flat, list | tuple) or len(flat) % 3:
         raise BadMessage("malformed entries")
     entries: list[Entry] = []
@@ -232,7 +235,14 @@ def _append_entries(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any])
 
 def _append_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> AppendReply:
     match_, rejected, index, hint_term = _array(rest, 4, "append reply")
-    return AppendReply(
+    if (
+        _are_numbers(match_, rejected, hint_term)
+        and type(index) is int
+        and 0 <= index < NUMBER_MAX
+        and (index or not hint_term)
+    ):
+        return AppendReply(s, t, term, match_, rejected, EntryId(Index(index), hint_term))
+    return AppendReply(  # which of them is wrong, and why
         s,
         t,
         term,
@@ -329,6 +339,16 @@ def _number(value: Any, what: str) -> int:
     if type(value) is not int or not 0 <= value < NUMBER_MAX:  # a bool is no number
         raise BadMessage(f"{what} out of range: {value!r:.20}")
     return value
+
+
+def _are_numbers(one: Any, two: Any, three: Any) -> bool:
+    """Three of what `_number` takes, in one look."""
+    return (
+        type(one) is type(two) is type(three) is int
+        and 0 <= one < NUMBER_MAX
+        and 0 <= two < NUMBER_MAX
+        and 0 <= three < NUMBER_MAX
+    )
 
 
 def _replica(value: Any) -> ReplicaId:

@@ -1,5 +1,7 @@
 """What may be seen of a core from outside: read-only, and true between any two steps."""
 
+from typing import Final
+
 from raft.config import RaftConfig
 from raft.leader import Leader
 from raft.log import Log
@@ -15,14 +17,14 @@ class Facts:
     def __init__(self, state: State) -> None:
         self._state = state
         self._leader: Leader | None = None
+        # What stays the same as long as the core lives is no property: it is asked for often.
+        self.id: Final[ReplicaId] = state.id
+        self.log: Final[Log] = state.log
+        """To look at; only the core changes it."""
 
     @property
     def config(self) -> RaftConfig:
         return self._state.config
-
-    @property
-    def id(self) -> ReplicaId:
-        return self._state.id
 
     @property
     def term(self) -> Term:
@@ -48,11 +50,6 @@ class Facts:
     @property
     def applied(self) -> Index:
         return self._state.applied
-
-    @property
-    def log(self) -> Log:
-        """To look at; only the core changes it."""
-        return self._state.log
 
     @property
     def membership(self) -> Membership:

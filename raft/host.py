@@ -303,7 +303,8 @@ class Host:
 
     def _wake(self, replica: Replica) -> None:
         self._due[replica] = None
-        self._schedule_turn()
+        if not self._turn_scheduled:  # of all calls the most frequent one
+            self._schedule_turn()
 
     def _schedule_turn(self) -> None:
         if not self._turn_scheduled and not self._closed:
