@@ -10,7 +10,7 @@ copy of a shard that is alive, or of its log.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -65,6 +65,14 @@ class Bounds:
                     self._cluster.observer.broke(
                         "B5", f"{node.name}, group {replica.gid}: {held} bytes {what}, {most} may"
                     )
+        memory = node.host.entry_memory
+        held, most = _in_memory(node.host.replicas.values(), memory.bytes_max)
+        if held > most or held != memory.used:
+            self._cluster.observer.broke(
+                "B5",
+                f"{node.name}: {held} bytes of logs in memory, {most} may; counted {memory.used}",
+            )
+        total += held
         for channel in node.transport.channels:
             total += channel.queued_bytes
             if channel.queued_bytes > CHANNEL_QUEUED_BYTES_MAX + BODY_BYTES_MAX:
@@ -110,10 +118,17 @@ def _queues(replica: Replica) -> Iterator[tuple[str, int, int]]:
     unsaved = sum(map(entry_bytes, log._cache[max(log.durable + 1 - log._cache_first, 0) :]))
     window = config.inflight_bytes_max + config.append_bytes_max
     yield "wait for the disk", unsaved, config.uncommitted_bytes_max + window
-    most = config.cache_bytes_max + unsaved
-    if log._cache_bytes > most:
-        most += max(map(entry_bytes, log._cache), default=0)  # give or take one entry
-    yield "of the log in memory", log._cache_bytes, most
+
+
+def _in_memory(replicas: Iterable[Replica], bytes_max: int) -> tuple[int, int]:
+    """What the logs of a node hold in memory together, and how much they may."""
+    logs: list[Any] = [r.core.log for r in replicas if r.stopped_because is None]
+    held, most = sum(log.cached_bytes for log in logs), bytes_max
+    for log in logs:  # nobody else has what is not durable
+        most += sum(map(entry_bytes, log._cache[max(log.durable + 1 - log._cache_first, 0) :]))
+    if held > most:  # give or take one entry
+        most += max((entry_bytes(entry) for log in logs for entry in log._cache), default=0)
+    return held, most
 
 
 def needless(node: SimNode) -> list[bytes]:

@@ -48,8 +48,9 @@ class RaftConfig:
     """Proposals beyond it are refused as overloaded; one alone is always taken."""
     unapplied_bytes_max: int = 16 * MIB
     """Committed entries handed out and not yet applied; more are held back in the log."""
-    cache_bytes_max: int = 16 * MIB
-    """Recent entries kept in memory; what is not durable yet is kept in any case."""
+    cache_bytes_max: int = 32 * MIB
+    """Recent entries kept in memory, of all groups of a node together; what is not durable yet is
+    kept in any case."""
     reads_waiting_max: int = 4096
     """Read requests that wait for a confirmation; more are refused at once."""
     snapshot_chunk_bytes_max: int = 256 * KIB

@@ -394,6 +394,10 @@ class Raft(Facts):
             or state.log.has_unsaved
         )
 
+    def let_go(self) -> None:
+        """This replica takes part no more: give back what its log keeps in memory."""
+        self._state.log.let_go()
+
     def ready(self) -> Ready:
         """Everything that followed since the last call; see `Ready` for the order of effects."""
         state = self._state

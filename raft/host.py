@@ -22,6 +22,7 @@ from raft.courier import Courier
 from raft.deadlines import NEVER, Deadlines
 from raft.disk.data_store import ReplicaData, reconcile, sweep_orphans
 from raft.disk.log_store import LogStore, ReplicaRecord
+from raft.entry_memory import EntryMemory
 from raft.errors import BadMessage, DataUnusable
 from raft.frames import FrameCodec
 from raft.log import Log
@@ -100,6 +101,8 @@ class Host:
     ) -> None:
         self.node, self.address = node, address
         self.replicas: dict[GroupId, Replica] = {}
+        self.entry_memory: Final = EntryMemory(config.cache_bytes_max)
+        """What the logs of all replicas keep of their entries in memory."""
         self.dropped: Counter[str] = Counter()  # parcels and frames not taken, by reason
         self._log_store = log_store
         self._data_disk = data_disk
@@ -212,7 +215,7 @@ class Host:
         await reconcile(self._log_store, data, gid)
         assert gid not in self.replicas, f"the replica of group {gid} runs already"
         saved = self._log_store.load(gid)
-        log_ = Log(saved.start, self._reader(gid), self._config.cache_bytes_max)
+        log_ = Log(saved.start, self._reader(gid), self.entry_memory)
         log_.restore(saved.entries)
         applied = data.applied.index
         if not saved.start.last.index <= applied <= log_.last.index:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from raft.codec import decode_membership
+from raft.entry_memory import EntryMemory
 from raft.errors import Compacted
 from raft.types import Entry, EntryId, EntryKind, Index, Membership, SnapshotMeta, Term
 
@@ -41,8 +42,7 @@ class Log:
     Args:
         start: What the entries before the log amount to: their last id and the members there.
         read: Reads entries back that are no longer in memory; they are durable.
-        cache_bytes_max: How much of the log to keep in memory. Entries that are not durable yet
-            are kept in any case: nobody else has them.
+        memory: What this log and others may keep in memory; its own, of a number of bytes.
 
     Attributes:
         start: The snapshot that the log continues. Invariant R7: start <= applied <= commit.
@@ -51,9 +51,10 @@ class Log:
         memberships: Where each was appended, from the one in force at `start` on; ascending.
     """
 
-    def __init__(self, start: SnapshotMeta, read: ReadEntries, cache_bytes_max: int) -> None:
+    def __init__(self, start: SnapshotMeta, read: ReadEntries, memory: EntryMemory | int) -> None:
         self._read = read
-        self._cache_bytes_max = cache_bytes_max
+        self._memory = EntryMemory(memory) if isinstance(memory, int) else memory
+        self._cache_bytes = 0
         self._saves: deque[_Save] = deque()
         self._begin_at(start)
         self.durable = start.last.index
@@ -67,6 +68,7 @@ class Log:
         """... and had to be read from the disk."""
         self._cache: list[Entry] = []
         self._cache_first = Index(start.last.index + 1)
+        self._memory.shrunk(self._cache_bytes)
         self._cache_bytes = 0
         self._run_firsts: list[int] = [start.last.index]  # run k: [firsts[k], firsts[k + 1])
         self._run_terms: list[Term] = [start.last.term]
@@ -193,15 +195,16 @@ class Log:
         self._cache.extend(entries)
         self._cache_bytes += size
         self.last = EntryId(index, term)
-        if self._cache_bytes > self._cache_bytes_max:
-            self._evict()
+        self._memory.grown(self, size)
 
     def truncate(self, lo: Index) -> None:
         """Drop the entries from `lo` on, and with them the memberships that they brought."""
         assert self.start.last.index < lo <= self.last.index
         before = self.id_at(Index(lo - 1))
         kept = max(0, lo - self._cache_first)
-        self._cache_bytes -= sum(entry_bytes(entry) for entry in self._cache[kept:])
+        dropped = sum(entry_bytes(entry) for entry in self._cache[kept:])
+        self._cache_bytes -= dropped
+        self._memory.shrunk(dropped)
         del self._cache[kept:]
         self._cache_first = min(self._cache_first, lo)
         while self._run_firsts[-1] >= lo:
@@ -278,24 +281,35 @@ class Log:
             if save.last == (index, term):
                 break
         assert self.durable <= self.last.index
-        if self._cache_bytes > self._cache_bytes_max:
-            self._evict()
+        self._memory.make_room()
 
     # Memory
 
-    def _evict(self) -> None:
-        """Forget the oldest durable entries, down to three quarters of the bound."""
-        target = self._cache_bytes_max * 3 // 4
-        size, count = self._cache_bytes, 0
+    @property
+    def cached_bytes(self) -> int:
+        """What is kept in memory, in bytes of entries."""
+        return self._cache_bytes
+
+    def forget(self, bytes_: int) -> None:
+        """See `raft/entry_memory.py`."""
+        size = count = 0
         for entry in self._cache:
-            if size <= target or entry.index > self.durable:
+            if size >= bytes_ or entry.index > self.durable:
                 break
-            size -= entry_bytes(entry)
+            size += entry_bytes(entry)
             count += 1
         self._drop_cached(count)
 
+    def let_go(self) -> None:
+        """Nobody appends to this log or reads it any more, as a rule: keep nothing in memory."""
+        self._memory.left(self)
+        self._memory = EntryMemory(0)
+        self._memory.grown(self, self._cache_bytes)
+
     def _drop_cached(self, count: int) -> None:
         count = min(count, len(self._cache))
-        self._cache_bytes -= sum(entry_bytes(entry) for entry in self._cache[:count])
+        dropped = sum(entry_bytes(entry) for entry in self._cache[:count])
+        self._cache_bytes -= dropped
+        self._memory.shrunk(dropped)
         del self._cache[:count]
         self._cache_first = Index(self._cache_first + count)

@@ -366,6 +366,7 @@ class Replica:
         if self._reads_timer is not None:
             self._reads_timer.cancel()
         self._fail_reads(ReplicaStopped(because))
+        self.core.let_go()
         self._machine.stopped()
 
     # The turn

@@ -201,7 +201,7 @@ def test_old_entries_leave_memory_and_are_read_back() -> None:
         reads.append((lo, hi))
         return held[lo - 1 : hi - 1]
 
-    log = Log(SnapshotMeta(ZERO, THREE), read, cache_bytes_max=5 * (ENTRY_OVERHEAD_BYTES + 4))
+    log = Log(SnapshotMeta(ZERO, THREE), read, 5 * (ENTRY_OVERHEAD_BYTES + 4))
     log.append(held)
     assert log.slice(at(1), at(3), BIG) == held[:2]
     assert reads == []
@@ -219,7 +219,7 @@ def test_a_log_store_that_gives_another_entry_is_found_out() -> None:
     def read(lo: Index, hi: Index, bytes_max: int) -> tuple[Entry, ...]:
         return (entry(lo, 9),)
 
-    log = Log(SnapshotMeta(ZERO, THREE), read, cache_bytes_max=1)
+    log = Log(SnapshotMeta(ZERO, THREE), read, 1)
     log.restore(entries("1 1 1 1"))
 
     with pytest.raises(AssertionError, match="another entry 1"):
@@ -234,7 +234,7 @@ def test_the_log_behaves_like_a_list(data: st.DataObject) -> None:
     def read(lo: Index, hi: Index, bytes_max: int) -> list[Entry]:
         return [disk[n] for n in range(lo, hi)]
 
-    log = Log(SnapshotMeta(ZERO, THREE), read, cache_bytes_max=300)
+    log = Log(SnapshotMeta(ZERO, THREE), read, 300)
     model: list[Entry] = []
     first, term = 1, 1
     saves: list[tuple[Entry, ...]] = []

@@ -17,9 +17,9 @@ from raft.config import RaftConfig
 from raft.core import Raft
 from raft.disk.data_store import ReplicaData
 from raft.disk.log_store import LogStore
+from raft.entry_memory import EntryMemory
 from raft.host import CompactionConfig, Host
 from raft.leader import Leader
-from raft.log import Log
 from raft.progress import Progress
 from raft.replication import Replication
 from raft.snapshot_stream import SnapshotChunk, SnapshotReceiver
@@ -35,6 +35,8 @@ from shardkv.server import GroupServer
 from shardkv.types import Answer, Code
 
 Patch = pytest.MonkeyPatch
+
+SEEDS = 5
 
 SHORT_LOGS = Knobs(compaction=CompactionConfig(log_entries_max=5, keep_entries=0))
 SMALL_WINDOWS = Knobs(
@@ -88,7 +90,7 @@ def no_window_is_looked_at(patch: Patch) -> None:
 
 
 def the_cache_of_the_log_grows(patch: Patch) -> None:
-    patch.setattr(Log, "_evict", lambda self: None)
+    patch.setattr(EntryMemory, "make_room", lambda self: None)
 
 
 def rows_of_replaced_states_stay(patch: Patch) -> None:
@@ -166,12 +168,16 @@ def test_what_is_broken_breaks_its_invariant(
     invariants: tuple[str, ...],
     monkeypatch: Patch,
 ) -> None:
+    """The first of a few runs that fails must name it; nearly always that is the first one."""
     breaks(monkeypatch)
 
-    with pytest.raises(Played) as failed:
-        play("teeth/0", config)
-
-    assert failed.value.invariant in invariants
+    for number in range(SEEDS):
+        try:
+            play(f"teeth/{number}", config)
+        except Played as failed:
+            assert failed.invariant in invariants
+            return
+    pytest.fail(f"{SEEDS} runs without it, and nothing noticed")
 
 
 def test_nodes_that_come_and_go_break_l8_without_prevote(monkeypatch: Patch) -> None:
