@@ -21,6 +21,7 @@ GROWTH_5M: Final = "growth --keys 1000000 5000000 --rounds 5 --seconds 2 --out g
 SETS: Final[Mapping[str, Sequence[str]]] = {
     "quick": (
         "versus --gets 0 1 --variants shardkv shardkv-4 --peers etcd redis --seconds 0.6",
+        "hops --rounds 3 --seconds 0.6",
         "ycsb --rounds 3 --seconds 0.6",
         "sizes --rounds 3 --seconds 0.6",
         "groups --groups 1 100 --seconds 8",
@@ -31,6 +32,7 @@ SETS: Final[Mapping[str, Sequence[str]]] = {
     ),
     "essential": (
         "versus --rounds 5 --seconds 0.8",
+        "hops --rounds 5 --seconds 1",
         "groups --groups 1 10 100 --seconds 10",
         "growth --keys 1000000 --rounds 5 --seconds 1",
         "events --keys 1000000 --kills 12 --restarts 3 --seconds 30",
@@ -44,6 +46,7 @@ SETS: Final[Mapping[str, Sequence[str]]] = {
     "five-million": (GROWTH_5M,),
     "long": (
         "versus --rounds 7 --seconds 3",
+        "hops --clients 1 10 100 --rounds 7 --seconds 2",
         "ycsb --rounds 5 --seconds 3",
         "sizes --rounds 5 --seconds 3",
         "groups --groups 1 10 100 --seconds 30",

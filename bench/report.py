@@ -19,7 +19,8 @@ from bench.versus import OURS, ratio
 DOCS: Final = Path(__file__).parents[1] / "docs"
 PLOTS: Final = DOCS / "performance"
 FILES: Final = (
-    "versus", "ycsb", "sizes", "growth", "growth-5m", "groups", "events", "handover", "stages",
+    "versus", "hops", "ycsb", "sizes", "growth", "growth-5m", "groups", "events", "handover",
+    "stages",
 )  # fmt: skip
 
 HEAD: Final = """# Performance
@@ -171,6 +172,61 @@ def _middle(row: Mapping[str, Any], name: str) -> float:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+# The ways alone
+
+
+def _hops(found: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Where gRPC itself is the limit\n"
+    yield (
+        "A put without a store (`bench/peers/hops.py`): from the client to a node, from there to "
+        "two others and back, two of three fsyncs awaited, and nothing else: no log, no state "
+        "machine, nothing decoded. No store that takes these ways is faster; what a put of ours "
+        "costs beyond it is ours.\n"
+    )
+    rows = found["rows"]
+    for clients in dict.fromkeys(row["clients"] for row in rows):
+        these = {row["store"]: row for row in rows if row["clients"] == clients}
+        peer = these.get("etcd")
+        table = []
+        for store, row in these.items():
+            cpu = median(sum(one["cpu_us"].values()) for one in row["rounds"])
+            beside = _beside(row, peer) if peer is not None else ""
+            table.append(
+                (
+                    store, f"{_middle(row, 'per_second'):,.0f}", f"{_middle(row, 'p50_ms'):.2f}",
+                    f"{_middle(row, 'p99_ms'):.2f}", f"{cpu:.0f}", beside,
+                )
+            )  # fmt: skip
+        yield f"{clients} client{'s'[: clients > 1]}:\n"
+        yield _table(
+            ("a put of, or over", "a second", "p50 ms", "p99 ms", "CPU µs, all", "p50, to etcd's"),
+            table,
+        )
+        if peer is not None:
+            yield _floor(these, peer)
+
+
+def _beside(row: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
+    return _spread(ratio(row["rounds"], peer["rounds"], "p50_ms"))
+
+
+def _floor(these: Mapping[str, Mapping[str, Any]], peer: Mapping[str, Any]) -> str:
+    """What follows for this many clients, in a sentence."""
+    floor, plain = (
+        median(ratio(these[way]["rounds"], peer["rounds"], "p50_ms"))
+        for way in ("gRPC, fsyncs", "TCP, fsyncs")
+    )
+    judged = (
+        "so behind these ways no store is as fast as etcd, and gRPC as Python has it is the limit"
+        if floor >= 1
+        else "so gRPC alone does not keep a store behind these ways from being as fast as etcd"
+    )
+    return (
+        f"The bare ways over gRPC take {floor:.2f} x the time of etcd's whole put, {judged}; "
+        f"over plain TCP they take {plain:.2f} x.\n"
+    )
 
 
 # The others
@@ -345,8 +401,9 @@ def _stages(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 SECTIONS: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]]] = {
-    "versus": _versus, "ycsb": _ycsb, "sizes": _sizes, "growth": _growth, "growth-5m": _growth,
-    "groups": _groups, "events": _events, "handover": _handover, "stages": _stages,
+    "versus": _versus, "hops": _hops, "ycsb": _ycsb, "sizes": _sizes, "growth": _growth,
+    "growth-5m": _growth, "groups": _groups, "events": _events, "handover": _handover,
+    "stages": _stages,
 }  # fmt: skip
 
 

@@ -113,6 +113,29 @@ def test_the_tables_show_rates_ratios_and_cpu_time() -> None:
     assert "| puts | 100 | shardkv | 30 | 20 | 10 | 60 |" in text
 
 
+@pytest.mark.parametrize(
+    ("floor", "words"),
+    [
+        pytest.param(1.2, "take 1.20 x the time of etcd's whole put, so behind", id="above"),
+        pytest.param(
+            0.8, "take 0.80 x the time of etcd's whole put, so gRPC alone does not", id="below"
+        ),
+    ],
+)
+def test_the_ways_alone_say_what_the_limit_is(floor: float, words: str) -> None:
+    """A floor above etcd's put is a proof that no store behind these ways can be as fast."""
+    stores = {
+        "shardkv": rounds(500, p50=1.5), "gRPC, fsyncs": rounds(900, p50=floor),
+        "TCP, fsyncs": rounds(2000, p50=0.4), "etcd": rounds(1000),
+    }  # fmt: skip
+    rows = [{"store": name, "clients": 1, "rounds": each} for name, each in stores.items()]
+
+    text = "\n".join(report.SECTIONS["hops"]({"rows": rows}))
+
+    assert f"| gRPC, fsyncs | 900 | {floor:.2f} | 2.00 | 60 | {floor:.2f} [" in text
+    assert words in text
+
+
 def test_cpu_time_of_a_stretch_is_told_between_samples() -> None:
     watch = CpuWatch(dict)
     watch._samples = {"n1": [(10.0, 1.0), (11.0, 2.0), (12.0, 2.0)]}
