@@ -460,6 +460,14 @@ class ControllerMachine:
         self.on_change()
 
 
+def foreseen(view: View, change: Change) -> Answer | View:
+    """What the controller would make of a change if it were asked now: a refusal, or the next view.
+    It decides by the view alone, so whoever has that can tell."""
+    machine = ControllerMachine(len(view.config.shards))
+    machine.view = view
+    return machine._outcome(change)
+
+
 def rehome(
     rows: Rows, groups: Mapping[GroupId, GroupInfo], nodes: Mapping[NodeId, NodeAddresses]
 ) -> ShardConfig | None:

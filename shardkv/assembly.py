@@ -96,6 +96,7 @@ class Assembly:
         self.recovery = RecoveryService(host, self, self.client, self.feed, host.boot)
         self._controller_rsm: ReplicatedStateMachine | None = None
         self.groups: dict[GroupId, _Group] = {}
+        self._closed = False
         self.roomy: Callable[[], bool] = lambda: True
         """Whether the node's disk has room for what clients write."""
         host.watch_disk(lambda: self.roomy())
@@ -134,6 +135,8 @@ class Assembly:
         rsm = GroupStateMachine(machine)
         rsm.meter = self.service.meter
         replica = await self.host.start_replica(gid, rsm)
+        if self._closed:
+            return  # it stopped meanwhile: nobody would end what is begun now
         rsm.attach(replica)
         if self._tracing is not None:
             rsm.tracer = replica.tracer = self._tracing.group(gid)
@@ -146,6 +149,8 @@ class Assembly:
     async def _start_controller(self) -> None:
         rsm = ReplicatedStateMachine(ControllerMachine(self.nshards), late_seconds=LATE_SECONDS)
         replica = await self.host.start_replica(CONTROLLER, rsm)
+        if self._closed:
+            return
         rsm.attach(replica)
         self._controller_rsm = rsm
         self.controller = ControllerServer(rsm, self.transport)
@@ -178,6 +183,7 @@ class Assembly:
 
     async def close(self) -> None:
         """Stop what runs above the replicas; the replicas themselves stay the host's."""
+        self._closed = True
         self.backups.close()
         await asyncio.gather(
             self._reporter.close(),

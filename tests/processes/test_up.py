@@ -190,6 +190,9 @@ def _status_and_ctl(cluster: Cluster) -> None:
     config = json.loads(ask(cluster, "ctl", "query", "--json"))
     shard = config["groups"]["1"]["shards"][0]
     assert config["config"] == 1
+    seen = ask(cluster, "ctl", "move", str(shard), "2", "--dry-run").decode()
+    assert seen == (f"config 2 would have 2 groups\nshards {shard}: from group 1 to group 2\n")
+    assert json.loads(ask(cluster, "ctl", "query", "--json"))["config"] == 1, "nothing changed"
     assert ask(cluster, "ctl", "move", str(shard), "2") == b"config 2\n"
     assert b"config 1: 8 shards, 2 groups" in ask(cluster, "ctl", "query", "1")
     refusals = {

@@ -422,3 +422,32 @@ def test_writes_are_refused_while_most_voters_have_no_room_though_the_leader_has
         assert await write() is Trouble.NO_ROOM
 
     with_cluster(story, replicas=3, nodes=3)
+
+
+def test_a_replica_that_starts_while_its_node_stops_begins_nothing() -> None:
+    """Nobody would end its tasks (B8 found it: a replica was being made when the node stopped)."""
+
+    async def story(
+        cluster: SimCluster, clerk: Clerk, admin: ControllerClient, stranger: SimTransport
+    ) -> None:
+        node = cluster.leader(ONE)
+        assert node is not None and node.assembly is not None and node.host is not None
+        assembly, replica = node.assembly, node.host.replicas[ONE]
+        await assembly._stop(ONE)
+        gate = asyncio.Event()
+
+        async def slowly(gid: GroupId, machine: object) -> object:
+            await gate.wait()
+            return replica
+
+        assembly.host.start_replica = slowly  # type: ignore[method-assign, assignment]
+        starting = asyncio.get_running_loop().create_task(assembly.start(ONE))
+        await asyncio.sleep(0)
+
+        await assembly.close()
+        gate.set()
+        await starting
+
+        assert ONE not in assembly.groups
+
+    with_cluster(story)
