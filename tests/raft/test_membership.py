@@ -86,6 +86,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason() -> None:
     refused(three, "at least one voter", remove=[ReplicaId(n) for n in (1, 2, 3)])
     refused(three, "node n2 already has", add=[(NodeId("n2"), "elsewhere:1")])
     refused(three, "node n4 already has", add=[N4, N4])
+    refused(membership(1, learners=(4,)), "node n4 already has", add=[N4])
     refused(three, "needs a node and an address", add=[(NodeId("n4"), "")])
     refused(membership(*range(1, 10)), "at most 9", add=[(NodeId("n10"), "n10:1")])
 
@@ -98,6 +99,7 @@ def test_one_change_at_a_time() -> None:
     ):
         refused(busy, "another change", add=[N5])
         refused(busy, "another change", remove=[ReplicaId(2)])
+        refused(busy, "another change", remove=[ReplicaId(4), ReplicaId(2)])
 
 
 def test_a_node_may_replace_its_own_replica() -> None:
