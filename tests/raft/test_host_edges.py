@@ -12,9 +12,10 @@ from raft.config import RaftConfig
 from raft.disk.log_store import ReplicaRecord, ReplicaRefused
 from raft.errors import NotLeader, RaftError, ReplicaStopped, Unavailable
 from raft.host import HOUSEKEEPING_SECONDS, CompactionConfig
+from raft.messages import InstallSnapshot
 from raft.ready import Ready
 from raft.snapshot_stream import REPEATS_MAX
-from raft.types import NodeId, ReplicaId, SnapshotMeta
+from raft.types import EntryId, Index, NodeId, ReplicaId, SnapshotMeta
 from tests.support.chaos import ChaosNode, ChaosWorld, Knobs
 from tests.support.hosts import GID, UUID, Ledger, ledger
 
@@ -440,6 +441,25 @@ def test_a_birth_that_a_power_cut_interrupts_happened_or_did_not(turns: int) -> 
         await world.until(lambda: node.replica.leads)
         await world.submit(node, b"x")
         world.oracle.check()
+
+    run(main())
+
+
+def test_no_peer_says_that_a_snapshot_lies_staged_here() -> None:
+    """Its own driver does, once it has all of it: a frame that says so is dropped."""
+
+    async def main() -> None:
+        world, leader = await three()
+        follower = others(world, leader)[0].replica
+        before = follower.core.log.last
+        far = SnapshotMeta(EntryId(Index(before.index + 9), before.term), follower.core.membership)
+        told = InstallSnapshot(leader.replica.id, follower.id, follower.core.term, far)
+
+        follower.take(told, leader.name)
+        await asyncio.sleep(0.1)
+
+        assert follower.stopped_because is None and not follower.installing
+        assert follower.core.log.last == before
 
     run(main())
 
