@@ -21,7 +21,7 @@ from shardkv import copies, once
 from shardkv.assembly import CONTROLLER
 from shardkv.clerk import Clerk
 from shardkv.commands import Batch, BatchWrite, Mutation, Op, OpenSession, encode
-from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS, RateLimit
+from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS, RateLimit, _idle
 from shardkv.limits import VALUE_BYTES_MAX
 from shardkv.protocol import (
     KV,
@@ -283,6 +283,18 @@ def test_a_node_and_the_members_of_a_group_are_registered() -> None:
         assert [member.node for member in directory.members(ONE)] == cluster.placement[ONE]
 
     with_cluster(story)
+
+
+def test_a_session_that_was_used_again_at_last_is_not_idle() -> None:
+    """However long it was before: its client waits for what it has just asked."""
+    shard, long = ShardId(0), SESSION_IDLE_SECONDS + 1
+    before = {(shard, session): (5, 0.0) for session in (1, 2)}
+    seen: dict[tuple[ShardId, int], tuple[int, float]] = {}
+
+    idle = _idle(shard, [(1, 5), (2, 6), (3, 9)], long, before, seen)
+
+    assert idle == [(1, 5)]
+    assert seen == {(shard, 1): (5, 0.0), (shard, 2): (6, long), (shard, 3): (9, long)}
 
 
 def test_idle_sessions_are_forgotten_and_used_ones_are_not() -> None:
