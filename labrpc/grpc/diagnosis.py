@@ -131,7 +131,12 @@ class Doctor:
                 await self._look_at(address)
 
     async def _look_at(self, address: Address) -> None:
-        reason = await diagnose(address, self._tls)
+        try:
+            reason = await diagnose(address, self._tls)
+        except Exception as error:
+            # Certificates of which the files hold a half, say. The watch must outlive it: without
+            # it, who waits would never dial with those that are put there in the end.
+            reason = f"looking for the reason failed: {str(error) or repr(error)}"
         if reason and reason != self._told.get(address):
             log.warning("no connection to %s: %s", address, reason)
         self._told[address] = reason

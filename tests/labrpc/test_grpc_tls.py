@@ -237,6 +237,35 @@ def test_who_waits_with_a_certificate_that_is_refused_gets_in_with_a_new_one(
     run(scenario())
 
 
+def test_certificates_that_were_half_exchanged_keep_nobody_out_for_ever(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever puts a new certificate in place before its key leaves two that do not belong together
+    for a while: who waits for a connection then is told so, and is looked after nevertheless."""
+    monkeypatch.setattr("shardkv.tls.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(diagnosis, "LOOK_SECONDS", 0.01)
+    caplog.set_level(logging.WARNING)
+    shown = put(pki.expired, tmp_path / "in-use")
+
+    async def scenario() -> None:
+        async with port(tls(pki.node)) as peer, port(tls(shown)) as me:
+            channel = me.channel(peer.address)
+            channel.send(b"with the old one")
+            put(pki.node._replace(key=pki.expired.key), tmp_path / "in-use")
+            kept_out = f"no connection to {peer.address}: "
+            await until(
+                lambda: any(
+                    m.startswith(kept_out) and "is not the key of" in m for m in caplog.messages
+                )
+            )
+
+            put(pki.node, tmp_path / "in-use")
+
+            await until(lambda: channel.connected)
+
+    run(scenario())
+
+
 async def until_answered(me: GrpcTransport, address: Address) -> bytes:
     async with asyncio.timeout(SOON):
         while True:
