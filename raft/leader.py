@@ -15,7 +15,7 @@ from raft.membership import begin, enter_joint, in_change, leave_joint, members
 from raft.messages import AppendReply, Heartbeat, HeartbeatReply, TimeoutNow
 from raft.own_disk import OwnDisk
 from raft.progress import Progress
-from raft.reads import LeaderReads, Read
+from raft.reads import LeaderReads, Read, answer
 from raft.replication import Replication
 from raft.snapshots import stream_ended
 from raft.state import NEVER, State
@@ -296,6 +296,17 @@ class Leader:
             self.reads.confirm(confirmed)
 
     def read(self, read: Read) -> None:
+        """Answer a read, or let it wait for the next round.
+
+        A follower's question is an answer of this term too, sent after its read came in: the asker
+        and the leader count as in any round (`reads.py`). Of three voters that is a majority.
+        """
+        asker = self.replication.followers.get(read.origin)
+        if asker is not None and not asker.lost and self.commits_own_term:
+            two = (self._state.id, read.origin)
+            if self._state.electorate.agrees(two.__contains__):
+                answer(self._state, read, self._state.commit)
+                return
         self.reads.add(read)
 
     def on_snapshot_sent(self, replica: ReplicaId, ok: bool) -> None:

@@ -6,6 +6,12 @@ an entry of this term is committed, because until then a leader may not know wha
 (dissertation, section 6.4; etcd#7331, TiKV#6340 are what happens otherwise). One round confirms all
 reads that wait when it starts; what comes in meanwhile waits for the next.
 
+A follower's question needs one answer less. It was sent in this term and after its read came in, so
+until then the asker had voted for nobody in a later one. Where leader and asker are a majority (two
+of three), nobody else had been elected when the read came in: what was acknowledged by then was
+acknowledged by this leader or one before it, and lies at or below its commit index (`Leader.read`).
+A question that was late, or came twice, proves as much: its read is none the younger for that.
+
 A *patient* question costs no message: it travels on a follower's answers to heartbeats, until a
 heartbeat brings the answer. In between a round began, later than the question came in, and a
 majority answered it: the same proof, of heartbeats that are due anyway. That is how followers keep

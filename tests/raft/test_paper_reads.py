@@ -211,8 +211,10 @@ def test_during_a_joint_change_both_majorities_confirm() -> None:
 
 
 def test_a_follower_asks_its_leader() -> None:
-    """Section 6.4: followers help with reads; the leader does the confirming."""
-    follower, leads = core(2, "1"), leader(1)
+    """Section 6.4: followers help with reads; the leader does the confirming. Of five voters the
+    asker and the leader are two: one more must answer."""
+    five = membership(1, 2, 3, 4, 5)
+    follower, leads = core(2, "1", voters=five), leader(1, voters=five)
     follower.step(Heartbeat(N1, N2, T1), NOW)
     effects(follower)
 
@@ -223,12 +225,38 @@ def test_a_follower_asks_its_leader() -> None:
     leads.step(request, NOW + 10)
     assert beats(effects(leads)) != []
     leads.step(beat_reply(3, leads, 1, 1), NOW + 10)
+    assert effects(leads).messages == ()
+    leads.step(beat_reply(4, leads, 1, 1), NOW + 10)
     (reply,) = effects(leads).messages
     assert reply == ReadReply(N1, N2, T1, b"r", Index(1))
 
     follower.step(reply, NOW)
     follower.step(reply, NOW)
     assert reads(follower) == (ReadState(b"r", Index(1)),), "once, however often it is told"
+
+
+def test_of_three_the_question_itself_is_the_answer_that_was_missing() -> None:
+    """It is of this term, and was sent after the read came in; with the leader that is a majority.
+    So no other leader was elected before, and what he would have acknowledged came later."""
+    leads = leader(1)
+
+    leads.step(ReadRequest(N2, N1, T1, b"r"), NOW + 10)
+
+    done = effects(leads)
+    assert (beats(done), done.messages) == ([], (ReadReply(N1, N2, T1, b"r", Index(1)),))
+
+
+def test_a_question_of_who_does_not_count_is_no_answer() -> None:
+    """A learner's; one of a joint change that is no majority of both; one of a voter that lost what
+    it had acknowledged, and may have forgotten a vote too."""
+    learner = leader(1, voters=membership(1, 2, 3, learners=(4,)))
+    learner.step(ReadRequest(N4, N1, T1, b"r"), NOW + 10)
+    assert beats(effects(learner)) != []
+
+    lossy = leader(1)
+    lossy.progress[N2].lost = True
+    lossy.step(ReadRequest(N2, N1, T1, b"r"), NOW + 10)
+    assert beats(effects(lossy)) != []
 
 
 def test_a_follower_asks_again_when_the_leader_lives_and_does_not_answer() -> None:
@@ -412,7 +440,8 @@ def test_whoever_is_not_the_leader_says_so() -> None:
 
 @pytest.mark.parametrize("confirming", [True, False], ids=["round under way", "gathering"])
 def test_losing_the_leadership_refuses_every_read_that_waits(confirming: bool) -> None:
-    replica = leader(1) if confirming else core(1, "1")
+    five = membership(1, 2, 3, 4, 5)
+    replica = leader(1, voters=five) if confirming else core(1, "1")
     if not confirming:
         elect(replica)
     replica.read_index(b"own")
