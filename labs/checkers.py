@@ -597,6 +597,7 @@ class RaftInvariants:
         state = life.state
         log, applied, commit = state.log, state.applied, state.commit
         leads = state.role is Role.LEADER
+        proposed = log.membership_index != life.members_at
         if leads:
             self._look_at_leader(node, life)
         elif life.led:
@@ -623,7 +624,7 @@ class RaftInvariants:
         if commit < life.commit:
             self._broke("R7", f"{node}: commit falls to {commit}")
         elif commit > life.commit:
-            self._look_at_commit(node, life, leads)
+            self._look_at_commit(node, life, leads, proposed)
             life.commit = commit
 
     def _deposed(self, node: str, life: _Life) -> None:
@@ -718,7 +719,11 @@ class RaftInvariants:
                 f"committed {entry}",
             )
 
-    def _look_at_commit(self, node: str, life: _Life, leads: bool) -> None:
+    def _look_at_commit(self, node: str, life: _Life, leads: bool, proposed: bool) -> None:
+        """
+        Args:
+            proposed: Whether a membership came into the log in this turn.
+        """
         log, term, commit = life.state.log, life.state.term, life.state.commit
         lo = Index(max(life.commit, log.start.last.index) + 1)
         if leads:
@@ -726,7 +731,12 @@ class RaftInvariants:
                 self.observer.probe("entry of an old term committed with a new one")
             if log.term(commit) != term:
                 self._broke("R10", f"{node} leads term {term} and commits {log.id_at(commit)}")
-            agreed = Electorate.of(log.membership).committed(partial(self._holds, commit, term))
+            memberships = [log.membership]
+            if proposed and log.membership_index > commit:
+                # In this turn, after the commit was counted by the one before.
+                memberships.append(log.membership_at(Index(log.membership_index - 1)))
+            holds = partial(self._holds, commit, term)
+            agreed = max(Electorate.of(one).committed(holds) for one in memberships)
             if not (agreed >= commit):
                 self._broke("R10", f"{node} commits {commit}, which no majority holds durably")
         canonical = self._canonical
