@@ -333,3 +333,19 @@ def test_corruption_changes_bytes_of_frames_and_of_nothing_else() -> None:
     changed = [sum(byte != number for byte in frame) for number, frame in enumerate(got)]
     assert min(changed) == 1, "a flipped bit"
     assert 2 < max(changed) <= GARBAGE_BYTES_MAX, "a few bytes of garbage"
+
+
+def test_what_a_broken_connection_had_queued_never_leaves() -> None:
+    async def main() -> tuple[list[bytes], int]:
+        network = SimNetwork(Chance(1), HEALTHY.with_(bytes_per_second=1000))
+        a, _, got = pair(network)
+        channel = a.channel(B)
+        for n in range(3):
+            assert channel.send(bytes([n]) * 400)
+        await asyncio.sleep(0.5)  # the first one is on its way, the others wait for the wire
+        channel.disconnected()
+        assert channel.send(b"later")
+        await asyncio.sleep(3.0)
+        return got, channel.queued_bytes
+
+    assert run(main()) == ([bytes(400), b"later"], 0)

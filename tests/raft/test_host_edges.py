@@ -445,6 +445,38 @@ def test_a_birth_that_a_power_cut_interrupts_happened_or_did_not(turns: int) -> 
     run(main())
 
 
+def test_the_state_knows_the_members_of_its_moment() -> None:
+    """A snapshot of it says who is counted, and the log before it may be cut."""
+
+    async def main() -> None:
+        world, _ = await three()
+        await asyncio.sleep(0.5)
+        for node in world.all:
+            core, store = node.replica.core, node.replica.store
+            assert len(core.membership.voters) == 3 and core.log.membership_index <= core.applied
+            capture = store.capture()
+            assert capture.meta.membership == core.membership
+            capture.close()
+
+    run(main())
+
+
+def test_no_two_lives_of_a_replica_name_a_question_alike() -> None:
+    """An answer that the life before had asked for may come late."""
+
+    async def main() -> None:
+        world, leader = await three()
+        follower = others(world, leader)[0]
+        names = []
+        for _ in range(3):
+            names.append(follower.replica._new_context())
+            follower.power_cut()
+            await follower.start()
+        assert len(set(names)) == 3
+
+    run(main())
+
+
 def test_no_peer_says_that_a_snapshot_lies_staged_here() -> None:
     """Its own driver does, once it has all of it: a frame that says so is dropped."""
 
