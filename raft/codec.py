@@ -174,7 +174,7 @@ def decode_message(fields: Any) -> AnyMessage:
     """Raises: BadMessage."""
     if not isinstance(fields, (list, tuple)) or len(fields) < 5:
         raise BadMessage("not a message")
-    if len(fields) == BEAT_FIELDS and (beat := _beat(fields)) is not None:
+    if len(fields) == BEAT_FIELDS and (beat := decode_beat(fields)) is not None:
         return beat
     form, kind = fields[0], fields[1]
     if type(form) is not int or form != FORMAT:
@@ -252,9 +252,10 @@ def _append_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -
     )
 
 
-def _beat(fields: Sequence[Any]) -> Heartbeat | HeartbeatReply | None:
-    """A heartbeat, or the answer to one. An idle node is sent little else, so all fields are looked
-    at at once, without a call for each. None: it is not one, or not a good one."""
+def decode_beat(fields: Sequence[Any]) -> Heartbeat | HeartbeatReply | None:
+    """A heartbeat, or the answer to one, of `BEAT_FIELDS` fields. An idle node is sent little else,
+    so all are looked at at once, without a call for each. None: it is not one, or not a good one.
+    """
     form, kind, source, target, term, one, other, flag = fields
     if not (
         type(form) is type(kind) is type(source) is type(target) is type(term) is int
@@ -276,7 +277,7 @@ def _beat(fields: Sequence[Any]) -> Heartbeat | HeartbeatReply | None:
 
 
 def _heartbeat(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> Heartbeat:
-    """One that answers a patient question: `_beat` takes the others."""
+    """One that answers a patient question: `decode_beat` takes the others."""
     commit, token, asks, told, at = _array(rest, 5, "heartbeat")
     commit_index, number = Index(_number(commit, "commit")), _number(token, "token")
     told_at = Index(_number(at, "index"))
@@ -284,7 +285,7 @@ def _heartbeat(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> H
 
 
 def _heartbeat_reply(s: ReplicaId, t: ReplicaId, term: Term, rest: Sequence[Any]) -> HeartbeatReply:
-    """One that asks patiently: `_beat` takes the others."""
+    """One that asks patiently: `decode_beat` takes the others."""
     token, last, asked, question = _array(rest, 4, "heartbeat reply")
     number, durable = _number(token, "token"), Index(_number(last, "last"))
     return HeartbeatReply(s, t, term, number, durable, _flag(asked), _context(question))

@@ -385,12 +385,14 @@ class Raft(Facts):
     @property
     def _is_quiet(self) -> bool:
         """Whether everything that followed so far was handed out."""
-        state, told = self._state, self._told_hard_state
+        state = self._state
         return not (
             state.commit > state.emitted
-            or state.term != told.term
-            or state.vote != told.vote
-            or state.has_effects
+            or (state.term, state.vote) != self._told_hard_state
+            or state.messages
+            or state.early
+            or state.reads
+            or state.send_snapshot
             or state.log.has_unsaved
         )
 

@@ -19,6 +19,8 @@ from zlib import crc32
 import msgpack
 
 from raft.codec import (
+    BEAT_FIELDS,
+    decode_beat,
     decode_message,
     decode_snapshot_meta,
     encode_message,
@@ -121,6 +123,10 @@ def _decode(item: Any) -> Parcel:
     if type(gid) is not int or not 0 <= gid <= NUMBER_MAX or type(uuid) is not bytes:
         raise BadMessage("malformed parcel header")
     if kind == MESSAGE:
+        if type(fields) is list and len(fields) == BEAT_FIELDS and len(item) == 4:
+            beat = decode_beat(fields)
+            if beat is not None:  # as nearly always
+                return Parcel(gid, uuid, beat)  # type: ignore[arg-type]
         traces = _decode_traces(item[4]) if len(item) == 5 else ()
         return Parcel(gid, uuid, decode_message(fields), traces)  # type: ignore[arg-type]
     head = (GroupId(gid), GroupUuid(uuid))

@@ -247,7 +247,7 @@ class Replica:
                 if self.core.hear(content, self._loop.time()):
                     return
             elif type(content) is Heartbeat:
-                self._take_heartbeat(content, self._loop.time())
+                self._take_heartbeat(content, address, self._loop.time())
                 return
             if isinstance(content, SnapshotChunk):
                 self._take_chunk(content)
@@ -261,14 +261,16 @@ class Replica:
             self._fall_silent(error)
         self._wake(self)
 
-    def _take_heartbeat(self, heartbeat: Heartbeat, now: float) -> None:
-        """Where nothing else follows from it, the answer leaves without a turn: it shows the term
-        and nothing of the entries on their way to the disk (see `_send_promises`)."""
+    def _take_heartbeat(self, heartbeat: Heartbeat, address: str, now: float) -> None:
+        """Where nothing else follows from it, the answer leaves without a turn, to where it came
+        from: it shows the term and nothing of the entries on their way to the disk (see
+        `_send_promises`)."""
         reply = None if self._saving_hard_state else self.core.answer(heartbeat, now)
         if reply is None:
             self.core.step(heartbeat, now)
         else:
-            self._post(reply)
+            traces = () if self.tracer is None else self.tracer.sending(reply)
+            self._courier.post(address, Parcel(self.gid, self.record.uuid, reply, traces))
         if self._freshness.is_due(now):
             self._stay_fresh(now)
         if reply is None or heartbeat.asks or self._reads_asked:
