@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 IDS_SKIPPED: Final = 1_000
 """Replica ids that may have been given by changes of members which no survivor knows of."""
 GARBAGE_ROWS_MAX: Final = 1_000
+REASONS_MAX: Final = 64
+"""Why frames were not taken is counted for so many reasons; what else comes counts together."""
 HOUSEKEEPING_SECONDS: Final = 0.5
 WORTH: Final = 4
 """A cut takes away a fourth of what a log may hold at least."""
@@ -257,7 +259,8 @@ class Host:
         try:
             frame = self._codec.unpack(data)
         except BadMessage as error:
-            self.dropped[str(error)] += 1
+            reason = str(error)  # it may quote what a stranger sent
+            self.dropped[reason if len(self.dropped) < REASONS_MAX else "malformed"] += 1
             return
         if not frame.roomy:
             self._cramped[frame.node] = None

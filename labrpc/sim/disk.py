@@ -101,7 +101,6 @@ class SimDrive:
         self.full = False
         """Nothing can be written any more: the next write fails."""
         self.syncs = 0  # synced batches and slots so far
-        self.bytes_written = 0
         self.lost_writes = 0  # batches that crashes took
         self.torn_records = 0  # slots of which a crash left halves of two records
         self.on_failure = on_failure
@@ -262,14 +261,13 @@ class SimDrive:
         opened = self._disks.get(name)
         return opened.bytes_held if opened is not None else 0
 
-    def admit(self, size: int, name: str = "", batch: Sequence[Write] = ()) -> None:
-        """Let a write of `size` bytes through, or end the node.
+    def admit(self, name: str = "", batch: Sequence[Write] = ()) -> None:
+        """Let a write through, or end the node.
 
         Raises:
             DiskFailed: it failed; the handles are dead.
         """
         if not (self._fail_next or self.full):
-            self.bytes_written += size
             return
         self._fail_next = False
         self.failed_on = name, batch
@@ -386,7 +384,7 @@ class SimDisk:
         """Apply atomically; visible at once, not durable before a `flush` that begins later."""
         if self._dead:
             return  # a process that is gone no longer reaches its disk
-        self._drive.admit(_size(batch), self._name, batch)
+        self._drive.admit(self._name, batch)
         self._rows.put(batch)
         self._volume.journal.append(_Journaled(tuple(batch), durable=False))
 
@@ -415,7 +413,7 @@ class SimDisk:
             await asyncio.shield(synced[-1])
         if self._dead:
             await asyncio.get_running_loop().create_future()  # nobody is left to be told
-        self._drive.admit(0)
+        self._drive.admit()
         for item in before:
             if not item.durable:
                 item.durable = True
@@ -468,7 +466,7 @@ class SimDisk:
             return
         try:
             rows = [row for batch, _ in self._under_way for row in batch]
-            self._drive.admit(_size(rows), self._name, rows)
+            self._drive.admit(self._name, rows)
         except DiskFailed:
             if self._drive.fails_quietly:
                 return
@@ -544,7 +542,7 @@ class SimSlot:
             return
         record, future = self._waiting[0]
         try:
-            self._drive.admit(len(record), self._name, [(b"", record)])
+            self._drive.admit(self._name, [(b"", record)])
         except DiskFailed:
             if self._drive.fails_quietly:
                 return
@@ -564,12 +562,3 @@ def _apply(rows: dict[bytes, bytes], batch: Sequence[Write]) -> None:
             rows.pop(key, None)
         else:
             rows[key] = value
-
-
-def _size(batch: Sequence[Write]) -> int:
-    size = 0
-    for key, value in batch:
-        size += len(key)
-        if value is not None:
-            size += len(value)
-    return size
