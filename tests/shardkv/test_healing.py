@@ -132,6 +132,25 @@ def test_time_in_which_this_process_stood_still_is_nobody_s_silence() -> None:
     run(main())
 
 
+def test_a_look_that_comes_late_counts_anew() -> None:
+    """Between two looks this process stood still, and so it was this node that did not listen."""
+
+    async def main() -> list[int]:
+        watching = Watching(Nodes({"n2": Unreachable("silent")}))
+        view = watching.healer._directory()
+        assert view is not None
+        silent = []
+        for pause in (0.0, 2.0, 60.0, 2.0):
+            await asyncio.sleep(pause)
+            await watching.healer._look(view.directory)
+            silent.append(watching.seen()["n2"].silent_ms)
+        return silent
+
+    first, second, anew, again = run(main())
+    assert first < 1000 <= second < 4000
+    assert anew < 1000 <= again < 4000
+
+
 def test_a_node_that_starts_is_alive_and_one_of_another_cluster_is_not() -> None:
     async def main() -> None:
         nodes = Nodes(
