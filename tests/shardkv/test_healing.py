@@ -187,3 +187,23 @@ def test_a_member_that_never_registered_is_watched_too() -> None:
         await watching.healer.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("terms", [(3, 5), (5, 3)])
+def test_of_two_that_believe_they_lead_the_later_one_counts(terms: tuple[int, int]) -> None:
+    voters = tuple(MemberStatus(at, f"n{at}", "") for at in (1, 2, 3))
+
+    def leads(term: int) -> Beat:
+        led = LedGroup(1, b"u", term, voters, (), (), (), (), 4, 1, 0, ())
+        return ALIVE._replace(led=(led,))
+
+    async def main() -> str:
+        watching = Watching(Nodes({"n2": leads(terms[0]), "n3": leads(terms[1])}))
+        view = watching.healer._directory()
+        assert view is not None
+        await watching.healer._look(view.directory)
+        group = watching.healer._seen.group(1)
+        assert group is not None
+        return group.leader
+
+    assert run(main()) == ("n3" if terms == (3, 5) else "n2")
