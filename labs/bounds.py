@@ -36,8 +36,8 @@ class Bounds:
         most_queued: The most bytes that all queues of a node held at once.
     """
 
-    def __init__(self, cluster: SimCluster, *, judges_disks: bool = True) -> None:
-        self._cluster, self._judges_disks = cluster, judges_disks
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
         self.most_queued = 0
         # The most that a group's state ever weighed, and whose replicas a node ever had: what a
         # replica has deleted is there again when its node lost power before that was durable.
@@ -52,8 +52,7 @@ class Bounds:
             self._weigh(nodes)
             for node in nodes:
                 self._look_at_queues(node)
-                if self._judges_disks:
-                    self._look_at_disk(node)
+                self._look_at_disk(node)
 
     def _look_at_queues(self, node: SimNode) -> None:
         assert node.host is not None and node.transport is not None
@@ -91,8 +90,10 @@ class Bounds:
     def _look_at_disk(self, node: SimNode) -> None:
         assert node.host is not None
         held = self._held.setdefault(node.name, {})
+        # A replica may have come and gone between two looks, and its rows go in slices.
+        held.update(node.made)
         held.update(dict.fromkeys(node.host.replicas))
-        live = sum(self._live[gid] for gid in held)
+        live = sum(self._live.get(gid, 0) for gid in held)
         size = node.drive.visible_bytes(DATA)
         if size > COPIES_MAX * live + SMALL_BYTES:
             self._cluster.observer.broke(

@@ -12,10 +12,17 @@ from typing import Final
 import raft.host
 import shardkv.giving
 import shardkv.handover
+import shardkv.machine
 from raft.config import KIB, MIB, RaftConfig
 from raft.host import CompactionConfig
 from shardkv.handover import SESSION_IDLE_SECONDS, SURVEY_SECONDS
-from shardkv.limits import CHANGE_ROWS_MAX, CHUNK_BYTES_MAX, COPIES_MAX, FREEZE_BYTES
+from shardkv.limits import (
+    CHANGE_ROWS_MAX,
+    CHUNK_BYTES_MAX,
+    COPIES_MAX,
+    FREEZE_BYTES,
+    VALUE_BYTES_MAX,
+)
 
 TIMES: Final = (
     (0.1, 0.5, 1.0), (0.05, 0.2, 0.5), (0.1, 0.4, 2.0), (0.5, 1.6, 2.0), (0.01, 0.04, 0.1)
@@ -23,6 +30,8 @@ TIMES: Final = (
 """Heartbeat, least and largest election time-out."""
 TIMES_WEIGHTS: Final = (6, 6, 5, 2, 1)
 SHORT_IDLE_SECONDS: Final = 4.0
+SHORT_VALUE_BYTES: Final = 40
+"""What lists reach within a run, and nothing else does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,8 @@ class Knobs:
     """With more change rows a copy begins again."""
     session_idle_seconds: float = SESSION_IDLE_SECONDS
     """A session that is not used for so long is forgotten."""
+    value_bytes_max: int = VALUE_BYTES_MAX
+    """An append that would make a value longer is refused."""
 
     @classmethod
     def draw(cls, rng: Random) -> "Knobs":
@@ -72,6 +83,7 @@ class Knobs:
             session_idle_seconds=rng.choice([SHORT_IDLE_SECONDS, SESSION_IDLE_SECONDS]),
             freeze_bytes=rng.choice([1, 500, FREEZE_BYTES]),
             change_rows_max=rng.choice([2, 20, CHANGE_ROWS_MAX]),
+            value_bytes_max=rng.choice([SHORT_VALUE_BYTES, *[VALUE_BYTES_MAX] * 3]),
         )
 
 
@@ -85,6 +97,7 @@ def turned(knobs: Knobs) -> Iterator[None]:
         (vars(shardkv.handover), "CHANGE_ROWS_MAX", knobs.change_rows_max),
         (vars(shardkv.giving), "CHANGE_ROWS_MAX", knobs.change_rows_max),
         (vars(shardkv.giving), "FREEZE_BYTES", knobs.freeze_bytes),
+        (vars(shardkv.machine), "VALUE_BYTES_MAX", knobs.value_bytes_max),
         (vars(shardkv.handover), "SESSION_IDLE_SECONDS", knobs.session_idle_seconds),
         (vars(shardkv.handover), "SURVEY_SECONDS", min(SURVEY_SECONDS, knobs.session_idle_seconds)),
     )

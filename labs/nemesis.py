@@ -35,17 +35,19 @@ FAULTS: Final = (
     # the parts themselves
     "points",
     # network again; what comes later stands last, so that known seeds draw as before
-    "corruption", "lonely",
+    "corruption", "lonely", "transfer-cut", "unheard",
 )  # fmt: skip
 """Every kind; a seed draws each with probability 1/2."""
 
 RARE_FAULTS: Final = ("ruin",)
 """Kinds after which nothing is promised but that no answer is wrong."""
 RARE: Final = 0.02
-NAMED_FAULTS: Final = ("overload", "death")
-"""Kinds that a run has when they are named, and no seed draws. `overload`: one seed with it is not
-understood (950000061: a healed cluster whose writes do not come back). `death` makes it a run of
-another kind, in which the cluster mends itself (`labs/healing.py`)."""
+COSTLY_FAULTS: Final = ("overload",)
+"""Kinds that make a run half as long again."""
+COSTLY: Final = 0.25
+NAMED_FAULTS: Final = ("death",)
+"""Kinds that a run has when they are named, and no seed draws: `death` makes it a run of another
+kind, in which the cluster mends itself (`labs/healing.py`)."""
 
 NOT_STRUCK: Final = frozenset(
     {

@@ -32,6 +32,9 @@ OFTEN_PROBES: Final = (
     "duplicate answered after leader change",
     "batch done",
     "batch refused in the middle",
+    "batch repeated",
+    "named write answered from the table",
+    "named batch answered from the table",
     "list that showed a whole batch",
     "shard moved A to B to A",
     "source down during a hand-over",
@@ -86,6 +89,16 @@ REQUIRED_PROBES: Final = (
     "three configurations behind",
     "outsiders flapped",
     "outsiders came back",
+    "split vote",
+    "uncommitted tail of three terms overwritten",
+    "transfer crossed by an election",
+    "snapshot refused as old",
+    "half-written promise left by a power cut",
+    "disk full at a snapshot",
+    "duplicate answered after a restart or snapshot",
+    "append refused at the value limit",
+    "batch refused at the value limit",
+    "overload borne",
 )
 """What every campaign of `PROBED_SEEDS_MIN` seeds or more must visit."""
 

@@ -9,6 +9,7 @@ Whatever a point does a correct part may do at any time; so nothing may break be
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 from random import Random
 from typing import Any, Final
 
@@ -101,6 +102,9 @@ class Points:
                 Replica, "_apply_some", self._one_entry(Replica._apply_some)
             ),
             "a leader steps down": (Leader, "timeout", self._resigns(Leader.timeout)),
+            "timers ring together": (
+                State, "restart_election_timer", self._together(State.restart_election_timer)
+            ),
             "a vote is refused": (
                 raft.election, "answer", self._refuses(raft.election.answer)
             ),
@@ -177,6 +181,17 @@ class Points:
                 leader.resigned = "a fault point"
 
         return timeout
+
+    def _together(self, usual: Callable[[State, float], None]) -> object:
+        """Waits that end on a grid of time: those who drew it are candidates in one moment."""
+
+        def restart(state: State, now: float) -> None:
+            usual(state, now)
+            if self.fires("timers ring together"):
+                grid = state.config.election_seconds_max
+                state.election_at = ceil(state.election_at / grid) * grid
+
+        return restart
 
     def _refuses(self, usual: Callable[..., None]) -> object:
         def answer(state: State, request: RequestVote, now: float) -> None:

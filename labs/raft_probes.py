@@ -22,6 +22,8 @@ class RaftProbes:
         self.leaving = leaving
         self.on_campaign: Callable[[ReplicaId], None] | None = None
         """Told who asks for votes."""
+        self.on_chunk: Callable[[SnapshotChunk], None] | None = None
+        """Told of each piece of a snapshot that leaves."""
         self._campaigns: dict[Term, ReplicaId] = {}
         self._split: dict[Term, None] = {}  # terms with two candidates, and no leader so far
         self._handing: tuple[Term, ReplicaId] | None = None  # a leader deposed while it handed over
@@ -92,6 +94,8 @@ class RaftProbes:
 
     def chunk(self, node: str, chunk: SnapshotChunk) -> None:
         """A chunk leaves."""
+        if self.on_chunk is not None:
+            self.on_chunk(chunk)
         key = (node, chunk.target)
         if chunk.number == 0 and self._streams.get(key) != chunk.stream:
             self._probe("snapshot sent")

@@ -63,10 +63,8 @@ class Rest:
         *,
         election_seconds: float,
         clients: int,
-        judges_disks: bool = True,
         spare_seconds: float = 0.0,
     ) -> None:
-        self._judges_disks = judges_disks
         self._spare_seconds = spare_seconds
         self._cluster, self._admin, self._workload = cluster, admin, workload
         self._longest, self._clients = election_seconds, clients
@@ -113,10 +111,7 @@ class Rest:
             "B1", CLEAN_E, f"every log at {bound} entries or fewer", lambda: self._short(bound)
         )
         await self._within("B2", CLEAN_E, "everything committed", self._all_committed)
-        if self._judges_disks:
-            await self._within("B7", CLEAN_E, "nothing needless on a disk", self._tidy)
-        elif not self._tidy():
-            cluster.observer.probe("rows that nobody needs at rest")
+        await self._within("B7", CLEAN_E, "nothing needless on a disk", self._tidy)
         config = await self.newest()
         self._judge_rest(config, raft)
         return took

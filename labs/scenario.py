@@ -33,7 +33,7 @@ from labs.healing import POLICY, SPARE_SECONDS, Administrators
 from labs.history import History, Kind
 from labs.knobs import Knobs, turned
 from labs.linearizability import NotLinearizable, Undecided, judge_list, judge_register
-from labs.nemesis import FAULTS, RARE, RARE_FAULTS, Nemesis
+from labs.nemesis import COSTLY, COSTLY_FAULTS, FAULTS, RARE, RARE_FAULTS, Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
 from labs.overload import Overload
@@ -69,9 +69,6 @@ class ScenarioConfig:
     """Kinds that there are besides."""
     knobs: Knobs | None = None
     """None: drawn from the seed."""
-    judges_disks: bool = False
-    """Whether B7 fails the run; else what is on a disk and not needed is only noted, as long as
-    seeds 940000092 and 940000102 are not understood."""
 
 
 @dataclass(slots=True)
@@ -100,7 +97,8 @@ def drawn_faults(seed: int | str) -> tuple[str, ...]:
     """The kinds of fault that a seed has: each with probability 1/2, at least one."""
     rng = Chance(seed).rng("swarm")
     drawn = tuple(fault for fault in FAULTS if rng.random() < 0.5) or (rng.choice(FAULTS),)
-    return drawn + tuple(fault for fault in RARE_FAULTS if rng.random() < RARE)
+    drawn += tuple(fault for fault in RARE_FAULTS if rng.random() < RARE)
+    return drawn + tuple(fault for fault in COSTLY_FAULTS if rng.random() < COSTLY)
 
 
 class Scenario:
@@ -204,7 +202,7 @@ class Scenario:
             election_seconds=self._longest,
             acknowledged=lambda: sum(one.happened is True for one in self.history.operations),
         )
-        bounds = Bounds(cluster, judges_disks=config.judges_disks)
+        bounds = Bounds(cluster)
         watching = asyncio.ensure_future(bounds.watch())
         self.points.on = True
         maintaining = asyncio.ensure_future(operator.maintain())
@@ -225,7 +223,6 @@ class Scenario:
         rest = Rest(
             cluster, admin, workload,
             election_seconds=self._longest, clients=config.workload.clients,
-            judges_disks=config.judges_disks,
             spare_seconds=SPARE_SECONDS if self._heals else 0.0,
         )  # fmt: skip
         rest_seconds = await rest.come(self.knobs.compaction, self.knobs.raft)

@@ -104,6 +104,8 @@ class SimNode:
         self.drive = SimDrive(cluster.chance.rng(f"drive/{name}"), on_failure=self._failed)
         watch_drive(cluster.watchers, name, self.drive, log=LOG, data=DATA)
         self.lives = 0
+        self.made: dict[GroupId, None] = {}
+        """The groups that it was given a replica of, in any life."""
         self._created = False
         self.condemned = False
         """Out of service for good: its disk is not trusted any more."""
@@ -365,6 +367,7 @@ class SimNode:
     async def _create(self, record: ReplicaRecord) -> None:
         host, assembly = self.host, self.assembly
         assert host is not None and assembly is not None
+        self.made[record.gid] = None
         await host.create_replica(record)
         self._cluster.observer.tell(f"{self.name} creates g{record.gid}/{record.replica}")
         await assembly.start(record.gid)
@@ -376,6 +379,7 @@ class SimNode:
     async def _found(self, gid: GroupId, uuid: GroupUuid, incarnation: int) -> None:
         host, assembly = self.host, self.assembly
         assert host is not None and assembly is not None
+        self.made[gid] = None
         await host.found_group(gid, uuid, incarnation)
         await assembly.start(gid)
 
@@ -389,6 +393,11 @@ class SimNode:
         self._cluster.observer.tell(f"{self.name} drops g{gid}")
         self._cluster.watchers[gid].dropped(self.name)
         await assembly.retire(gid)
+
+    async def flush(self) -> bool:
+        """Make the state durable and cut logs, as is done now and then; False: the node ended."""
+        assert self.host is not None
+        return await self._chore(self.host.compact())
 
     async def _chore(self, work: Coroutine[Any, Any, None]) -> bool:
         """Work of this process, which ends with it: a dead disk answers nobody.

@@ -54,6 +54,7 @@ from shardkv.commands import (
     decode,
 )
 from shardkv.machine import StoreMachine
+from shardkv.once import Once
 from shardkv.phases import SERVES, Phase
 from shardkv.routing import SlotRouting
 from shardkv.rows import CHANGES, DATA, SESSIONS, ShardRecord, decode_row, prefix_of
@@ -111,6 +112,7 @@ class StoreInvariants:
         self._counters = [0] * nshards
         self._configs: dict[int, ShardConfig] = {}
         self._answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term, Index]] = {}
+        self._by_name: dict[tuple[int, Once], Answer] = {}
         self._keys: dict[bytes, Known] = {}
         self._undone: dict[tuple[bytes, bytes], None] = {}
         self._now = true_clock()
@@ -502,7 +504,12 @@ class StoreInvariants:
             return
         if answer.code in _FINAL:
             self._answers[request] = (answer, gid, self._term_of(gid, index), index)
-        if isinstance(write, Batch) and write.once is None and answer.code in _FINAL:
+        if answer.code is Code.VALUE_TOO_LONG:
+            batch = isinstance(write, Batch)
+            self.observer.probe(f"{'batch' if batch else 'append'} refused at the value limit")
+        if self._is_named_again(gid, index, write, answer, changed=changed):
+            return
+        if isinstance(write, Batch) and answer.code in _FINAL:
             self._batched(gid, index, write, answer, keys, before, after)
         elif changed and answer.code is not Code.OK:
             self.observer.broke(
@@ -518,6 +525,28 @@ class StoreInvariants:
             if isinstance(write, Batch):
                 for each, at in made:
                     self._keys[each].batched[at] = tuple(made)
+
+    def _is_named_again(
+        self, gid: GroupId, index: Index, write: Mutation | Batch, answer: Answer, *, changed: bool
+    ) -> bool:
+        """C3 and C5, of a request that a client behind clerks has named: whether another clerk has
+        brought it before."""
+        if write.once is None or answer.code not in _FINAL:
+            return False
+        name = (write.shard, write.once)
+        known = self._by_name.get(name)
+        if known is None:
+            self._by_name[name] = answer
+            return False
+        kind = "batch" if isinstance(write, Batch) else "write"
+        self.observer.probe(f"named {kind} answered from the table")
+        if changed:
+            self.observer.broke("C3", f"group {gid}: {write} takes effect again at {index}")
+        if answer != known:
+            self.observer.broke(
+                "C5", f"group {gid}: {write} is answered {answer} at {index}, {known} at first"
+            )
+        return True
 
     def _batched(
         self,

@@ -1,26 +1,34 @@
 """What simulated clients ask: appends to lists, registers that are put, read and deleted, and pairs
 of registers that only batches write, both halves at once.
 
+Some writes carry a name, and come again by another client where the answer was lost, or although it
+was not: as from a user who presses the button twice. It is one request, and so one operation.
+
 Every written value is unique in its run, so that a read names its write; the halves of a pair get
 the same one, so that whoever sees both knows whether they belong together.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from labs.history import History, Kind, Operation
+from labs.observer import InvariantBroken
 from labs.store_invariants import StoreInvariants
 from shardkv.clerk import Clerk
-from shardkv.errors import OutcomeUnknown, Unavailable, VersionMismatch
+from shardkv.errors import OutcomeUnknown, Unavailable, ValueTooLong, VersionMismatch
+from shardkv.once import TOKEN_BYTES, Once
 from shardkv.tokens import ReadSession
 from shardkv.types import Version
 from shardkv.writes import Append, BatchOperation, Delete, Put
 
 SEPARATOR: Final = b" "
+NOT_DONE: Final = (Unavailable, VersionMismatch, ValueTooLong)
+
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,10 @@ class WorkloadConfig:
     """The share of a register's writes that delete it."""
     batches: float = 0.15
     """The share of operations that are batches on a pair and its list."""
+    named: float = 0.1
+    """The share of writes and batches that carry a name."""
+    again: float = 0.3
+    """The share of those that come again although they were answered."""
     readers: int = 2
     """Clients beside them that read from any replica, keep sessions and list."""
 
@@ -79,7 +91,9 @@ class Workload:
         self._deadline = deadline
         self._witness = witness
         self._clerks = clerks
-        self._rngs = [Random(f"{rng.random()}/{client}") for client in range(len(clerks))]
+        seeds = [f"{rng.random()}/{client}" for client in range(len(clerks))]
+        self._rngs = [Random(seed) for seed in seeds]
+        self._naming = [Random(f"{seed}/names") for seed in seeds]
         self._config = config
         self._history = history
         self._stopping = False
@@ -122,7 +136,8 @@ class Workload:
                     written += 1
                     value = b"%d.%d" % (client, written)
                     value += SEPARATOR if kind is Kind.APPEND else b""
-                await self.ask(client, kind, key, value, timeout)
+                once = None if kind is Kind.GET else self._name(client)
+                await self.ask(client, kind, key, value, timeout, once=once)
             await asyncio.sleep(rng.uniform(0, self._config.pause_max))
 
     async def _batch(self, client: int, value: bytes, rng: Random, timeout: float | None) -> None:
@@ -143,10 +158,47 @@ class Workload:
                 version = rng.choice((0, self._versions.get(left, 0)))
                 batch = [Append(log, value + SEPARATOR), Put(right, value)]
                 batch += [Put(left, value, version)]
-        await self.ask_batch(client, batch, timeout)
+        await self.ask_batch(client, batch, timeout, once=self._name(client))
+
+    def _name(self, client: int) -> Once | None:
+        rng = self._naming[client]
+        return Once(rng.randbytes(TOKEN_BYTES)) if rng.random() < self._config.named else None
+
+    async def _certain(
+        self, client: int, once: Once | None, ask: Callable[[Clerk], Awaitable[Told]]
+    ) -> Told:
+        """What a request is answered; of a named one by another client, where this one does not
+        hear it. Raises what the clerk raises, of the request as a whole."""
+        if once is None:
+            return await ask(self._clerks[client])
+        told: list[Told] = []
+        lost = False
+        try:
+            told.append(await ask(self._clerks[client]))
+        except OutcomeUnknown:
+            lost = True
+        except Unavailable:
+            pass  # the next one may be luckier
+        if told and self._naming[client].random() >= self._config.again:
+            return told[0]
+        try:
+            told.append(await ask(self._clerks[(client + 1) % len(self._clerks)]))
+        except (OutcomeUnknown, Unavailable):
+            if lost:  # what the second one did not do, the first may have done
+                raise OutcomeUnknown("nobody was told") from None
+            if not told:
+                raise
+        if told[0] != told[-1]:
+            raise InvariantBroken("C5", f"{once} is answered {told[0]}, and then {told[1]}")
+        return told[0]
 
     async def ask_batch(
-        self, client: int, batch: Sequence[BatchOperation], timeout: float | None = None
+        self,
+        client: int,
+        batch: Sequence[BatchOperation],
+        timeout: float | None = None,
+        *,
+        once: Once | None = None,
     ) -> list[Operation]:
         """A batch, recorded as one operation a write, all with the same call and answer."""
         now = asyncio.get_running_loop().time()
@@ -154,12 +206,14 @@ class Workload:
         operations = self._history.begin_batch(
             self.first_client + client, [_recorded(one) for one in batch], now
         )
-        with self._witnessed(operations, seconds):
+        with self._witnessed(operations, seconds if once is None else 2 * seconds):
             try:
-                versions = await self._clerks[client].batch(batch, timeout=seconds)
+                versions = await self._certain(
+                    client, once, lambda clerk: clerk.batch(batch, once=once, timeout=seconds)
+                )
             except OutcomeUnknown:
                 return operations
-            except (Unavailable, VersionMismatch):
+            except NOT_DONE:
                 happened = False
                 versions = [Version(0)] * len(batch)
             else:
@@ -191,14 +245,14 @@ class Workload:
         *,
         consistency: str = "linearizable",
         session: ReadSession | None = None,
+        once: Once | None = None,
     ) -> Operation:
         """One operation, recorded with what became of it."""
         loop = asyncio.get_running_loop()
-        clerk = self._clerks[client]
         seconds = self._config.timeout if timeout is None else timeout
         operation = self._history.begin(self.first_client + client, kind, key, value, loop.time())
-        with self._witnessed([operation], seconds):
-            await self._carry_out(clerk, operation, seconds, consistency, session)
+        with self._witnessed([operation], seconds if once is None else 2 * seconds):
+            await self._carry_out(client, operation, seconds, consistency, session, once)
         return operation
 
     @contextmanager
@@ -217,32 +271,48 @@ class Workload:
 
     async def _carry_out(
         self,
-        clerk: Clerk,
+        client: int,
         operation: Operation,
         seconds: float,
         consistency: str,
         session: ReadSession | None,
+        once: Once | None,
     ) -> None:
+        """A write of a name of its own is never asked in a session that reads."""
         kind, key, value = operation.kind, operation.key, operation.value
         try:
             match kind:
                 case Kind.GET:
-                    operation.value, operation.version = await clerk.get_row(
+                    operation.value, operation.version = await self._clerks[client].get_row(
                         key, consistency=consistency, session=session, timeout=seconds
                     )
                 case Kind.PUT:
-                    operation.version = await clerk.put(
-                        key, value or b"", session=session, timeout=seconds
+                    operation.version = await self._certain(
+                        client,
+                        once,
+                        lambda clerk: clerk.put(
+                            key, value or b"", session=session, once=once, timeout=seconds
+                        ),
                     )
                 case Kind.APPEND:
-                    operation.version = await clerk.append(
-                        key, value or b"", session=session, timeout=seconds
+                    operation.version = await self._certain(
+                        client,
+                        once,
+                        lambda clerk: clerk.append(
+                            key, value or b"", session=session, once=once, timeout=seconds
+                        ),
                     )
                 case Kind.DELETE:
-                    await clerk.delete(key, session=session, timeout=seconds)
+                    await self._certain(
+                        client,
+                        once,
+                        lambda clerk: clerk.delete(
+                            key, session=session, once=once, timeout=seconds
+                        ),
+                    )
         except OutcomeUnknown:
             return  # it has no end
-        except Unavailable:
+        except NOT_DONE:
             operation.happened = False
         else:
             operation.happened = True

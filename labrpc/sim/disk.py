@@ -23,6 +23,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial
+from math import inf
 from random import Random
 from types import MappingProxyType
 from typing import Final, NoReturn
@@ -98,8 +99,8 @@ class SimDrive:
         self.sync_seconds = SYNC_SECONDS
         """What a synced batch or slot costs, in virtual seconds; raise it for a slow disk."""
         self.flush_seconds = FLUSH_SECONDS
-        self.full = False
-        """Nothing can be written any more: the next write fails."""
+        self.room = inf
+        """Bytes that can still be written; a write of more fails, and a smaller one may not."""
         self.syncs = 0  # synced batches and slots so far
         self.lost_writes = 0  # batches that crashes took
         self.torn_records = 0  # slots of which a crash left halves of two records
@@ -184,7 +185,7 @@ class SimDrive:
     def heal(self) -> None:
         """Take back a failure that was asked for and has not struck yet; there is room again, and
         what stalled ends."""
-        self._fail_next = self.full = False
+        self._fail_next, self.room = False, inf
         for disk in self._disks.values():
             disk.make_readable()
         waiting, self._stalled = self._stalled, None
@@ -267,16 +268,25 @@ class SimDrive:
         Raises:
             DiskFailed: it failed; the handles are dead.
         """
-        if not (self._fail_next or self.full):
+        full = self.room < inf and not self._fits(batch)
+        if not (self._fail_next or full):
             return
         self._fail_next = False
         self.failed_on = name, batch
-        error = DiskFailed("no space left on device" if self.full else "input/output error")
+        error = DiskFailed("no space left on device" if full else "input/output error")
         self.crash()
         if self.on_failure is not None:
             error.ended = True
             self.on_failure(error)
         raise error
+
+    def _fits(self, batch: Sequence[Write]) -> bool:
+        """Take the room that a batch needs, if there is so much."""
+        size = sum([len(key) + len(value or b"") for key, value in batch])
+        if self.room <= 0 or size > self.room:
+            return False
+        self.room -= size
+        return True
 
     def unreadable(self, name: str, key: bytes) -> NoReturn:
         """A read failed: the end of the node.

@@ -24,7 +24,7 @@ from typing import Final, TextIO
 
 from labs.corpus import BadCorpus, read_corpus
 from labs.history import History
-from labs.nemesis import FAULTS, NAMED_FAULTS, RARE_FAULTS
+from labs.nemesis import COSTLY_FAULTS, FAULTS, NAMED_FAULTS, RARE_FAULTS
 from labs.observer import OFTEN_PROBES, REQUIRED_PROBES, missing
 from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
 from labs.topology import GROUPS_MAX, NODES_MAX, WEIGHTS
@@ -38,7 +38,7 @@ AGAIN_EVERY: Final = 20
 """Of a campaign every so many-th seed is played twice, and must tell the same story (H2)."""
 SHRINK_SECONDS: Final = 60.0
 NODES_USUAL: Final = 6
-KINDS: Final = (*FAULTS, *RARE_FAULTS, *NAMED_FAULTS)
+KINDS: Final = (*FAULTS, *RARE_FAULTS, *COSTLY_FAULTS, *NAMED_FAULTS)
 FRESH_SEEDS_MAX: Final = 100_000
 SEED_SPACE: Final = 2**32
 
@@ -422,8 +422,10 @@ class _Campaign:
         self._probes.update(result.outcome.probes)
 
     def _lacks(self) -> list[str]:
-        """What was not visited, and must be by so many runs that draw their faults themselves."""
+        """What was not visited, and must be by so many runs that draw their faults themselves.
+        Nothing of fresh seeds: what those visit is luck, and what they find is not."""
         narrowed = self._config.faults is not None or self._config.topology is not None
+        narrowed = narrowed or self._arguments.fresh
         if narrowed or self._done < OFTEN_SEEDS_MIN:
             return []
         return missing(self._probes, self._required())

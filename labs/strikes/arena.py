@@ -92,6 +92,14 @@ class Arena:
             if not node.alive and not node.condemned:
                 await node.start()
 
+    async def flush(self, nodes: list[SimNode]) -> None:
+        """Let nodes make their states durable and cut their logs, as each does now and then."""
+        flushing = [node.flush() for node in nodes if node.running and not node.paused]
+        # Whoever heals must not wait for one that stands still meanwhile.
+        for end in await asyncio.shield(asyncio.gather(*flushing, return_exceptions=True)):
+            if isinstance(end, Exception):
+                raise end
+
     def crash_soon(self, node: SimNode, seconds: float = 0.0) -> None:
         """Cut the power, but not in the middle of a callback."""
         asyncio.get_running_loop().call_later(seconds, self.end, node)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from labrpc.sim.disk import FLUSH_SECONDS, SYNC_SECONDS, DriveImage, Write
@@ -11,6 +12,7 @@ from labs.strikes.atlas import Atlas
 from raft.disk.data_store import PROGRESS, ROWS
 from raft.disk.promise import decode_promise
 from raft.disk.records import (
+    BOOT_KEY,
     ENTRY,
     HARD_STATE,
     REPLICA,
@@ -19,8 +21,15 @@ from raft.disk.records import (
     WRITE_NUMBER_KEY,
     decode_number,
 )
+from raft.snapshot_stream import SnapshotChunk
+from raft.types import GroupId
 
 STALL_SECONDS: Final = (1.0, 30.0)
+AT_A_SNAPSHOT: Final = 0.4
+"""So many full disks are those of nodes that a snapshot comes to."""
+SNAPSHOT_ROOM: Final = (150, 250, 400)
+"""Bytes: for the record that a snapshot is being staged, and not for its rows."""
+HALF_A_PROMISE: Final = "half a promise"
 LOG_ROWS: Final = (ENTRY, HARD_STATE, REPLICA, START, TAIL)
 DAMAGES: Final = (
     "log row flipped", "log wiped", "log rolled back",
@@ -88,8 +97,13 @@ class DiskStrikes:
     async def _full(self) -> None:
         """No room any more. The process ends at the next write, and so does the next one at its
         start, until there is room again."""
-        victim = self._arena.victim()
-        victim.drive.full = True
+        if self._rng.random() < AT_A_SNAPSHOT:
+            victim = await self._awaits_a_snapshot()
+        else:
+            victim = self._arena.victim()
+            victim.drive.room = 0
+        if victim is None:
+            return
         await asyncio.sleep(self._arena.lasts())
         if not victim.alive:
             self._arena.crashes += 1
@@ -99,21 +113,55 @@ class DiskStrikes:
         victim.drive.heal()
         await self._arena.up([victim])
 
+    async def _awaits_a_snapshot(self) -> SimNode | None:
+        """The node that the next snapshot is on its way to, its disk all but full; None: there was
+        no snapshot for a while."""
+        coming: asyncio.Future[SimNode] = asyncio.get_running_loop().create_future()
+        room = self._rng.choice(SNAPSHOT_ROOM)
+        watchers = self._cluster.watchers
+
+        def comes(gid: GroupId, chunk: SnapshotChunk) -> None:
+            for node in self._arena.nodes():
+                replica = node.host.replicas.get(gid) if node.host is not None else None
+                if replica is not None and replica.id == chunk.target and not coming.done():
+                    node.drive.room = room
+                    coming.set_result(node)
+
+        for gid, watcher in watchers.items():
+            watcher.probes.on_chunk = partial(comes, gid)
+        try:
+            async with asyncio.timeout(2 * self._arena.lasts()):
+                return await coming
+        except TimeoutError:
+            return None
+        finally:
+            for watcher in watchers.values():
+                watcher.probes.on_chunk = None
+
     async def _torn(self) -> None:
-        """Cut the power the moment something has become durable, before it is acted on."""
+        """Cut the power the moment something has become durable, before it is acted on; or in the
+        middle of the promise that a new term, a vote or a start makes."""
         victim = self._arena.victim()
-        self._traps[victim.name] = (
-            self._rng.choice([LOG, DATA, *PROMISES]),
-            self._rng.choice([1, 1, 2, 5]),
-        )
+        what = self._rng.choice([LOG, DATA, *PROMISES, *[HALF_A_PROMISE] * 3])
+        self._traps[victim.name] = (what, self._rng.choice([1, 1, 2, 5]))
         await asyncio.sleep(self._arena.lasts())
+        if what == HALF_A_PROMISE and victim.name in self._traps:
+            self._traps[victim.name] = (what, 1)
+            self._arena.end(victim)
+            await self._arena.up([victim])
         self._traps.pop(victim.name, None)
         await self._arena.up([victim])
 
     def _watch(self, node: SimNode) -> Callable[[str, Any], None]:
         def watch(name: str, batch: list[Write]) -> None:
             trap = self._traps.get(node.name)
-            if trap is None or trap[0] != name:
+            if trap is None:
+                return
+            if trap[0] == HALF_A_PROMISE and name == LOG and _is_promised(batch):
+                # The promise begins in this turn of the loop, and takes a sync.
+                del self._traps[node.name]
+                self._arena.crash_soon(node, node.drive.sync_seconds / 2)
+            if trap[0] != name:
                 return
             self._traps[node.name] = (name, trap[1] - 1)
             if trap[1] <= 1:
@@ -208,6 +256,11 @@ def _noticed(node: SimNode, before: DriveImage) -> bool:
     return raw is not None and decode_number("an old log", WRITE_NUMBER_KEY, raw) < promised
 
 
+def _is_promised(batch: list[Write]) -> bool:
+    """Whether a promise follows these rows of the log at once: a term, a vote, a start."""
+    return any(key[:1] == HARD_STATE or key == BOOT_KEY for key, _ in batch)
+
+
 def _what(name: str, batch: Any) -> str:
     """What a write that failed was of."""
     kinds = {key[:1] for key, _ in batch}
@@ -218,4 +271,8 @@ def _what(name: str, batch: Any) -> str:
     if name != DATA:
         return "a promise"
     # What is applied says how far in the same batch; rows that are staged do not.
-    return "a snapshot" if kinds == {ROWS} and all(row for _, row in batch) else "the state"
+    return (
+        "a snapshot"
+        if kinds == {ROWS} and all(row is not None for _, row in batch)
+        else "the state"
+    )

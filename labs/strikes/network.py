@@ -8,6 +8,7 @@ from labrpc.sim.network import HEALTHY, Faults
 from labrpc.transport import Address
 from labs.cluster import SimNode
 from labs.strikes.arena import Arena, Strike
+from raft.errors import NotLeader, TransferRefused
 from raft.types import GroupId, ReplicaId
 
 KEPT_FRAMES_MAX: Final = 2_000
@@ -56,6 +57,7 @@ class NetworkStrikes:
             "clients": lambda: self._cut_for(self._clients),
             "controller": self._controller,
             "lonely": self._lonely,
+            "transfer-cut": self._transfer_cut,
         }
 
     def heal(self) -> None:
@@ -168,7 +170,8 @@ class NetworkStrikes:
         leader = self._cluster.leader(gid)
         if leader is None:
             return
-        others = [node.address for node in self._arena.nodes() if node is not leader]
+        rest = [node for node in self._arena.nodes() if node is not leader]
+        others = [node.address for node in rest]
         for address in [leader.address, *others]:  # whoever might be elected hears nobody
             self._network.isolate(address, [leader.address, *others])
         for _ in range(LONELY_TERMS):
@@ -185,7 +188,32 @@ class NetworkStrikes:
         self._network.heal()
         self._network.isolate(leader.address, others)
         await asyncio.sleep(2 * self._arena.election_seconds)
+        await self._arena.flush(rest)  # what it lacks may now be in a snapshot alone
         self._network.heal()
+
+    async def _transfer_cut(self) -> None:
+        """A leader hands over, and whoever is to follow it is cut off once it has asked for votes:
+        the leader is deposed, and another one than it meant must follow."""
+        arena = self._arena
+        gid = self._rng.choice(list(self._cluster.placement))
+        leader = self._cluster.leader(gid)
+        if leader is None or leader.host is None:
+            return
+        replica = leader.host.replicas[gid]
+        others = [voter for voter in replica.core.membership.voters if voter.id != replica.id]
+        if len(others) < 2:
+            return
+        to = self._rng.choice(others)
+        try:
+            leader.context.run(replica.transfer, to.id)
+        except (TransferRefused, NotLeader):
+            return
+        target = self._cluster.nodes[to.node]
+        if await self._campaigns(target, gid):
+            await asyncio.sleep(ASKED_SECONDS)  # they have been asked; it does not hear them
+            self._network.isolate(target.address, self._addresses())
+            await asyncio.sleep(2 * arena.election_seconds)
+            self._network.heal()
 
     async def _campaigns(self, node: SimNode, gid: GroupId) -> bool:
         """Wait until a node asks for votes, at most a few E."""

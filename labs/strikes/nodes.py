@@ -35,6 +35,7 @@ class NodeStrikes:
             "pause-all": self._pause_all,
             "stutter": self._stutter,
             "migration-crash": self._migration_crash,
+            "unheard": self._unheard,
         }
 
     def heal(self) -> None:
@@ -46,6 +47,20 @@ class NodeStrikes:
         if self._arena.acknowledged():
             self._arena.probe("power cut of all nodes with acked writes")
         await self._arena.down(self._arena.nodes(), SimNode.crash)
+
+    async def _unheard(self) -> None:
+        """No client hears what is answered; then everything is flushed and every process ends.
+        What clients ask again was done before its server's life began, and no log replays it."""
+        cluster, arena = self._cluster, self._arena
+        for client in cluster.client_addresses:
+            for node in arena.nodes():
+                cluster.network.cut(node.address, client)
+        await asyncio.sleep(self._rng.uniform(0.05, 0.5))
+        await arena.flush(arena.nodes())
+        for node in arena.nodes():
+            arena.end(node, SimNode.kill)
+        cluster.network.heal()
+        await arena.up(arena.nodes())
 
     async def _crash_loop(self) -> None:
         victim = self._arena.victim()

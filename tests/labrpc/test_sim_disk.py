@@ -160,14 +160,17 @@ def test_a_failed_sync_ends_the_node_and_resolves_nothing() -> None:
     assert run(main()) == (["input/output error"], False)
 
 
-def test_a_full_disk_fails_the_next_write_at_once() -> None:
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_full_disk_fails_the_first_write_that_does_not_fit(room: int) -> None:
     async def main() -> None:
         drive = SimDrive(Random(1))
         disk = drive.disk("data")
-        drive.full = True
+        drive.room = room
+        if room:
+            disk.write([(A, b"")])
         with pytest.raises(DiskFailed, match="no space left"):
-            disk.write([(A, b"1")])
-        drive.full = False
+            disk.write([(A, b"123")])
+        drive.heal()
         assert all_rows(drive.disk("data")) == {}
 
     run(main())

@@ -39,6 +39,11 @@ ONE_ENTRY_AT_A_TIME = ScenarioConfig(
 """What a group can do is then what its disks can, one sync after the other."""
 
 
+@pytest.fixture(autouse=True)
+def _long_overload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labs.overload.BUSY_SECONDS", 15.0)
+
+
 def test_an_overload_is_borne_and_forgotten() -> None:
     outcome, _ = play("overload", ONE_ENTRY_AT_A_TIME)
 

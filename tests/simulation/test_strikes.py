@@ -8,7 +8,15 @@ import pytest
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import VirtualLoop, run
 from labs.cluster import LOG, SimCluster
-from labs.nemesis import FAULTS, NAMED_FAULTS, NOT_STRUCK, RARE_FAULTS, Nemesis
+from labs.knobs import Knobs
+from labs.nemesis import (
+    COSTLY_FAULTS,
+    FAULTS,
+    NAMED_FAULTS,
+    NOT_STRUCK,
+    RARE_FAULTS,
+    Nemesis,
+)
 from labs.points import Points
 from labs.scenario import ScenarioConfig, drawn_faults, play
 from labs.strikes.arena import Arena
@@ -16,6 +24,7 @@ from labs.strikes.atlas import Atlas
 from labs.strikes.disks import DAMAGES, DiskStrikes
 from labs.topology import WEIGHTS, drawn, topology
 from raft.disk.log_store import LogStore
+from raft.host import CompactionConfig
 
 
 def arena(cluster: SimCluster) -> Arena:
@@ -31,13 +40,15 @@ def test_every_kind_is_carried_out_by_somebody() -> None:
         )  # fmt: skip
         return set(nemesis._strikes)
 
-    assert run(main()) | NOT_STRUCK == {*FAULTS, *RARE_FAULTS, *NAMED_FAULTS}
+    assert run(main()) | NOT_STRUCK == {*FAULTS, *RARE_FAULTS, *COSTLY_FAULTS, *NAMED_FAULTS}
 
 
 def test_the_swarm_draws_every_kind_and_the_rare_ones_seldom() -> None:
     drawn_so = [drawn_faults(seed) for seed in range(300)]
 
-    assert {kind for kinds in drawn_so for kind in kinds} == {*FAULTS, *RARE_FAULTS}
+    assert {kind for kinds in drawn_so for kind in kinds} == {
+        *FAULTS, *RARE_FAULTS, *COSTLY_FAULTS
+    }  # fmt: skip
     assert 0 < sum("ruin" in kinds for kinds in drawn_so) < 20
 
 
@@ -200,3 +211,33 @@ def test_a_log_row_that_reads_wrong_is_a_damage_that_the_store_names() -> None:
         return node.refused
 
     assert "entry" in run(main())
+
+
+SHORT_LOGS = Knobs(compaction=CompactionConfig(log_entries_max=5, keep_entries=0))
+
+
+@pytest.mark.parametrize(
+    ("faults", "probe"),
+    [
+        (("unheard",), "duplicate answered after a restart or snapshot"),
+        (("transfer-cut",), "transfer crossed by an election"),
+        (("torn",), "half-written promise left by a power cut"),
+        (("full", "isolate"), "disk full at a snapshot"),
+        ((), "named write answered from the table"),
+    ],
+)
+def test_what_a_strike_aims_at_is_reached(faults: tuple[str, ...], probe: str) -> None:
+    """In one of a few runs that have hardly anything else."""
+    config = ScenarioConfig(seconds=9.0, topology="T1", faults=faults, knobs=SHORT_LOGS)
+
+    assert any(play(f"aims/{seed}", config)[0].probes[probe] for seed in range(5))
+
+
+def test_timers_that_ring_together_split_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Points, "fires", lambda self, name: self.on and name == "timers ring together"
+    )
+    monkeypatch.setattr("labs.points.ACTIVE", 1.0)
+    config = ScenarioConfig(seconds=6.0, topology="T1", faults=("points", "crash"))
+
+    assert any(play(f"split/{seed}", config)[0].probes["split vote"] for seed in range(3))

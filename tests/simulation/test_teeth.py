@@ -23,6 +23,7 @@ from raft.types import GroupId
 from shardctrler import machine
 from shardkv.clerk import Clerk
 from shardkv.feed import ConfigFeed
+from shardkv.once import Names, Once
 from shardkv.writes import Append, Put
 from tests.shardkv.test_handover_model import half_a_batch
 
@@ -95,11 +96,20 @@ def test_half_a_batch_breaks_c10(monkeypatch: pytest.MonkeyPatch) -> None:
     assert until_broken(range(3), SMALL) == "C10"
 
 
+def test_a_name_that_nobody_remembers_breaks_c3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes again under it has a session of his own, which knows nothing of the first."""
+    monkeypatch.setattr(Names, "recall", lambda self, once, digest: None)
+
+    assert until_broken(range(2), SMALL) == "C3"
+
+
 def test_a_list_that_shows_half_a_batch_breaks_c10(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each write is right by itself, as a batch sent in pieces would have it; only who sees both
     halves at one moment can tell."""
 
-    async def broken(clerk: Clerk, batch: Sequence[Any], *, timeout: float) -> list[int]:
+    async def broken(
+        clerk: Clerk, batch: Sequence[Any], *, once: Once | None, timeout: float
+    ) -> list[int]:
         versions = []
         for one in batch:
             match one:
@@ -113,7 +123,9 @@ def test_a_list_that_shows_half_a_batch_breaks_c10(monkeypatch: pytest.MonkeyPat
         return versions
 
     monkeypatch.setattr(Clerk, "batch", broken)
-    busy = replace(SMALL, faults=(), workload=WorkloadConfig(pairs=1, batches=0.7, readers=4))
+    busy = replace(
+        SMALL, faults=(), workload=WorkloadConfig(pairs=1, batches=0.7, readers=4, named=0.0)
+    )
 
     assert until_broken(range(4), busy) == "C10"
 

@@ -45,9 +45,7 @@ SMALL_WINDOWS = Knobs(
 
 
 def small(*faults: str, knobs: Knobs | None = None, topology: str = "T1") -> ScenarioConfig:
-    return ScenarioConfig(
-        seconds=5.0, topology=topology, faults=faults, knobs=knobs, judges_disks=True
-    )
+    return ScenarioConfig(seconds=5.0, topology=topology, faults=faults, knobs=knobs)
 
 
 # What is taken away
