@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from raft.disk.overlay import Overlay
 from raft.types import GroupId, GroupUuid
 from shardctrler.codec import encode_config
 from shardctrler.machine import SESSIONS_SKIPPED
 from shardctrler.types import NO_GROUP, ConfigNumber, GroupInfo, ShardConfig, ShardId
+from shardkv.backup.restoring import rewrite_group
 from shardkv.commands import Abandoned, Command, Drop, Freeze, Install, OpenSession, Renew
 from shardkv.copying import Pulled
 from shardkv.migration import Ask, Pull, todo
@@ -362,3 +364,26 @@ def test_a_group_that_is_what_it_was_renews_nothing() -> None:
     assert survivor.apply(Renew(S1, N2, N3, arriving=False)).code is Code.OUT_OF_STEP
     assert survivor.apply(Renew(S0, N3, N3, arriving=False)).code is Code.OUT_OF_STEP
     assert survivor.apply(Renew(S0, N2, N3, arriving=True)).code is Code.OUT_OF_STEP
+
+
+def test_a_group_put_back_gives_no_session_number_again() -> None:
+    """One may have been opened since the backup: its client is told that it expired (C3)."""
+    history = History()
+    group = Group(A)
+    group.apply(configure(history.then(A, A, B, B)))
+    session = group.open(S0)
+    assert group.apply(put(session, 1, b"k", b"v")) == ok(1)
+    of_today = renamed(history.configs[-1])
+
+    overlay = Overlay(group.rows)
+    rewrite_group(overlay, of_today)
+    group.rows.write(overlay.writes())
+    group.machine.reload(group.rows)
+
+    assert group.machine.config == of_today
+    assert group.get(b"k") == row(b"v", 1)
+    for shard in (S0, S1):
+        assert group.open(shard) > SESSIONS_SKIPPED
+    assert group.apply(put(session + 1, 1, b"k", b"x")).code is Code.SESSION_EXPIRED
+    assert group.machine.record(ShardId(2)).phase is Phase.ABSENT
+    assert group.copy(ShardId(2)) == {}, "nothing is made for what lies elsewhere"
