@@ -214,11 +214,11 @@ class LevelDB:
             compression=options.compression,
             bloom_filter_bits=options.bloom_filter_bits,
         )
-        _yield_to_others(self._db)
         _sync_directory(path)  # LevelDB renames CURRENT without it
         self._worker = Worker(f"leveldb-{path.name}")
         self._buffer = WriteBuffer()
         self._closing = False
+        self._yields = False
         self._behind = 0  # bytes of the batches on their way to LevelDB
         self._run = DeleteRun()
         self._run_timer: asyncio.TimerHandle | None = None
@@ -515,6 +515,9 @@ class LevelDB:
         # table that could not be written shows in LevelDB's latched error, which any write tells.
         self._db.compact_range()
         self._db.write_batch().write()
+        if not self._yields:  # LevelDB's thread begins with the first work that it is given
+            self._yields = True
+            _yield_to_others()
 
     def _flushed(self, error: BaseException | None) -> None:
         done, self._flush = self._flush, None
@@ -690,19 +693,20 @@ def _backwards(
         raw.close()
 
 
-def _yield_to_others(db: "plyvel.DB") -> None:
-    """Lower the priority of LevelDB's thread, where it begins here: with the first work that it is
-    given, which is nothing yet. On Linux, where a thread has a priority of its own."""
+def _yield_to_others() -> None:
+    """Lower the priority of LevelDB's thread. On Linux, where a thread has one of its own.
+
+    It is the one of our name that Python did not make: gRPC's threads have names of theirs.
+    """
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():
         return
-    before = {task.name for task in tasks.iterdir()}
-    db.compact_range(start=b"", stop=b"\0")
-    before |= {str(thread.native_id) for thread in threads()}
+    python = {str(thread.native_id) for thread in threads()}
     nice = max(os.getpriority(os.PRIO_PROCESS, 0), BACKGROUND_NICE)
+    name = (tasks / str(os.getpid()) / "comm").read_text()
     for task in tasks.iterdir():
-        if task.name not in before:
-            with contextlib.suppress(OSError):  # gone again; or it may not be asked for
+        with contextlib.suppress(OSError):  # gone again; or it may not be asked for
+            if task.name not in python and (task / "comm").read_text() == name:
                 os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
 
 

@@ -45,7 +45,7 @@ def test_the_same_seed_tells_the_same_story() -> None:
 def test_a_healer_that_sees_to_the_first_of_the_dead_alone_breaks_l13(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Seed 39: one was dead, and had nowhere to go while all nodes held the group; the other had
+    """Seed 74: one was dead, and had nowhere to go while all nodes held the group; the other had
     come back without its disk, and needed no more than its own place."""
     replace_ = _Planner._replace
 
@@ -57,7 +57,7 @@ def test_a_healer_that_sees_to_the_first_of_the_dead_alone_breaks_l13(
     monkeypatch.setattr(_Planner, "_replace", broken)
 
     with pytest.raises(Played, match="every group whole") as failed:
-        play(39, DEATHS)
+        play(74, DEATHS)
 
     assert failed.value.invariant == "L13"
 
