@@ -203,12 +203,15 @@ class SimDrive:
         self._volumes.pop(name, None)
         self._records.pop(name, None)
 
-    def flip_record(self, name: str) -> None:
-        """Flip one bit of a record."""
+    def flip_record(self, name: str) -> bool:
+        """Flip one bit of a record; False: the drive is new, and has none."""
+        if name not in self._records:
+            return False
         record = bytearray(self._records[name])
         bit = self._rng.randrange(len(record) * 8)
         record[bit // 8] ^= 1 << bit % 8
         self._records[name] = bytes(record)
+        return True
 
     def roll_back(self, name: str, image: "DriveImage") -> None:
         """Put an old copy of one map back, alone."""

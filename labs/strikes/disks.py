@@ -237,10 +237,9 @@ class DiskStrikes:
                 drive.roll_back(DATA, before)
                 return changed
             case "promise flipped":
-                drive.flip_record(rng.choice(PROMISES))
+                return drive.flip_record(rng.choice(PROMISES))
             case "promises flipped":
-                for name in PROMISES:
-                    drive.flip_record(name)
+                return all([drive.flip_record(name) for name in PROMISES])
             case _:
                 for name in PROMISES:
                     drive.wipe(name)
