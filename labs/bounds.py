@@ -25,8 +25,9 @@ from raft.types import GroupId, NodeId
 
 LOOK_SECONDS: Final = 0.5
 COPIES_MAX: Final = 4
-SMALL_BYTES: Final = 2048
-"""What a disk may hold besides: with a few rows of data, what describes them weighs more."""
+SMALL_BYTES: Final = 8192
+"""What a disk may hold besides: with a few rows of data, what describes them weighs more, and what
+a group held between two looks is not weighed."""
 
 
 class Bounds:

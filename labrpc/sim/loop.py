@@ -344,6 +344,8 @@ class VirtualLoop(base_events.BaseEventLoop):
             raise Unhandled(f"at {self._now:.6f} s: {message}{more}: {cause!r}") from cause
 
     def _cancel_the_rest(self) -> None:
+        for process in list(self._standing):
+            self.resume(process)  # or its tasks would never hear that they are cancelled
         if rest := self.tasks():
             for task in rest:
                 task.cancel()

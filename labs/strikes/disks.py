@@ -239,7 +239,8 @@ class DiskStrikes:
             case "promise flipped":
                 return drive.flip_record(rng.choice(PROMISES))
             case "promises flipped":
-                return all([drive.flip_record(name) for name in PROMISES])
+                flipped = [drive.flip_record(name) for name in PROMISES]
+                return all(flipped)
             case _:
                 for name in PROMISES:
                     drive.wipe(name)
