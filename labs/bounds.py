@@ -25,6 +25,8 @@ from raft.types import GroupId, NodeId
 
 LOOK_SECONDS: Final = 0.5
 COPIES_MAX: Final = 4
+LOOKS_MAX: Final = 4
+"""A replica that catches up leaves in a moment what housekeeping sweeps in its next turns."""
 SMALL_BYTES: Final = 8192
 """What a disk may hold besides: with a few rows of data, what describes them weighs more, and what
 a group held between two looks is not weighed."""
@@ -44,6 +46,7 @@ class Bounds:
         # replica has deleted is there again when its node lost power before that was durable.
         self._live: dict[GroupId, int] = {}
         self._held: dict[NodeId, dict[GroupId, None]] = {}
+        self._over: dict[NodeId, int] = {}  # looks in a row that found too much on the disk
 
     async def watch(self) -> None:
         """Look at every node now and then, until cancelled."""
@@ -96,7 +99,9 @@ class Bounds:
         held.update(dict.fromkeys(node.host.replicas))
         live = sum(self._live.get(gid, 0) for gid in held)
         size = node.drive.visible_bytes(DATA)
-        if size > COPIES_MAX * live + SMALL_BYTES:
+        over = size > COPIES_MAX * live + SMALL_BYTES
+        looks = self._over[node.name] = self._over.get(node.name, 0) + 1 if over else 0
+        if looks == LOOKS_MAX:
             self._cluster.observer.broke(
                 "B7",
                 f"{node.name} keeps {size} bytes of data on its disk; its groups {list(held)} "
