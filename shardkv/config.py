@@ -13,6 +13,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -586,7 +587,7 @@ def example() -> str:
         "",
     ]
     for key, row in TABLE.items():
-        lines.append(f"# {row.help}")
+        lines += [f"# {line}" for line in textwrap.wrap(row.help, 98, break_on_hyphens=False)]
         lines.append(f"# ({row.rule}; {variable(key)}, {flag(key)})")
         if row.required:
             lines.append(f"{key}: n1")

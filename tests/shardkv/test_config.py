@@ -159,6 +159,7 @@ def test_the_example_is_current_and_loads(tmp_path: Path) -> None:
     assert load(file=ROOT / "config.example.yaml").config == load(flags={"node": "n1"}).config
     every = "\n".join(line.lstrip("#") for line in text.splitlines() if not line.startswith("# "))
     assert load(file=written(tmp_path, every)).config == load(flags={"node": "n1"}).config
+    assert max(map(len, text.splitlines())) <= 120, "no linter takes a longer line"
 
 
 def test_what_init_renders_is_read_back(tmp_path: Path) -> None:
