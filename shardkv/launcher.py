@@ -5,7 +5,8 @@ directory; so running it again finishes what a crash left:
 
 1. no cluster there: write `founding.yaml` (the whole wish, with the cluster id drawn), make the
    nodes' directories, then rename it to `cluster.yaml`: from then on the directories must be there;
-2. start a process a node;
+2. start a process a node, but where one runs already (`shardkv node`, by hand): that one is left to
+   whoever started it, and only started again if it ends before all is ready;
 3. give birth to the controller and the groups, and let them grow (`shardkv.growth`);
 4. let the founding groups join, all in one configuration, and note that in `founded`. From then
    on the controller's configuration and the groups' own logs are the truth about who holds what,
@@ -22,11 +23,13 @@ import fcntl
 import logging
 import os
 import secrets
+import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -239,12 +242,15 @@ def make_node(directory: Path, name: str, place: NodePlace, wish: ClusterFile) -
 
 
 def check_ports(file: ClusterFile) -> None:
-    """Find a port that is in use before anything is touched.
+    """Find a port that is in use before anything is touched; a node that runs has its own.
 
     Raises:
         AddressInUse: names it.
+        DataInUse: a node is just being started.
     """
     for place in file.nodes.values():
+        if nodedir.runner(Path(place.data)) is not None:
+            continue
         for address in (place.client, place.peer):
             host, _, port = address.rpartition(":")
             with socket.socket() as probe:
@@ -257,12 +263,46 @@ def check_ports(file: ClusterFile) -> None:
                     raise AddressInUse(address) from error
 
 
-class NodeProcess:
-    """One node's process, as its parent sees it."""
+class NodeProcess(ABC):
+    """A node's process, whoever started it."""
 
-    def __init__(self, name: str, place: NodePlace, lifeline: int) -> None:
+    def __init__(self, name: str, place: NodePlace) -> None:
         self.name, self.place = name, place
         self.command = ["shardkv", "node", "--data", place.data]
+        self.told = False
+
+    @abstractmethod
+    def end(self) -> str:
+        """How it ended; "" while it runs."""
+
+    def obituary(self) -> str:
+        """What became of it, and the command that starts it again."""
+        return f"{self.name} {self.end()}; start it again with: {shlex.join(self.command)}"
+
+
+class FoundProcess(NodeProcess):
+    """One that ran before `up` did, and is left to whoever started it."""
+
+    def __init__(self, name: str, place: NodePlace, pid: int) -> None:
+        """
+        Raises:
+            ProcessLookupError: it has ended meanwhile.
+        """
+        super().__init__(name, place)
+        self._handle = os.pidfd_open(pid)
+
+    def end(self) -> str:
+        return "ended" if select.select([self._handle], [], [], 0)[0] else ""
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+class OwnProcess(NodeProcess):
+    """One that `up` started, and that ends with it."""
+
+    def __init__(self, name: str, place: NodePlace, lifeline: int) -> None:
+        super().__init__(name, place)
         inherited = {
             key: value
             for key, value in config.environment().items()
@@ -276,19 +316,17 @@ class NodeProcess:
             start_new_session=True,  # Ctrl-C on the terminal is for `up`, which stops its nodes
             env=inherited,
         )
-        self.told = False
 
     @property
-    def ended(self) -> int | None:
+    def status(self) -> int | None:
         """The exit status (negative: the signal that killed it); None while it runs."""
         return self.process.poll()
 
-    def obituary(self) -> str:
-        """What became of it, and the command that starts it again."""
-        status = self.ended
-        assert status is not None
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        return f"{self.name} {how}; start it again with: {shlex.join(self.command)}"
+    def end(self) -> str:
+        status = self.status
+        if status is None:
+            return ""
+        return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 class Launcher:
@@ -305,7 +343,7 @@ class Launcher:
         self._file = file
         self._say, self._warn = say, warn
         self._reading, self._lifeline = os.pipe()
-        self._processes: list[NodeProcess] = []
+        self._processes: dict[str, NodeProcess] = {}
         self._stopping = asyncio.Event()
         self._signals = 0
 
@@ -317,9 +355,8 @@ class Launcher:
         watch: asyncio.Task[None] | None = None
         status = 0
         try:
-            self._processes = [
-                NodeProcess(name, place, self._reading) for name, place in self._file.nodes.items()
-            ]
+            for name, place in self._file.nodes.items():
+                self._processes[name] = self._found(name, place) or self._started(name, place)
             status = await self._until_ready()
             if status == 0 and not self._stopping.is_set():
                 first = next(iter(self._file.nodes.values()))
@@ -332,9 +369,31 @@ class Launcher:
             if watch is not None:
                 watch.cancel()
             killed = await self._stop_all()
+            for process in self._processes.values():
+                if isinstance(process, FoundProcess):
+                    process.close()
             os.close(self._lifeline)
             os.close(self._reading)
         return status or (1 if killed and self._signals < 2 else 0)
+
+    def _started(self, name: str, place: NodePlace) -> OwnProcess:
+        return OwnProcess(name, place, self._reading)
+
+    def _found(self, name: str, place: NodePlace) -> FoundProcess | None:
+        """The process that runs on the node's directory already."""
+        pid = nodedir.runner(Path(place.data))
+        if pid is None:
+            return None
+        try:
+            found = FoundProcess(name, place, pid)
+        except ProcessLookupError:
+            return None
+        self._warn(f"{name} runs already, process {pid}: it is not stopped with the others")
+        return found
+
+    @property
+    def _own(self) -> list[OwnProcess]:
+        return [node for node in self._processes.values() if isinstance(node, OwnProcess)]
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -404,7 +463,7 @@ class Launcher:
 
     async def _introduce(self, operator: Operator, deadline: float) -> None:
         """Print a line a node, in order, each as soon as it answers."""
-        waiting = list(self._processes)
+        waiting = list(self._processes.values())
         while waiting:
             seen = await operator.observe()
             while waiting and (status := seen[waiting[0].name]) is not None:
@@ -415,38 +474,45 @@ class Launcher:
             if waiting:
                 await asyncio.sleep(0.05)
 
-    async def _first_death(self) -> NodeProcess:
+    async def _first_death(self) -> OwnProcess:
+        """The first of ours that ends. One that was found and ends is started by us: it was on its
+        way out, as those are whose `up` was killed."""
         while True:
-            for process in self._processes:
-                if process.ended is not None:
+            for name, process in self._processes.items():
+                if not process.end():
+                    continue
+                if isinstance(process, OwnProcess):
                     return process
+                self._processes[name] = self._started(name, process.place)
+                if isinstance(process, FoundProcess):
+                    process.close()
             await asyncio.sleep(0.05)
 
-    def _explain_death(self, process: NodeProcess) -> int:
+    def _explain_death(self, process: OwnProcess) -> int:
         self._warn(f"{process.obituary()}; its log: {process.place.log}")
-        status = process.ended or 0
+        status = process.status or 0
         return status if status > 0 else 1
 
     async def _watch(self) -> None:
         """Say when a node ends, and what would start it again; start nothing."""
         while True:
-            for process in self._processes:
-                if process.ended is not None and not process.told:
+            for process in self._processes.values():
+                if process.end() and not process.told:
                     process.told = True
                     self._warn(process.obituary())
             await asyncio.sleep(0.2)
 
     async def _stop_all(self) -> bool:
-        """Take every node down; returns whether one had to be killed.
+        """Take every node down that is ours; returns whether one had to be killed.
 
         SIGINT: stop without handing leadership on, since everybody goes.
         """
-        running = [node for node in self._processes if node.ended is None]
+        running = [node for node in self._own if not node.end()]
         for node in running:
             with suppress(ProcessLookupError):
                 node.process.send_signal(signal.SIGINT)
         deadline = asyncio.get_running_loop().time() + STOP_SECONDS
-        while any(node.ended is None for node in running):
+        while any(not node.end() for node in running):
             if asyncio.get_running_loop().time() > deadline:
                 self._kill_all()
                 return True
@@ -454,8 +520,8 @@ class Launcher:
         return False
 
     def _kill_all(self) -> None:
-        for node in self._processes:
-            if node.ended is None:
+        for node in self._own:
+            if not node.end():
                 node.process.kill()
                 node.process.wait()
 

@@ -160,6 +160,30 @@ class NodeLock:
         os.close(self._handle)
 
 
+def runner(directory: Path) -> int | None:
+    """The number of the process that runs on a node's directory; None if none does.
+
+    Raises:
+        DataInUse: one does, but has not written its number yet.
+    """
+    try:
+        handle = os.open(directory / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None  # it has never run
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        written = os.read(handle, 32).strip()
+        if not written.isdigit():
+            raise DataInUse(f"{directory}: in use by another process") from error
+        return int(written)
+    finally:
+        os.close(handle)  # and with it the lock, if we got it
+    return None
+
+
 def identity(directory: Path) -> NodeIdentity:
     """Whose directory it is, by its promise; read only, and before any database is opened.
 

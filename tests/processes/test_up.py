@@ -263,6 +263,36 @@ def _nobody_else_gets_in(cluster: Cluster) -> None:
     assert [path.name for path in elsewhere.iterdir()] == ["up.lock"]
 
 
+def test_a_node_that_runs_by_hand_takes_part_and_is_left_alone(cluster: Cluster) -> None:
+    """As in the README's tour: killed, started in another terminal, and then `up` again."""
+    ask(cluster, "put", "kept", "value")
+    cluster.kill("n2")
+    by_hand = cluster.restart("n2")
+    assert cluster.interrupt() == 0
+    assert cluster.runs("n2") and not cluster.runs("n1")
+
+    cluster.start("--nodes", "3")
+    assert f"n2 runs already, process {by_hand.pid}: it is not stopped" in cluster.complaints()
+    assert cluster.nodes["n2"].pid == by_hand.pid
+    assert ask(cluster, "get", "kept") == b"value"
+    by_hand.kill()
+    assert cluster.obituary("n2")[0] == "ended"
+    assert cluster.interrupt() == 0
+
+
+def test_up_after_an_up_that_was_killed_does_not_wait_for_what_is_ending(cluster: Cluster) -> None:
+    """The nodes see that their `up` is gone and stop; the next one takes over wherever they are."""
+    before = {node.pid for node in cluster.nodes.values()}
+    cluster.up.kill()
+    cluster.up.wait()
+
+    cluster.start("--nodes", "3")
+
+    assert before.isdisjoint(node.pid for node in cluster.nodes.values())
+    assert ask(cluster, "put", "after", "it") == b"version 1\n"
+    assert cluster.interrupt() == 0
+
+
 def test_flags_that_contradict_the_directory_are_refused(cluster: Cluster) -> None:
     assert cluster.interrupt() == 0
     for flag, value in {"--nodes": "5", "--shards": "9", "--groups": "3"}.items():

@@ -71,6 +71,19 @@ def test_one_process_at_a_time(made: Path) -> None:
     NodeLock(made).release()
 
 
+def test_who_runs_on_a_directory_is_known_without_disturbing_him(made: Path) -> None:
+    assert nodedir.runner(made) is None, "it has never run"
+    lock = NodeLock(made)
+
+    assert nodedir.runner(made) == os.getpid()
+    with pytest.raises(DataInUse):
+        NodeLock(made)
+
+    lock.release()
+    assert nodedir.runner(made) is None
+    NodeLock(made).release()
+
+
 def test_settings_of_another_node_are_refused(made: Path) -> None:
     settings = load(flags={"node": "n2"}).config
     with pytest.raises(DataUnusable, match=r"belongs to node n1 of cluster 0001.*settings say n2"):
