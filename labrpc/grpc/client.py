@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from labrpc.errors import Refused, RpcError, Unknown, Unreachable
 from labrpc.grpc import wire_pb2 as wire
+from labrpc.grpc.diagnosis import in_short
 from labrpc.grpc.handshake import Identity, Violation
 from labrpc.limits import BODY_BYTES_MAX, METHOD_BYTES_MAX, PACK_BYTES_MAX, PACK_ITEMS_MAX
 from labrpc.transport import Address
@@ -66,7 +67,7 @@ async def end_of(stream: ByteStream, address: Address) -> StreamLost:
         return StreamLost(Refused(code.name, details))
     if code is grpc.StatusCode.OK:
         return StreamLost(Unreachable(f"{address} ended the connection"))
-    return StreamLost(Unreachable(f"{address} cannot be reached: {code.name}: {details}"))
+    return StreamLost(Unreachable(f"{address} cannot be reached: {in_short(code.name, details)}"))
 
 
 async def read(stream: ByteStream, address: Address) -> bytes:

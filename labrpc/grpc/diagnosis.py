@@ -10,6 +10,7 @@ own certificate is then looked for here, and its own log has the rest.
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -34,6 +35,17 @@ _FAULTS: Final = (
     ("self-signed", "was not signed by the CA that this end trusts"),
     ("mismatch", "does not name the host that was dialled"),
 )
+
+
+_SYSTEM: Final = re.compile(r"to remote host: (?:connect: )?([^:()]+)(?: \(\d+\))?$")
+"""The operating system's own words at the end of gRPC's, which name each address once more."""
+
+
+def in_short(code: str, details: str) -> str:
+    """Why there is no connection, of what gRPC says about it: `Connection refused`, if the system
+    said so, else all of it."""
+    said = _SYSTEM.search(details)
+    return said[1] if said else f"{code}: {details}"
 
 
 async def diagnose(address: Address, tls: Tls | None, *, seconds: float = HANDSHAKE_SECONDS) -> str:

@@ -5,7 +5,7 @@ import grpc.aio
 from labrpc.errors import Refused, Unreachable
 from labrpc.grpc import kv_pb2 as kv
 from labrpc.grpc import options
-from labrpc.grpc.diagnosis import HANDSHAKE_SECONDS, diagnose
+from labrpc.grpc.diagnosis import HANDSHAKE_SECONDS, diagnose, in_short
 from labrpc.grpc.kv import KV_SERVICE
 from labrpc.grpc.tls import Tls, dial
 from labrpc.transport import Address
@@ -32,6 +32,7 @@ async def cluster_at(address: Address, *, timeout: float, tls: Tls | None = None
                 patience = min(timeout, HANDSHAKE_SECONDS)
                 if reason := await diagnose(address, tls, seconds=patience):
                     raise Refused("UNAUTHENTICATED", reason) from None
-                raise Unreachable(f"{address} cannot be reached: {code.name}: {details}") from None
+                why = in_short(code.name, details)
+                raise Unreachable(f"{address} cannot be reached: {why}") from None
             raise Refused(code.name, details) from None
     return reply.cluster

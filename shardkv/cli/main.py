@@ -86,7 +86,7 @@ class Commands(click.Group):
 
 def unknown_command(name: str, names: list[str]) -> str:
     """What to say about a command that there is not."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"unknown command {quoted(name)}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 

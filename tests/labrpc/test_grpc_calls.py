@@ -11,6 +11,7 @@ import uvloop
 
 from labrpc.errors import Refused, Unknown, Unreachable
 from labrpc.grpc import wire_pb2 as wire
+from labrpc.grpc.diagnosis import in_short
 from labrpc.limits import BODY_BYTES_MAX
 from tests.support.wire import (
     CLUSTER,
@@ -64,6 +65,22 @@ def test_a_slow_call_delays_no_other(go: Run) -> None:
             assert await slow == b"slow"
 
     go(scenario())
+
+
+def test_who_is_not_there_is_told_in_the_systems_words(go: Run) -> None:
+    address = closed_port()
+
+    async def scenario() -> None:
+        async with client() as me:
+            with pytest.raises(Unreachable) as caught:
+                await me.call(address, "echo", b"", timeout=SOON)
+        assert str(caught.value) == f"{address} cannot be reached: Connection refused"
+
+    go(scenario())
+    other = "last error: UNKNOWN: ipv4:10.0.0.1:7400: Failed to connect to remote host: connect: "
+    other += "No route to host (113)"
+    assert in_short("UNAVAILABLE", other) == "No route to host"
+    assert in_short("UNAVAILABLE", "Socket closed") == "UNAVAILABLE: Socket closed"
 
 
 @pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "UNAVAILABLE", "ABORTED"])

@@ -76,6 +76,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -
     ("arguments", "message"),
     [
         pytest.param(["gett", "k"], "unknown command 'gett'; did you mean 'get'?", id="a typo"),
+        pytest.param(["nosuch"], "unknown command 'nosuch' (see", id="no word is near"),
         pytest.param(["ctl", "lev", "1"], "unknown command 'lev'; did you mean 'leave'?", id="ctl"),
         pytest.param(["zzz\x1b[31m"], "unknown command 'zzz\\x1b[31m'", id="an escape sequence"),
         pytest.param(["put", "k"], "Missing argument 'VALUE'", id="put without a value"),
