@@ -64,6 +64,8 @@ TIMEOUT_SECONDS_MAX: Final = 3600.0
 OPERATIONS_MAX: Final = 16_384
 """Operations of one clerk that wait for answers; past it the next is refused at once."""
 OPERATIONS_BYTES_MAX: Final = 64 * 1024 * 1024
+PARKED_MIN: Final = 64
+"""Among so many that wait for their shard nobody looks for some that have ended."""
 REFRESH_SECONDS: Final = 1.0
 """So long a list waits for a newer configuration before it goes on with the one that it has."""
 
@@ -420,6 +422,10 @@ class Operations:
         if parked is None:
             parked = self._parked[pending.shard] = _Parked(self._rng)
         parked.operations.append(pending)
+        if len(parked.operations) > 2 * len(self._pending) + PARKED_MIN:
+            # Without a configuration nothing tries them again, so those that have ended would stay.
+            alive = [each for each in parked.operations if not each.future.done()]
+            parked.operations = deque(alive)
         if parked.timer is None and at_once:
             pause = parked.backoff.next()
             parked.timer = self._loop.call_later(pause, self._retry, pending.shard)

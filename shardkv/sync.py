@@ -346,14 +346,23 @@ class Store:
         self.close()
 
     def _ask(self, operation: Coroutine[Any, Any, T]) -> T:
-        if self._closed:
-            operation.close()
-            raise Closed()
-        return self._wait(operation)
+        # In one with the look whether it is closed: what is handed to a loop that has ended is
+        # never done, and its caller would wait for ever.
+        with self._lock:
+            if self._closed:
+                operation.close()
+                raise Closed()
+            future = self._hand_over(operation)
+        return self._result(future)
 
     def _wait(self, work: Awaitable[T]) -> T:
+        return self._result(self._hand_over(work))
+
+    def _hand_over(self, work: Awaitable[T]) -> "concurrent.futures.Future[T]":
         assert threading.current_thread() is not self._thread, "the loop must not wait for itself"
-        future = asyncio.run_coroutine_threadsafe(_coroutine(work), self._loop)
+        return asyncio.run_coroutine_threadsafe(_coroutine(work), self._loop)
+
+    def _result(self, future: "concurrent.futures.Future[T]") -> T:
         try:
             return future.result()
         except concurrent.futures.CancelledError:

@@ -40,6 +40,7 @@ from shardkv.limits import (
     VALUE_BYTES_MAX,
 )
 from shardkv.once import TOKEN_BYTES, Once
+from shardkv.operations import PARKED_MIN
 from shardkv.protocol import Frame, Leader, Proposal, Reply, Status
 from shardkv.types import ABSENT, Row, Version
 from shardkv.writes import Append, Delete, Put
@@ -827,6 +828,25 @@ def test_a_write_that_never_left_fails_definitely_within_its_deadline(timeout: f
 
         assert timeout <= asyncio.get_running_loop().time() <= timeout + 0.06
         assert store.frames == []
+
+    with_clerk(story)
+
+
+def test_what_ended_while_there_was_no_configuration_is_kept_no_longer() -> None:
+    """A node's own clerk, that serves HTTP, may be asked for hours before the controller is up."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        store.controller_up = False
+        for _ in range(40):
+            puts = [clerk.put(KEY, bytes(1000), timeout=0.1) for _ in range(10)]
+            ended = await asyncio.gather(*puts, return_exceptions=True)
+            assert {type(error) for error in ended} == {Unavailable}
+
+        kept = [pending for parked in clerk._parked.values() for pending in parked.operations]
+        assert len(kept) <= PARKED_MIN + 2 * 10, "400 were asked for, 10 at a time"
+
+        store.controller_up = True
+        assert await clerk.put(KEY, b"v") == 1
 
     with_clerk(story)
 

@@ -1,12 +1,14 @@
 """The embedded store and the blocking face, on a real directory."""
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,6 +183,30 @@ def test_what_is_asked_of_a_closed_store_is_refused(tmp_path: Path) -> None:
     kv = shardkv.open(tmp_path / "store")
     kv.close()
     kv.close()
+
+    with pytest.raises(shardkv.Closed):
+        kv.get("a")
+
+
+def test_a_call_that_meets_another_threads_close_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is closed between the call's look whether it is and its way to the loop."""
+    kv = shardkv.open(tmp_path / "store")
+    kv.put("a", "1")
+    closer = threading.Thread(target=kv.close, daemon=True)
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    def closing(*work: Any) -> Any:
+        monkeypatch.undo()
+        closer.start()
+        closer.join(0.2)  # it has to wait for this very call
+        return hand_over(*work)
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", closing)
+    with contextlib.suppress(shardkv.ShardKVError):  # if the loop was asked to close it first
+        assert kv.get("a") == b"1"
+    closer.join()
 
     with pytest.raises(shardkv.Closed):
         kv.get("a")
