@@ -27,6 +27,7 @@ HEAD: Final = """# Performance
 
 How fast it is, against whom, what it costs, and where the time goes. Written by
 `python -m bench.report` from the files in `bench/results/`: nothing below is typed by hand.
+Why it is so, and what was tried, is in [speed.md](speed.md).
 
 ## How to read it
 
