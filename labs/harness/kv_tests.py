@@ -92,7 +92,7 @@ class Partitioner:
 
 
 async def _under(cluster: KvCluster, partitions: bool, clients: Awaitable[T]) -> T:
-    """Run the clients, with or without partitions."""
+    """Run the clients to the last call of each, with or without partitions meanwhile."""
     partitioner = Partitioner(cluster) if partitions else None
     results = await clients
     if partitioner is not None:
@@ -193,12 +193,19 @@ async def many_strings(cluster: KvCluster, trouble: Trouble) -> None:
             ).run(clients)
             for number, clerk in enumerate(clerks)
         ]
-        asking = clients.run(bodies, STRINGS_SECONDS)
-        written = await _under(cluster, trouble.partitions, asking)
-        for clerk in clerks:
-            await cluster.delete(clerk)
+        running = asyncio.gather(*bodies)
+        partitioner = Partitioner(cluster) if trouble.partitions else None
+        await asyncio.sleep(STRINGS_SECONDS)
+        clients.stopped = True
+        # Their last calls are under way while the network heals, and while all servers are down:
+        # one that was cut off is done after the healing, one that was begun before is done once.
+        if partitioner is not None:
+            await partitioner.stop()
         if trouble.crash:
             await restart_all(cluster)
+        written = await running
+        for clerk in clerks:
+            await cluster.delete(clerk)
         for number, count in enumerate(written):
             value = await checker.get(str(number))
             if not trouble.random_keys:

@@ -1,7 +1,8 @@
 """The labs' own tests of their network: a test here for each there, in virtual time.
 
-`TestTypes` is about Go's pointers; the codec's three tests live with our codecs. `TestBenchmark` is
-shortened: it asks that every answer is right, and prints a time.
+`TestTypes` is about Go's pointers, so here it tries the two kinds of handlers that we have; the
+codec's three tests are in `tests/labs/test_labgob.py`. `TestBenchmark` asks that every answer is
+right; how long they take is no matter of virtual time.
 """
 
 import asyncio

@@ -34,6 +34,7 @@ def test_static_one_shard_group_5a(play: Play) -> None:
 
     async def scenario(cluster: ShardGroupsCluster) -> None:
         values = await cluster.spread_puts(cluster.make_clerk())
+        await values.check()
         group = cluster.groups[GID1]
 
         group.shutdown_server(group.leader())
