@@ -129,7 +129,7 @@ def as_of_now(view: View) -> ShardConfig:
 
 async def groups_complete(client: ControllerClient, operator: Operator, *, deadline: float) -> None:
     """Return once the controller and every group that takes part lead and are whole, and all the
-    operator's nodes are registered.
+    operator's nodes are registered and know of it: what is asked of any of them next is answered.
 
     Raises:
         Unavailable: not in time; the text says what is missing.
@@ -140,8 +140,7 @@ async def groups_complete(client: ControllerClient, operator: Operator, *, deadl
         ours = tuple(operator.nodes)
         others = {str(node): found.client for node, found in view.directory.nodes.items()}
         seen = await operator.with_nodes(others).observe()
-        missing = incomplete(view.config, seen, ours)
-        missing += [f"{node} is not registered" for node in ours if node not in others]
+        missing = incomplete(view, seen, ours)
         if not missing:
             return
         if loop.time() > deadline:
@@ -149,26 +148,56 @@ async def groups_complete(client: ControllerClient, operator: Operator, *, deadl
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def incomplete(config: ShardConfig, seen: Seen, ours: Sequence[str]) -> list[str]:
-    """What keeps groups from being whole: no leader, a change of voters under way, or a voter on
-    one of our nodes whose replica does not run. What other nodes do is not ours to wait for."""
+def incomplete(view: View, seen: Seen, ours: Sequence[str]) -> list[str]:
+    """What keeps a cluster from being whole. Pure.
+
+    Of a group: no leader, a leader without a configuration, a change of voters under way, a voter
+    on one of our nodes whose replica does not run, or has not heard of that leader (who may be
+    one that was deposed, and has yet to notice). Of one of our nodes: the controller does not know
+    it, or it does not know what the controller does. What other nodes do is not ours to wait for.
+    """
     missing = []
-    for gid in (CONTROLLER_GID, *config.groups):
+    for gid in (CONTROLLER_GID, *view.config.groups):
         found = leader_of(gid, seen)
         if found is None:
             missing.append(f"group {gid} has no leader")
             continue
-        if found[1].outgoing or found[1].learners:
+        leader, group = found
+        if gid != CONTROLLER_GID and group.config_number == 0:
+            missing.append(f"group {gid} has yet to take up a configuration")
+        if group.outgoing or group.learners:
             missing.append(f"group {gid} is changing its members")
-        for member in found[1].voters:
-            if member.node in ours and not _runs(seen[member.node], found[1]):
+        for member in group.voters:
+            if member.node not in ours:
+                continue
+            if not _runs(seen[member.node], group):
                 missing.append(f"group {gid}'s replica on {member.node} does not run")
+            elif not _follows(seen[member.node], gid, leader):
+                missing.append(f"group {gid}'s replica on {member.node} has yet to hear its leader")
+    for node in ours:
+        if NodeId(node) not in view.directory.nodes:
+            missing.append(f"{node} is not registered")
+        elif not _has_heard(seen[node], view):
+            missing.append(f"{node} has yet to hear of configuration {view.config.number}")
     return missing
 
 
 def _runs(status: NodeStatus | None, group: ReplicaStatus) -> bool:
     replica = status.replica(group.gid) if status is not None else None
     return replica is not None and replica.uuid == group.uuid and not replica.stopped
+
+
+def _follows(status: NodeStatus | None, gid: int, leader: str) -> bool:
+    replica = status.replica(gid) if status is not None else None
+    return replica is not None and replica.leader == leader
+
+
+def _has_heard(status: NodeStatus | None, view: View) -> bool:
+    """Whether a node knows the configuration, and where everybody is."""
+    if status is None or status.config_number < view.config.number:
+        return False
+    known = {(str(node), there.client) for node, there in view.directory.nodes.items()}
+    return known <= set(status.known)
 
 
 def parse_group(text: str) -> Wish:

@@ -63,7 +63,7 @@ NODES_MAX: Final = 64
 GROUPS_MAX: Final = 256
 REPLICAS_MAX: Final = 9
 START_SECONDS: Final = 60.0
-"""From the start of the processes until every group has all its voters."""
+"""From the start of the processes until every group has all its voters, and every node knows."""
 RESTORED_SECONDS: Final = 1800.0
 """What the groups of a restored cluster get to be copied to all their nodes in."""
 STOP_SECONDS: Final = 10.0
@@ -402,7 +402,7 @@ class Launcher:
             self._kill_all()
 
     async def _until_ready(self) -> int:
-        """Bring the cluster to where every group has all its voters; the status if it failed."""
+        """Bring the cluster to where every node can serve; the status if it failed."""
         files = tls.of_environment(config.environment())
         secured = files.dialling() if files is not None else None
         transport = GrpcTransport(bytes.fromhex(self._file.cluster), "up", tls=secured)

@@ -62,8 +62,9 @@ def up(
 
     Founds a cluster in an empty directory, resumes the one in a directory that holds one. Prints a
     line a node, then the address of its web page (every node has one) and `ready` once every group
-    has all its voters. A node that ends stays ended: the command that starts it again is printed.
-    One that runs already, started by hand, takes part and is not stopped with the others.
+    leads and has all its voters, and every node knows of them. A node that ends stays ended: the
+    command that starts it again is printed. One that runs already, started by hand, takes part and
+    is not stopped with the others.
     """
     plan = Plan(
         data=data.absolute(),
