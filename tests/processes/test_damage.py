@@ -19,6 +19,7 @@ from shardkv import aio, nodedir
 from shardkv.launcher import Plan, prepare
 from tests.support.processes import (
     Cluster,
+    Seen,
     Warm,
     free_base_port,
     is_running,
@@ -29,12 +30,14 @@ from tests.support.processes import (
     wait_for,
 )
 
+LOG_BYTES_MAX = 65_536
 SETTINGS = {
-    "SHARDKV_RAFT_LOG_BYTES_MAX": "65536",
-    "SHARDKV_RAFT_LOG_KEEP_ENTRIES": "10",
+    "SHARDKV_RAFT_LOG_BYTES_MAX": f"{LOG_BYTES_MAX}",
+    "SHARDKV_RAFT_LOG_KEEP_ENTRIES": "0",
     "SHARDKV_BALLAST_BYTES": "0",
 }
-"""So that logs are cut, and the data database has tables."""
+"""So that the data database has tables, and logs are cut to what is in them: a table that a cut
+manifest does not name any more holds what no log can replay, or the loss of it would be none."""
 NEEDED = ("log/CURRENT", "log/MANIFEST-*", "log/*.ldb", "log/*.log")
 NEEDED_DATA = ("data/CURRENT", "data/MANIFEST-*", "data/*.ldb")
 HARMLESS = (
@@ -79,6 +82,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 return any((cluster.nodes["n3"].data / "data").glob("*.ldb"))
 
             await asyncio.to_thread(wait_for, has_tables, "tables in n3's data database")
+            await eyes.until(is_cut, "n3's log cut to what its tables hold")
         cluster.send("n3", signal.SIGTERM)
         cluster.wait_ended("n3")
 
@@ -86,6 +90,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         run(fill(cluster))
         yield cluster
         run(serves(cluster))
+
+
+def is_cut(seen: Seen) -> bool:
+    """Whether no flush is under way on n3, nor a cut of what it made durable."""
+    status = seen["n3"]
+    replica = status.replica(1) if status is not None else None
+    return replica is not None and replica.log_bytes <= LOG_BYTES_MAX
 
 
 async def serves(cluster: Cluster) -> None:

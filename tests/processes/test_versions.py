@@ -88,10 +88,13 @@ async def load_for(load: Load, seconds: float) -> None:
 
 async def refused_on_the_wire(cluster: Cluster, eyes: Eyes, load: Load) -> None:
     """n1 is of our version, n2 comes two versions later: each says so and names both; n3, between
-    them, speaks with both, and so the store goes on."""
+    them, speaks with both, and so the store goes on. Of two followers none speaks to the other, so
+    n1 is made a leader, which speaks to all."""
     cluster.send("n2", signal.SIGTERM)
     await asyncio.to_thread(cluster.wait_ended, "n2")
     await asyncio.to_thread(cluster.restart, "n2", program=AFTER_NEXT)
+    led = await asyncio.to_thread(cluster.cli, "ctl", "transfer", "1", "n1")
+    assert led.status == 0, led
     text = "protocol version mismatch: 'n2' speaks versions 2 to 3, 'n1' speaks version 1"
     await asyncio.to_thread(
         wait_for, lambda: text in log_of(cluster, "n1"), f"a refusal of n2 in the log of n1: {text}"
