@@ -402,15 +402,16 @@ class Replica:
         """The effect order; see the module's text. One save, then what it promises."""
         for append in ready.early:
             self._post(append)
-        if ready.snapshot is not None:
-            self._installing = self._spawn(self._install(ready, ready.snapshot))
-        elif ready.must_save:
+        if ready.must_save:
             saved = self._log_store.save(self.gid, ready.hard_state, ready.entries)
             self._last_save = saved
             if self.tracer is not None:
                 self.tracer.saving(ready.entries, saved)
             if ready.hard_state is not None:
                 self._hard_state_save = saved
+        if ready.snapshot is not None:
+            self._installing = self._spawn(self._install(ready, ready.snapshot))
+        elif ready.must_save:
             last = ready.entries[-1].id if ready.entries else None
             saved.add_done_callback(partial(self._saved, ready.messages, last))
         else:
@@ -677,18 +678,17 @@ class Replica:
         one synced batch restarts the log there. Dying between the two leaves an applied index
         past the log, which the next start finishes. Only then is the snapshot acknowledged.
 
+        Saves that are under way go on beside it, a new term's or vote's too. They are durable
+        before the log's reset is, because a log's saves are in order; and until then nothing that
+        they bring matters: whatever log the next start finds behind the applied index, it resets.
+
         What the machine keeps in memory follows the rows in the same step of the loop: who looks
         at both in between, without asking for a barrier, must not find halves of two states.
         """
-        if self._last_save is not None:
-            await asyncio.shield(self._last_save)
         await self._receiver.claim().install()
         self._machine.reload(self.store.reader)
         self._machine.snapshot_installed(meta.last.index)
-        saved = self._log_store.reset(self.gid, meta)
-        if ready.hard_state is not None:
-            saved = self._log_store.save(self.gid, ready.hard_state, ())
-        await asyncio.shield(saved)
+        await asyncio.shield(self._log_store.reset(self.gid, meta))
         while self._committed and self._committed[0].index <= meta.last.index:
             self._committed.popleft()
         self._installing = None

@@ -151,6 +151,17 @@ def ask(replica: Raft) -> float:
     return replica.deadline
 
 
+def wait_for_a_round(replica: Raft) -> float:
+    replica.read_index(b"r")
+    effects(replica)
+    return replica.deadline
+
+
+def lose_a_follower(replica: Raft) -> float:
+    replica.progress[N3].lost = True
+    return replica.deadline
+
+
 def hand_over(replica: Raft) -> float:
     replica.transfer(N2)
     effects(replica)
@@ -163,15 +174,31 @@ def remove(replica: Raft) -> float:
     return replica.deadline
 
 
+def have_removed_one(replica: Raft) -> float:
+    """It has the entry that says so, and may not know yet that this one is committed."""
+    replica.change_members(remove=[N3])
+    for _ in range(3):
+        effects(replica)
+        for source in replica.progress:
+            replica.step(ack(source, replica, replica.log.last.index), replica._now)
+    effects(replica)
+    assert replica.progress[N3].removed_at is not None
+    assert N3 not in [member.id for member in replica.membership.voters]
+    return replica.deadline
+
+
 @pytest.mark.parametrize(
     "unrest",
     [
         pytest.param(lambda replica: replica.deadline - 0.01, id="not due yet"),
         pytest.param(lambda replica: replica.deadline + 2, id="nobody was heard within E"),
         pytest.param(let_a_follower_lag, id="a follower lacks something"),
-        pytest.param(ask, id="a read waits"),
+        pytest.param(ask, id="a question is answered"),
+        pytest.param(wait_for_a_round, id="a read waits"),
+        pytest.param(lose_a_follower, id="one lost what it promised"),
         pytest.param(hand_over, id="a hand-over is under way"),
         pytest.param(remove, id="members change"),
+        pytest.param(have_removed_one, id="one is told that it was removed"),
     ],
 )
 def test_beats_at_rest_are_refused_where_more_is_to_be_done(
@@ -260,6 +287,17 @@ def test_an_earlier_deadline_counts_and_a_later_one_waits_for_the_look() -> None
 
     assert list(deadlines.take(3.0)) == ["a"]
     assert list(deadlines.take(9.0)) == [], "the one that was overtaken is forgotten"
+
+
+def test_one_that_was_overtaken_does_not_wake_whoever_was_noted_since() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    deadlines.note("a", 5.0)
+    deadlines.note("a", 3.0)
+    assert list(deadlines.take(3.0)) == ["a"]
+    deadlines.note("a", 8.0)
+
+    assert list(deadlines.take(5.0)) == []
+    assert list(deadlines.take(8.0)) == ["a"]
 
 
 def test_who_never_wants_to_be_woken_is_not() -> None:

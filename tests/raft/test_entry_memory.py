@@ -68,6 +68,18 @@ def test_the_log_that_has_not_grown_for_longest_forgets_first() -> None:
     assert idle.entries == 0
 
 
+def test_a_log_that_grows_again_is_not_the_first_to_forget() -> None:
+    memory = EntryMemory(30 * SIZE)
+    one, other = Kept(memory), Kept(memory)
+    one.grow(10)
+    other.grow(10)
+    one.grow(10)
+
+    one.grow(1)
+
+    assert (one.entries, other.entries) == (21, int(30 * KEPT) - 21)
+
+
 def test_the_oldest_entries_of_a_log_go_first_and_are_read_back() -> None:
     kept = Kept(EntryMemory(10 * SIZE))
     kept.grow(11)

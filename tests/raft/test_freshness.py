@@ -39,6 +39,7 @@ def test_an_answer_counts_once_its_index_is_applied() -> None:
     freshness.applied(Index(5))
 
     assert age_after(freshness, 11.0) == pytest.approx(1.0)
+    assert not freshness._confirmed, "it is looked at no more"
 
 
 def test_a_refusal_makes_nothing_younger() -> None:

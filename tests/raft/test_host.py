@@ -1,17 +1,20 @@
 """The driver on a simulated drive and network: births, crashes, snapshots, reads."""
 
 import asyncio
+from zlib import crc32
 
+import msgpack
 import pytest
 
 import raft.replica
 from labrpc.sim.loop import run
 from raft.disk.log_store import ReplicaRecord
 from raft.errors import NotLeader, OutcomeUnknown, RaftError
-from raft.host import CompactionConfig, Host
+from raft.frames import CHECKSUM_BYTES, FORMAT
+from raft.host import REASONS_MAX, CompactionConfig, Host
 from raft.replica import Replica
 from raft.types import Member, NodeId, ReplicaId, Role
-from tests.support.hosts import GID, UUID, Node, World, ledger
+from tests.support.hosts import CLUSTER, GID, UUID, Node, World, ledger
 
 
 async def three(seed: int, compaction: CompactionConfig | None = None) -> World:
@@ -208,6 +211,24 @@ def test_a_read_barrier_on_any_replica_sees_what_was_acknowledged() -> None:
     run(main())
 
 
+def test_reads_of_a_group_that_nothing_happens_to_wait_for_no_heartbeat() -> None:
+    """Nor does one that came in while others were confirmed."""
+
+    async def main() -> None:
+        world = await three(3)
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(1.03)
+        for node in world.nodes.values():
+            began = loop.time()
+            first = node.replica.read_barrier()
+            await asyncio.sleep(0.0001)
+            second = node.replica.read_barrier()
+            await asyncio.gather(first, second)
+            assert loop.time() - began < 0.01 < world.config.heartbeat_seconds / 5
+
+    run(main())
+
+
 def test_a_deposed_leader_answers_no_read_and_no_command() -> None:
     async def main() -> None:
         world = await three(4)
@@ -263,6 +284,44 @@ def test_leadership_is_handed_over_on_request() -> None:
         await submit(world, b"b")
 
         assert (await world.leader()) is not old
+
+    run(main())
+
+
+def test_a_node_that_stops_leaves_a_hand_over_as_it_is() -> None:
+    """To another than it would choose now."""
+
+    async def main() -> None:
+        world = await three(6)
+        leader = await world.leader()
+        slow, quick = [node for node in world.nodes.values() if node is not leader]
+        world.network.cut(leader.address, slow.address)
+        await submit(world, b"a")
+        leader.replica.transfer(slow.replica.id)
+        assert leader.host is not None
+        assert leader.replica.core.best_successor() == quick.replica.id
+
+        await leader.host.hand_over()
+
+        assert leader.replica.core.transfer_target == slow.replica.id
+
+    run(main())
+
+
+def test_why_frames_were_not_taken_is_counted_for_a_bounded_number_of_reasons() -> None:
+    """They may quote what a stranger sent."""
+
+    async def main() -> None:
+        world = await three(6)
+        host = (await world.leader()).host
+        assert host is not None
+        for number in range(3 * REASONS_MAX):
+            fields = (FORMAT, CLUSTER, "n2", "n2", True, [[GID, UUID, f"kind {number}", []]])
+            packed = msgpack.packb(fields)
+            host.receive(crc32(packed).to_bytes(CHECKSUM_BYTES, "big") + packed)
+
+        assert sum(host.dropped.values()) >= 3 * REASONS_MAX
+        assert len(host.dropped) <= REASONS_MAX + 1
 
     run(main())
 

@@ -12,10 +12,10 @@ from raft.config import RaftConfig
 from raft.disk.log_store import ReplicaRecord, ReplicaRefused
 from raft.errors import NotLeader, RaftError, ReplicaStopped, Unavailable
 from raft.host import HOUSEKEEPING_SECONDS, CompactionConfig
-from raft.messages import InstallSnapshot
+from raft.messages import AnyMessage, InstallSnapshot, RequestVote
 from raft.ready import Ready
 from raft.snapshot_stream import REPEATS_MAX
-from raft.types import EntryId, Index, NodeId, ReplicaId, SnapshotMeta
+from raft.types import EntryId, HardState, Index, NodeId, ReplicaId, SnapshotMeta, Term
 from tests.support.chaos import ChaosNode, ChaosWorld, Knobs
 from tests.support.hosts import GID, UUID, Ledger, ledger
 
@@ -101,15 +101,20 @@ async def begin_install(world: ChaosWorld, follower: ChaosNode) -> None:
     """Return in the very turn in which the follower begins to install a snapshot."""
     follower.power_up()
     await world.until(lambda: follower.up)
-    begins: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await watch_install(follower)
+
+
+def watch_install(follower: ChaosNode) -> "asyncio.Future[Ready]":
+    """Done in the turn in which the follower begins to install a snapshot, with what says so."""
+    begins: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
     install = follower.replica._install
 
     def watched(ready: Ready, meta: SnapshotMeta) -> Coroutine[Any, Any, None]:
-        begins.set_result(None)
+        begins.set_result(ready)
         return install(ready, meta)
 
     follower.replica._install = watched  # type: ignore[method-assign]
-    await begins
+    return begins
 
 
 def _agrees(node: ChaosNode, leader: ChaosNode) -> bool:
@@ -132,6 +137,69 @@ def test_rows_and_what_mirrors_them_change_in_one_step() -> None:
             counts.append(machine.count)
             await asyncio.sleep(STEP_SECONDS)
         assert len(counts) > 100, "nobody looked in between"
+
+    run(main())
+
+
+def test_what_was_committed_and_is_covered_by_a_snapshot_is_not_applied_again() -> None:
+    """A follower saves before it applies. So where its disk stands still, entries that are
+    committed wait for their turn; and a snapshot may come to take their place, because the leader
+    sends no more entries than it may, and cuts its log."""
+
+    async def main() -> None:
+        world, leader = await three(SHORT_LOGS, replace(QUICK, inflight_messages_max=2))
+        follower = others(world, leader)[0]
+        replica = follower.replica
+        await world.until(lambda: replica.applied == leader.replica.applied)
+        await world.submit(leader, b"durable")
+        for _ in range(1000):
+            await asyncio.sleep(STEP_SECONDS)
+            if replica.core.log.durable == leader.replica.core.log.last.index:
+                break
+        follower.drive.stall()
+        await world.submit(leader, b"on its way to the disk, and says that the one before counts")
+        await world.until(lambda: replica.core.commit > replica.applied)
+        begins = watch_install(follower)
+        await fill(world, leader)
+        assert leader.host is not None
+        await leader.host.compact()
+        await begins
+        assert replica._committed, "nothing is covered"
+
+        follower.drive.heal()
+
+        await world.until(lambda: _agrees(follower, leader))
+        world.look_for_silent()
+        world.oracle.check()
+
+    run(main())
+
+
+def test_a_term_and_a_vote_are_saved_in_order_around_an_installation() -> None:
+    """The snapshot tells of a term that was not heard of; while it is installed, another comes."""
+
+    async def main() -> None:
+        world, leader = await three(SHORT_LOGS)
+        follower = await behind(world, leader)
+        follower.power_up()
+        await world.until(lambda: follower.up)
+        replica, third = follower.replica, others(world, leader)[1].replica
+        begins, step, term = watch_install(follower), replica.core.step, replica.core.term
+
+        def later(message: AnyMessage, now: float) -> None:
+            staged = isinstance(message, InstallSnapshot)
+            step(message._replace(term=Term(term + 1)) if staged else message, now)
+
+        replica.core.step = later  # type: ignore[method-assign]
+        assert (await begins).hard_state == HardState(Term(term + 1))
+        last = leader.replica.core.log.last
+        campaign = RequestVote(third.id, replica.id, Term(term + 2), last, transfer=True)
+        replica.take(campaign, "n9")
+
+        await world.until(lambda: not replica.installing or replica.stopped_because is not None)
+        world.look_for_silent()
+        assert (replica.core.term, replica.core.vote) == (term + 2, third.id)
+        await world.until(lambda: _agrees(follower, leader))
 
     run(main())
 

@@ -362,6 +362,19 @@ def test_the_answer_to_another_question_answers_nothing() -> None:
     assert reads(replica) == ()
 
 
+def test_a_newer_patient_question_takes_the_place_of_an_older_one() -> None:
+    replica = core(2, "1")
+    replica.step(Heartbeat(N1, N2, T1, Index(1)), NOW)
+    effects(replica)
+    replica.read_index(b"p", patient=True)
+
+    replica.read_index(b"q", patient=True)
+
+    assert reads(replica) == (ReadState(b"p", Index(0)),)
+    replica.step(Heartbeat(N1, N2, T1, Index(1), 3, told=b"q", told_at=Index(1)), NOW)
+    assert reads(replica) == (ReadState(b"q", Index(1)),)
+
+
 def test_a_patient_question_ends_with_its_leader() -> None:
     replica = core(2, "1")
     replica.step(Heartbeat(N1, N2, T1, Index(1)), NOW)

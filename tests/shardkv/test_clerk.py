@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from random import Random
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import pytest
 
 from labrpc.sim.loop import run
 from raft.types import GroupId, NodeId
-from shardctrler.types import Directory, View
+from shardctrler.types import ConfigNumber, Directory, View
 from shardkv import client_sessions
 from shardkv.clerk import Clerk
 from shardkv.client_sessions import IDLE_SECONDS_MAX
@@ -794,6 +795,34 @@ def test_an_arriving_shard_is_asked_until_it_is_in_and_others_are_not_held_up() 
 
         assert store.value(keys.pop(moved)) == b"v-w"
         assert {store.value(key) for key in keys.values()} == {b"vw"}
+
+    with_clerk(story)
+
+
+def test_a_source_that_is_no_more_is_not_waited_for() -> None:
+    """It was given up for lost, and who waits for the shard has not heard of that: the owner is
+    asked again until it serves it."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        owner = store.routing(KEY) % 2 + 1
+        lost, heir = GroupId(owner), GroupId(3 - owner)
+        assert store.config.shards[store.routing(KEY)] == lost
+        store.configure([heir] * 4, hand_over=False)
+        number = ConfigNumber(store.config.number + 1)
+        heirs = {heir: store.config.groups[heir]}
+        store.config = replace(store.config, number=number, groups=heirs, departed={})
+
+        waiting = asyncio.ensure_future(clerk.put(KEY, b"v"))
+        await asyncio.sleep(1.0)
+        assert not waiting.done()
+        asked = [(to, frame.gid) for to, frame in store.frames]
+        assert asked and {gid for _, gid in asked} == {heir}
+        for shard, record in store.groups[heir].machine.unsettled:
+            assert record.peer == lost
+            store.copy(store.groups[heir], shard, store.groups[lost])
+
+        await asyncio.wait_for(waiting, 1.0)
+        assert store.value(KEY) == b"v"
 
     with_clerk(story)
 

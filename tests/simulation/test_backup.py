@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from labrpc.errors import Refused
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import run
 from labrpc.transport import Address
@@ -14,16 +15,21 @@ from labs.history import History
 from labs.sim_node import CLUSTER
 from labs.workload import Workload, WorkloadConfig
 from raft.errors import RaftError
+from raft.ports import Rows as DiskRows
 from raft.types import EntryId, GroupId, Index, Term
 from shardctrler.errors import ChangeRefused, ShardCtrlerError
 from shardctrler.types import ShardId
+from shardkv import admin as messages
 from shardkv.backup.manifest import GroupFile, Manifest, decode, encode
+from shardkv.backup.protocol import NEXT, OPEN, Next, Open, Opened
+from shardkv.backup.restoring import Birth, plant
 from shardkv.backup.rows import BackupDamaged, RowReader, check_cut
 from shardkv.backup.taking import BackupFailed, Cut, Taker
 from shardkv.handover import RateLimit
 from shardkv.planner import HealPolicy
 from shardkv.routing import SlotRouting
 from shardkv.rows import DATA, copy_of, decode_row, prefix_of
+from tests.support.storage import G1, ONE_VOTER, Storage, entry_id, record
 
 NSHARDS = 12
 ROUTING = SlotRouting(NSHARDS)
@@ -181,6 +187,55 @@ def test_states_that_nobody_reads_are_let_go() -> None:
     run(main())
 
 
+def test_a_chunk_is_given_again_and_none_is_passed_over() -> None:
+    async def main() -> None:
+        cluster = scene("chunks")
+        await cluster.start()
+        _, admin = cluster.client()
+        await admin.newest()
+        transport = cluster.network.transport(Address("operator"))
+
+        async def ask(method: str, question: Open | Next) -> bytes:
+            body = messages.encode(question)
+            return await transport.call(cluster.controllers[0], method, body, timeout=1.0)
+
+        opened = messages.decode(Opened, await ask(OPEN, Open(0, b"")))
+        first = await ask(NEXT, Next(opened.stream, 0))
+        assert await ask(NEXT, Next(opened.stream, 0)) == first, "its answer was lost"
+        for number in (2, 7):
+            with pytest.raises(Refused, match="chunk 0 was given last"):
+                await ask(NEXT, Next(opened.stream, number))
+        await admin.close()
+
+    run(main())
+
+
+def test_a_new_group_has_its_state_before_it_has_a_log() -> None:
+    """A power cut in the moment in which it is born leaves all of it, what was rewritten too."""
+
+    async def main() -> None:
+        source, target = Storage(), Storage()
+        old = source.data()
+        old.adopt(7, ONE_VOTER)
+        old.commit([(b"kept", b"1"), (b"rewritten", b"old")], entry_id(5, 2), ONE_VOTER)
+        capture = old.capture()
+        birth = Birth(record(), ONE_VOTER.voters[0])
+        store = await target.create()
+
+        def rewrite(rows: DiskRows) -> None:
+            rows.put(b"rewritten", b"new")
+
+        data_disk, chunks = target.drive.disk("data"), capture.chunks(1000)
+        await plant(store, data_disk, birth, entry_id(5, 2), Term(3), chunks, rewrite)
+        store = await target.crash(store)
+
+        data = target.data()
+        assert data.applied == entry_id(5, 2) == store.last(G1)
+        assert dict(data.reader.range(b"", b"z")) == {b"kept": b"1", b"rewritten": b"new"}
+
+    run(main())
+
+
 def test_a_cut_that_does_not_fit_together_is_found_on_the_rows() -> None:
     """Whatever the replicas said of themselves: two groups at different configurations."""
 
@@ -206,6 +261,11 @@ def test_a_cut_that_does_not_fit_together_is_found_on_the_rows() -> None:
         missing = {gid: found for gid, found in two.contents.items() if gid != 2}
         with pytest.raises(BackupDamaged, match="names groups"):
             check_cut(missing)
+        served = two.contents[GroupId(1)].phases
+        for phases in (served[1:], (*served, two.contents[GroupId(2)].phases[0])):
+            wrong = {**two.contents, GroupId(1): two.contents[GroupId(1)]._replace(phases=phases)}
+            with pytest.raises(BackupDamaged, match="group 1 serves other shards"):
+                check_cut(wrong)
         await clerk.close()
         await admin.close()
 

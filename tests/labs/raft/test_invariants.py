@@ -14,14 +14,14 @@ from labs.harness.edition import Edition, LabFailure
 from labs.harness.raft_cluster import RaftCluster
 from labs.raft import DATA, GID, LOG, UUID
 from raft import election, replication
-from raft.disk.log_store import LogStore
+from raft.disk.log_store import LogStore, SavedLog
 from raft.disk.records import HARD_STATE, encode_hard_state, group_key
 from raft.log import Log
 from raft.messages import AppendEntries, RequestVote
 from raft.parcel import Parcel
 from raft.replication import Replication
 from raft.state import State
-from raft.types import ZERO, Entry, HardState, Index, ReplicaId, Term
+from raft.types import ZERO, Entry, GroupId, HardState, Index, ReplicaId, Term
 
 Break = Callable[[pytest.MonkeyPatch], None]
 SEEDS = 20
@@ -242,6 +242,35 @@ def test_what_must_never_happen_is_noticed(
 
     assert isinstance(failure.value.__cause__, InvariantBroken)
     assert str(failure.value.__cause__).startswith(f"{invariant}:")
+
+
+def test_a_log_that_loads_with_another_term_in_its_middle_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Begin and end are as they were synced, and so is what the entries say."""
+
+    load = LogStore.load
+
+    def other(self: LogStore, gid: GroupId) -> SavedLog:
+        saved = load(self, gid)
+        first, second, third = saved.entries
+        assert second.term < third.term
+        return saved._replace(entries=iter((first, second._replace(term=third.term), third)))
+
+    async def main() -> None:
+        cluster = RaftCluster(3, seed="1", edition=Edition.E2024, reliable=True, snapshots=False)
+        async with cluster:
+            await cluster.one("first", 3, retry=True)
+            await cluster.one("second", 3, retry=True)
+            cluster.disconnect(await cluster.check_one_leader())
+            leader = await cluster.check_one_leader()
+            await cluster.one("third", 2, retry=True)
+            cluster.crash(leader)
+            monkeypatch.setattr(LogStore, "load", other)
+            await cluster.start(leader)
+
+    with pytest.raises(InvariantBroken, match=r"R18: .* loads another entry 2"):
+        run(main())
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,25 @@ def test_restart_replay_4a(play: Play) -> None:
     play(count_to_hundred_and_one)
 
 
+def test_what_shared_an_entry_is_replayed_whole(play: Play) -> None:
+    """Not an official one: the requests of one moment share an entry, and each of them is done
+    again when its server starts anew."""
+
+    async def scenario(cluster: RsmCluster) -> None:
+        await cluster.inc()
+        replies = await asyncio.gather(*[cluster.inc([cluster.leader]) for _ in range(5)])
+        assert sorted(replies) == list(range(2, 7))
+        await cluster.check_counter(6, SERVERS)
+
+        cluster.group.shutdown_all()
+        await cluster.restart()
+
+        assert await cluster.inc() == 7
+        await cluster.check_counter(7, SERVERS)
+
+    play(scenario)
+
+
 async def shut_down_under_load(cluster: RsmCluster) -> None:
     """Every request that is under way when all servers are killed comes to an end.
 

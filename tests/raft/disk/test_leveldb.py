@@ -19,6 +19,7 @@ from raft.disk.leveldb import (
     LOG_OPTIONS,
     OWNER,
     RUN_ROWS_MAX,
+    RUN_ROWS_MIN,
     SET_ASIDE,
     DeleteRun,
     FileSlot,
@@ -123,6 +124,56 @@ def test_a_run_of_deletes_ends_where_the_keys_go_elsewhere() -> None:
         key_of(1, RUN_ROWS_MAX - 1) + b"\0",
     ), "a very long one goes in pieces"
     assert run.rows == 1
+
+
+def test_deletes_that_go_back_are_no_run() -> None:
+    """Or the range between its ends would be none of theirs."""
+    run = DeleteRun()
+    for number in reversed(range(RUN_ROWS_MIN + 1)):
+        assert run.take([(key_of(1, number), None)]) is None
+    assert run.end() is None
+
+
+def test_no_space_is_given_back_once_the_database_closes(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path)
+        disk.write([(key_of(1, n), None) for n in range(RUN_ROWS_MIN)])
+        disk._end_run()
+        await disk.close()
+        await asyncio.sleep(0)
+        assert disk._tidier is None
+
+    asyncio.run(main())
+
+
+def test_space_is_given_back_once_leveldb_was_told_of_the_deletes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They gather in memory: compacted before them, the range would be as full as it was."""
+    monkeypatch.setattr(leveldb, "RUN_ROWS_MIN", 500)
+    order: list[str] = []
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path)
+        tell, tidy = disk._tell, disk._tidy
+
+        def telling(batch: Batch) -> None:
+            tell(batch)
+            order.append("told")
+
+        def tidying(lo: bytes, hi: bytes) -> None:
+            order.append("compacts")
+            tidy(lo, hi)
+
+        disk._tell, disk._tidy = telling, tidying  # type: ignore[method-assign]
+        disk.write([(key_of(1, n), None) for n in range(500)])
+        disk._end_run()
+        disk._worker.wait()
+        await asyncio.sleep(0)
+        await disk.close()
+
+    asyncio.run(main())
+    assert order == ["told", "compacts"]
 
 
 # Opening
@@ -472,6 +523,33 @@ def test_a_writer_that_outruns_leveldb_waits(
     asyncio.run(main())
 
 
+def test_a_writer_that_leveldb_keeps_up_with_never_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leveldb, "BUFFER_BYTES_MAX", 1000)
+    monkeypatch.setattr(leveldb, "BUFFER_STALL_BYTES", 4000)
+    waits = 0
+
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        wait = disk._worker.wait
+
+        def waiting() -> None:
+            nonlocal waits
+            waits += 1
+            wait()
+
+        monkeypatch.setattr(disk._worker, "wait", waiting)
+        for number in range(100):
+            disk.write([(b"%d" % number, bytes(100))])
+            if number % 10 == 9:
+                await disk.flush()
+        await disk.close()
+
+    asyncio.run(main())
+    assert waits == 0
+
+
 # Who waits for whom
 
 BACKGROUND = """
@@ -552,6 +630,24 @@ def test_flushes_that_have_not_begun_are_one(tmp_path: Path) -> None:
         disk.write([(b"k", b"v")])
         await asyncio.gather(*(disk.flush() for _ in range(10)))
         assert compactions == 2, "the one that had begun may not cover the others"
+        await disk.close()
+
+    asyncio.run(main())
+
+
+def test_a_flush_that_waits_for_another_covers_what_was_written_meanwhile(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = LevelDB.create(tmp_path / "db")
+        disk.write([(b"first", b"")])
+        first = asyncio.ensure_future(disk.flush())
+        await asyncio.sleep(0)
+        disk.write([(b"second", b"")])
+        await disk.flush()
+        await first
+
+        found = LevelDB.open(image(tmp_path / "db", tmp_path / "copy"), trust_log=False)
+        assert keys(found) == [b"first", b"second"]
+        await found.close()
         await disk.close()
 
     asyncio.run(main())
@@ -642,6 +738,30 @@ def test_a_failed_sync_is_the_end_of_the_handle(tmp_path: Path) -> None:
         disk = LevelDB.open(tmp_path / "db", trust_log=True)
         assert keys(disk) == []
         await disk.close()
+
+    asyncio.run(main())
+
+
+def test_what_leveldb_could_not_be_told_stays_readable_and_the_handle_closes(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        report = Report()
+        disk = LevelDB.create(tmp_path / "db", on_failure=report)
+
+        def fail(batch: Batch) -> None:
+            raise OSError(28, "no space left on device")
+
+        disk._tell = fail  # type: ignore[method-assign]
+        disk.write([(b"k", b"v")])
+        with pytest.raises(StorageFailed, match="no space left"):
+            await disk.flush()
+        assert disk.get(b"k") == b"v"
+        assert len(report.errors) == 1
+        with pytest.raises(StorageFailed, match="failed before"):
+            disk.write([(b"k", b"w")])
+        async with asyncio.timeout(10):
+            await disk.close()
 
     asyncio.run(main())
 

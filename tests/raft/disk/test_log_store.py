@@ -1,12 +1,12 @@
 """The log store: what a save promises, and what is refused at the start."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from labrpc.sim.loop import run
-from raft.disk.log_store import LogStore, NodeIdentity, ReplicaRefused
+from raft.disk.log_store import SWEEP_ROWS_MAX, LogStore, NodeIdentity, ReplicaRefused
 from raft.disk.promise import find_promise
 from raft.disk.records import (
     BOOT_KEY,
@@ -24,6 +24,7 @@ from raft.disk.records import (
     seal,
 )
 from raft.errors import Compacted, DataUnusable
+from raft.ports import Write
 from raft.types import GroupId, HardState, Index, NodeId, ReplicaId, SnapshotMeta
 from tests.support.storage import (
     G1,
@@ -422,6 +423,52 @@ def test_a_dropped_log_is_swept_in_slices_across_crashes() -> None:
     run(main())
 
 
+def test_a_drop_buries_what_was_not_swept_yet_too() -> None:
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, " ".join("1" * 2 * SWEEP_ROWS_MAX))
+        await store.cut(G1, meta(2 * SWEEP_ROWS_MAX - 1, 1))
+        assert entry_rows(storage) == SWEEP_ROWS_MAX
+        await store.drop_replica(G1)
+
+        while store.sweep(100):
+            pass
+
+        await store.close()
+        assert entry_rows(storage) == 0
+
+    run(main())
+
+
+def test_what_never_was_is_not_swept() -> None:
+    """A log that begins anew far behind its end has no rows in between."""
+
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, "1 1")
+        deleted: list[bytes] = []
+        sync = store._disk.sync
+
+        def counting(batch: Sequence[Write]) -> "asyncio.Future[None]":
+            deleted.extend(key for key, value in batch if value is None)
+            return sync(batch)
+
+        store._disk.sync = counting  # type: ignore[method-assign]
+        await store.reset(G1, meta(1_000_000, 1))
+        for at in range(1_000_001, 1_000_004):
+            await store.save(G1, None, entries(at, "1"))
+        store.cut(G1, meta(1_000_002, 1))
+        await store.save(G1, None, entries(1_000_004, "1"))
+        assert not store.sweep(100)
+
+        assert sorted(set(deleted)) == [
+            entry_key(G1, Index(at)) for at in (1, 2, 1_000_001, 1_000_002)
+        ]
+        await store.close()
+
+    run(main())
+
+
 def test_a_replica_made_anew_does_not_find_entries_of_the_one_before() -> None:
     """Its grave goes in the batch that makes the new one."""
 
@@ -572,6 +619,37 @@ def test_what_replaces_entries_on_their_way_is_read_once_those_have_landed() -> 
         assert list(store.read(G1, Index(1), Index(3), EVERYTHING)) == entries(1, "2 2")
         await second
         assert list(store.read(G1, Index(1), Index(3), EVERYTHING)) == entries(1, "2 2")
+
+    run(main())
+
+
+def test_the_promise_follows_what_was_swept() -> None:
+    """It is a write like any other: a log that lost its end lost that too."""
+
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage, " ".join("1" * 2 * SWEEP_ROWS_MAX))
+        await store.cut(G1, meta(2 * SWEEP_ROWS_MAX, 1))
+        await asyncio.sleep(1.0)
+        assert store.sweep(100)
+        await store.close()
+
+        stored = storage.drive.durable("log")[WRITE_NUMBER_KEY]
+        storage.drive.crash()
+        promise = find_promise([storage.drive.slot(name) for name in SLOTS]).promise
+        assert promise is not None
+        assert promise.write_number == decode_number("", WRITE_NUMBER_KEY, stored)
+
+    run(main())
+
+
+def test_closing_waits_for_the_promise_of_a_vote() -> None:
+    async def main() -> None:
+        storage = Storage()
+        store = await one_group(storage)
+        voting = store.save(G1, vote(3, 1), [])
+        await store.close()
+        assert voting.done() and voting.exception() is None
 
     run(main())
 
