@@ -271,6 +271,7 @@ class Node:
             host=lambda: self._host,
             assembly=lambda: self._assembly,
             databases=lambda: self._databases,
+            frames=lambda: self._peers.frames,
         )
         self._front = FrontDoor(
             FrontConfig.of(self._config),

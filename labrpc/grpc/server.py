@@ -77,6 +77,11 @@ class GrpcServer:
         """Frames that peers' channels brought."""
         return self._wire.frames_received
 
+    @property
+    def frames_failed(self) -> int:
+        """Those of them that could not be handled; each is in the log."""
+        return self._wire.frames_failed
+
     async def start(self) -> Address:
         """Open the port and return its address, with the port number taken.
 

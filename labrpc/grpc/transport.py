@@ -85,6 +85,21 @@ class GrpcTransport:
         """Where it listens; the real port once started."""
         return self.server.address
 
+    @property
+    def frames(self) -> dict[str, int]:
+        """What became of frames so far. Of those sent from here: `sent`, and `dropped` because a
+        channel was full or lost its connection; of those that came: `received`, and of these
+        `failed`, which could not be handled."""
+        channels = list(self._channels.values())
+        counts = {
+            "sent": sum(channel.frames_sent for channel in channels),
+            "dropped": sum(channel.frames_dropped for channel in channels),
+        }
+        if self._server is not None:
+            counts["received"] = self._server.frames_received
+            counts["failed"] = self._server.frames_failed
+        return counts
+
     async def start(self) -> Address:
         """Open the port. Raises AddressInUse, CannotListen: then nothing was started."""
         address = await self.server.start()

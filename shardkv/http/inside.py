@@ -37,6 +37,8 @@ class Parts(NamedTuple):
     assembly: Callable[[], Assembly | None]
     databases: Callable[[], Opened | None]
     tracing: "Tracing | None" = None
+    frames: Callable[[], Mapping[str, int]] = dict
+    """What became of frames to and from other nodes (`GrpcTransport.frames`)."""
 
     def means(self) -> Means | None:
         """By what operators' actions are carried out."""
@@ -70,6 +72,7 @@ class Parts(NamedTuple):
             proposals=self._proposals,
             syncs_waiting=self._syncs_waiting,
             host=self.host,
+            frames=self.frames,
             syncs=self._syncs,
             directories={
                 "log": self.directory / LOG_DATABASE,

@@ -46,6 +46,7 @@ class Figures(NamedTuple):
     proposals: Callable[[], Mapping[int, int]]  # waiting in each group
     syncs_waiting: Callable[[], Mapping[str, int]]  # of each database
     host: Callable[[], Host | None]
+    frames: Callable[[], Mapping[str, int]]  # between nodes, by what became of them
     syncs: Callable[[], Mapping[str, Histogram]]  # of each database
     directories: Mapping[str, Path]  # of each database
     free_bytes: Callable[[], int]
@@ -73,6 +74,7 @@ class _NodeCollector(Collector):
         yield from _http(figures)
         yield from _operations(figures)
         yield from _raft(status, figures.host())
+        yield _frames(figures.frames())
         yield from _shards(status, figures)
         yield from _disk(figures)
 
@@ -221,6 +223,18 @@ def _raft(status: NodeStatus, host: Host | None) -> Iterator[Family]:
     for why, count in sorted({"no such replica": 0, **host.dropped}.items())[:50]:
         dropped.add_metric((why,), count)
     yield dropped
+
+
+def _frames(counts: Mapping[str, int]) -> Family:
+    frames = CounterMetricFamily(
+        "shardkv_peer_frames",
+        "Frames between nodes: sent, dropped because a channel was full or lost its connection; "
+        "received, and of these failed (a bug of either end: see the log).",
+        labels=("outcome",),
+    )
+    for outcome, count in sorted(counts.items()):
+        frames.add_metric((outcome,), count)
+    return frames
 
 
 def _shards(status: NodeStatus, figures: Figures) -> Iterator[Family]:

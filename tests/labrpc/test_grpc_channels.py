@@ -245,7 +245,8 @@ def test_a_frame_that_its_handler_cannot_take_costs_only_itself(
             for frame in (b"1", b"bad", b"2"):
                 me.channel(peer.address).send(frame)
             await until(lambda: got == [b"1", b"2"])
-            assert peer.server.frames_received == 3
+            assert peer.frames == {"sent": 0, "dropped": 0, "received": 3, "failed": 1}
+            assert me.frames == {"sent": 3, "dropped": 0}
 
     with caplog.at_level(logging.ERROR):
         run(scenario())

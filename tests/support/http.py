@@ -180,6 +180,7 @@ class SimFront:
             host=lambda: node.host,
             assembly=lambda: node.assembly,
             databases=lambda: None,
+            frames=lambda: {"sent": 2, "dropped": 1, "received": 2, "failed": 1},
         )
         config = FrontConfig("127.0.0.1", 7402)._replace(**settings)
         start = 1_800_000_000.0

@@ -62,6 +62,8 @@ def test_what_was_done_is_counted(tmp_path: Path) -> None:
     assert reads["1", "hit"] > 0 and reads["1", "miss"] == 0
     assert {s["group"] for s, _ in found["shardkv_proposals_waiting"]} == {"1", "2"}
     assert found["shardkv_tasks"][0][1] > 1
+    frames = {s["outcome"]: n for s, n in found["shardkv_peer_frames_total"]}
+    assert frames == {"sent": 2, "dropped": 1, "received": 2, "failed": 1}
     assert found["process_resident_memory_bytes"][0][1] > 1e6
     operations = {s["kind"]: n for s, n in found["shardkv_operations_total"]}
     frames = {s["kind"]: n for s, n in found["shardkv_operation_seconds_count"]}

@@ -173,6 +173,8 @@ def test_any_node_serves_any_key_and_what_one_wrote_another_reads(cluster: Clust
         "log",
     }
     assert counted["process_open_fds"][0][1] > 10
+    frames = {labels["outcome"]: n for labels, n in counted["shardkv_peer_frames_total"]}
+    assert frames["sent"] > 0 and frames["received"] > 0 and frames["failed"] == 0
 
 
 def test_events_tell_of_a_kill_and_of_the_return(cluster: Cluster) -> None:
