@@ -44,6 +44,8 @@ class Known:
     """Of each state: the entry that led to it."""
     cut: tuple[float, int] = (-1.0, 0)
     """When states were lost last, and the newest one that anybody may have been told of since."""
+    given: dict[int, bytes | None] = field(default_factory=dict)
+    """Each version that was ever given, and for which value; of lost states, too."""
 
 
 @dataclass(slots=True)

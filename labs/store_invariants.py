@@ -621,6 +621,7 @@ class StoreInvariants:
         if states[-1] != state:  # else the batch has led there by a write before this one
             states.append(state)
             self._keys[write.key].origins.append((gid, index))
+            self._given(gid, index, write.key, state)
         at = len(states) - 1
         if write.op is Op.DELETE or not self.values_are_unique:
             return at
@@ -639,6 +640,19 @@ class StoreInvariants:
                 f"and is, at {index}",
             )
         return at
+
+    def _given(self, gid: GroupId, index: Index, key: bytes, state: State) -> None:
+        """C11. What a survivor's log holds beyond what was committed was numbered as if it had
+        been."""
+        if not state.version or self.memory.may_be_done_after_all(gid, index):
+            return
+        value = self._keys[key].given.setdefault(state.version, state.value)
+        if value != state.value:
+            self.observer.broke(
+                "C11",
+                f"group {gid}: version {state.version} of {key!r} was {value!r:.80}, and is "
+                f"{state.value!r:.80} at {index}",
+            )
 
     # What clients are told
 

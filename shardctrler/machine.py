@@ -473,8 +473,10 @@ def rehome(
 ) -> ShardConfig | None:
     """Let the rows of a controller that was restored speak of the groups and nodes of today.
 
-    Owners, numbers and the whole history stay. A group that is not among `groups` had left before
-    the backup: its gid keeps the uuid it had, nobody is a member, so that no group can join by it.
+    Owners, numbers and the whole history stay, and one configuration is added in which nothing
+    moves: it tells that the state was put back, and its number is one that no state before it had
+    (see `shardkv/held.py`). A group that is not among `groups` had left before the backup: its gid
+    keeps the uuid it had, nobody is a member, so that no group can join by it.
 
     Args:
         rows: The state as it was; written to.
@@ -482,13 +484,12 @@ def rehome(
         nodes: Those of the new cluster; no other is known any more.
 
     Returns:
-        The newest configuration; None if there was none.
+        The newest configuration, the one that is added; None if there was none.
     """
     meta = rows.get(_META)
     if meta is None:
         return None
     form, number, version, nshards = _META_ROW.unpack(meta)
-    rows.put(_META, _META_ROW.pack(form, number, version + 1, nshards))
     newest = None
     for key, row in list(rows.range(b"c", b"d")):
         config = decode_config(row)
@@ -498,6 +499,13 @@ def rehome(
             departed={gid: _reborn(gid, info, groups) for gid, info in config.departed.items()},
         )
         rows.put(key, encode_config(newest))
+    if newest is not None:
+        newest = successor(
+            newest, newest.shards, newest.groups, {**newest.groups, **newest.departed}
+        )
+        number = newest.number
+        rows.put(_config_key(number), encode_config(newest))
+    rows.put(_META, _META_ROW.pack(form, number, version + 1, nshards))
     for key, row in list(rows.range(b"g", b"h")):
         record, gid = decode_group(row), GroupId(_NUMBER.unpack(key[1:])[0])
         info = _reborn(gid, GroupInfo(record.uuid, ()), groups)

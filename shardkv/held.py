@@ -2,6 +2,17 @@
 
 What stands here beside the record follows from the rows alone, and is brought in line with them
 whenever the record changes or the rows are loaded anew (`refresh`).
+
+A key never has one version with two values, or `if_version` would be fooled by a version that was
+read before. While nothing is lost this takes two things: each write gives one more than the key
+has, and a key made anew begins above the highest version that was ever deleted in its shard. Where
+acknowledged writes are lost - a group goes on from a survivor, a shard stays with whoever was
+giving it to a lost group, a backup is put back - somebody may hold a version that the rows do not
+know of. So versions come in *epochs*, and each such event begins one, under the number of the
+configuration that tells of it: every write from there on, to keys that are there as well, gets a
+version above all that came before. It costs no row: the highest deleted version is raised to the
+epoch's begin, and says from then on which epoch it is. (What a survivor's log held and was never
+committed is counted as it stands there; its entries were numbered by the group that it was.)
 """
 
 from collections.abc import Collection, Iterator
@@ -24,10 +35,15 @@ from shardkv.rows import (
     prefix_of,
     row_version,
 )
+from shardkv.steps import RECOVERED_BEGINS
 from shardkv.types import NO_GENERATION, CopyId, Generation
 
 GIVEN_OUT: Final = (Phase.MOVING, Phase.LEAVING)
 """A shard in one of these has change rows."""
+EPOCH: Final = RECOVERED_BEGINS // 2
+"""Versions of an epoch, more than one key is ever given. Of the two that a configuration has, the
+second is for the backup that is put back with it: what was backed up may have gone on, and have
+been recovered by a configuration of the same number."""
 
 
 class HeldShard:
@@ -36,6 +52,7 @@ class HeldShard:
     __slots__ = (
         "changes",
         "data_prefix",
+        "epoch_begins",
         "highest_deleted",
         "highest_key",
         "id",
@@ -52,6 +69,7 @@ class HeldShard:
         self.data_prefix = self.prefix + DATA
         self.highest_key = self.prefix + HIGHEST_DELETED
         self.highest_deleted = 0  # the row's figure while it serves, else 0
+        self.epoch_begins = 0  # every version that is given is above it
         self.serves = False  # whether its phase answers clients: the one question of the hot path
         self.changes: ChangeLog | None = None  # while it is on its way from here
         self.sessions = sessions
@@ -62,17 +80,23 @@ class HeldShard:
         prefix = changes_prefix(self.id, self.record.copy_id)
         self.changes = ChangeLog(prefix, len(self.prefix))
 
+    def stored_highest(self, rows: Reader) -> int:
+        """The row's figure."""
+        row = rows.get(self.highest_key)
+        return 0 if row is None else row_version(self.highest_key, row)
+
+    def know_highest(self, version: int) -> None:
+        """The highest deleted version is `version`."""
+        self.highest_deleted = version
+        self.epoch_begins = version - version % EPOCH
+
     def refresh(self, rows: Reader) -> None:
         """Bring what is derived in line with the record."""
         record = self.record
         assert record.taken <= record.number, record
         assert (record.generation == NO_GENERATION) == (record.phase is Phase.ABSENT), record
         self.serves = record.phase in SERVES
-        self.highest_deleted = 0
-        if self.serves:
-            row = rows.get(self.highest_key)
-            if row is not None:
-                self.highest_deleted = row_version(self.highest_key, row)
+        self.know_highest(self.stored_highest(rows) if self.serves else 0)
         if record.phase not in GIVEN_OUT:
             self.changes = None
             return

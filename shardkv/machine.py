@@ -439,7 +439,7 @@ class StoreMachine:
         for at, write in enumerate(writes):
             code, facts = self._write(held, *write, unseen)
             if code is not _OK:
-                held.highest_deleted = highest_deleted
+                held.know_highest(highest_deleted)
                 return Answer(code, (*facts, at))
             versions += facts
         for key, row in unseen.writes():
@@ -467,7 +467,7 @@ class StoreMachine:
         if op is _DELETE:
             if row is not None:
                 if version > held.highest_deleted:
-                    held.highest_deleted = version
+                    held.know_highest(version)
                     rows.put(held.highest_key, encode_version(version))
                 rows.delete(key)
             return Answer(_OK, (0,))
@@ -476,9 +476,11 @@ class StoreMachine:
             if length > VALUE_BYTES_MAX:
                 return Answer(Code.VALUE_TOO_LONG, (length,))
             value = row[ROW_OVERHEAD_BYTES:] + value
-        # A key made anew starts above every version that was ever deleted here, so that a version
-        # that some client read once is never another value's (`if_version` would be fooled).
-        version = (version or held.highest_deleted) + 1
+        # A version that some client read once is never another value's (`held.py`).
+        version = version or held.highest_deleted
+        if version < held.epoch_begins:
+            version = held.epoch_begins
+        version += 1
         rows.put(key, encode_row(version, value))
         return Answer(_OK, (version,))
 
@@ -552,7 +554,7 @@ class StoreMachine:
         if not self._fits(config):
             return _BAD_COMMAND
         if self._is_renamed_by(config):
-            self._skip_sessions(rows)
+            self._skip_what_is_lost(config.number, rows)
         for shard, owner in enumerate(config.shards):
             held, previous = self._shards[shard], config.previous[shard]
             record = held.record
@@ -587,6 +589,8 @@ class StoreMachine:
             held = self._become(self._shards[shard], after, rows)
             if arrives:
                 self._begin_after(held, config.number, rows)
+            elif after.phase is Phase.PARKED:  # it was frozen: the lost group may have served it
+                self._go_beyond(held, config.number, rows)
         return DONE
 
     def _is_renamed_by(self, config: ShardConfig) -> bool:
@@ -595,12 +599,20 @@ class StoreMachine:
         after = config.groups.get(self.gid)
         return before is not None and after is not None and before.uuid != after.uuid
 
-    def _skip_sessions(self, rows: Rows) -> None:
-        """Sessions may have been opened by entries that are lost: their numbers never come again.
+    def _skip_what_is_lost(self, number: ConfigNumber, rows: Rows) -> None:
+        """Entries are lost that may have opened sessions and given versions: none comes again.
         Every shard is settled here, so nothing is being copied."""
         for held in self._shards:
             if held.record.phase is not Phase.ABSENT:
-                held.sessions.skip(rows, SESSIONS_SKIPPED)
+                self._go_beyond(held, number, rows)
+
+    def _go_beyond(self, held: HeldShard, number: ConfigNumber, rows: Rows) -> None:
+        """Of a shard whose rows are here: give no session number and no version that a lost entry
+        may have given, by what configuration `number` tells."""
+        held.sessions.skip(rows, SESSIONS_SKIPPED)
+        begins = max(number * steps.RECOVERED_BEGINS, held.stored_highest(rows))
+        rows.put(held.highest_key, encode_version(begins))
+        self._mirror(held, rows)
 
     def _begin_after(self, held: HeldShard, number: ConfigNumber, rows: Rows) -> None:
         """A shard whose rows are lost begins anew: with session numbers and versions that it cannot
@@ -703,8 +715,8 @@ class StoreMachine:
         return self._step(held, after or steps.restart(held.record, command, self._index), rows)
 
     def _renew(self, held: HeldShard, command: Renew, rows: Rows) -> Answer:
-        """Sessions that lost entries opened are skipped, as where the group is named
-        (`_configure`): the shard may be elsewhere by then."""
+        """Sessions that lost entries opened are skipped, and versions that they gave, as where the
+        group is named (`_configure`): the shard may be elsewhere by then."""
         before = held.record
         after = steps.fence(before, command) or steps.renew(before, command, self._index)
         if isinstance(after, Answer):
@@ -713,7 +725,7 @@ class StoreMachine:
         if command.arriving:
             self._begin_after(held, command.named, rows)
         else:
-            held.sessions.skip(rows, SESSIONS_SKIPPED)
+            self._go_beyond(held, command.named, rows)
         return DONE
 
     def _drop(self, held: HeldShard, command: Drop, rows: Rows) -> Answer:

@@ -214,8 +214,21 @@ def explained(found: Assessment) -> list[str]:
             f"MAY BE GONE: acknowledged writes in entries {choice.last_index + 1} to {until}: the "
             "lost replicas may have held them, and nobody who is left can tell"
         )
+    if gid:
+        lines.append(_versions(found, choice))
     lines.append(f"to go on from {choice.node}: shardkv ctl recover apply {gid} --cluster ID")
     return lines
+
+
+def _versions(found: Assessment, choice: Left) -> str:
+    """What becomes of versions that clients remember (`held.py`)."""
+    text = (
+        "versions: every write from then on gets one above all that were given before, so none "
+        "that was read comes again for another value"
+    )
+    if choice.last_index > found.commit:
+        text += "; but those of the kept entries may: read such keys again before you rely on one"
+    return text
 
 
 def _line(one: Left) -> str:

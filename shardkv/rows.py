@@ -7,7 +7,8 @@ key (below group and install)             value
 `r` u16 shard                             the shard's record: phase, numbers, where its copy stands
 `s` u16 shard, u64 generation, `b` ...    what sessions' batches were answered (`batches.py`)
 `s` u16 shard, u64 generation, `d` key    a client's row: format, u64 version, the value
-`s` u16 shard, u64 generation, `h`        format, u64: the highest version of any deleted key
+`s` u16 shard, u64 generation, `h`        format, u64: the highest version of any deleted key, or
+                                          that any lost entry may have given (`held.py`)
 `s` u16 shard, u64 generation, `t` ...    the session table (`raft/sessions.py`)
 `s` u16 shard, u64 generation, `i`, `j`   names that clients gave their requests (`once.py`)
 `m` u16 shard, u64 copy id, u64 counter   a *change row*: the key, below the prefix of the copy, of

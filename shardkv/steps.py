@@ -16,9 +16,10 @@ from shardkv.rows import ShardRecord, changes_cursor
 from shardkv.types import DONE, NO_COPY, Answer, Code, CopyId, Generation
 
 RECOVERED_BEGINS: Final = 2**40
-"""Times the configuration's number: where the copy ids of a recovered group begin, and the session
-numbers and versions of a shard that is made anew. More than any index, and than were ever given,
-also over `SESSIONS_SKIPPED`; below 2^63 for 8 million configurations."""
+"""Times the configuration's number: where the copy ids of a recovered group begin, the versions of
+what it writes, and the session numbers and versions of a shard that is made anew. More than any
+index, and than were ever given, also over `SESSIONS_SKIPPED`; below 2^63 for 8 million
+configurations."""
 OUT_OF_STEP: Final = Answer(Code.OUT_OF_STEP)
 
 Outcome = ShardRecord | Answer

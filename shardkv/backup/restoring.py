@@ -4,11 +4,15 @@ What is new: the cluster's id, every group's uuid, every replica and its incarna
 above the highest that was seen. So no member and no client of the old cluster is ever taken for
 one of the new, nor the other way round: connections carry the cluster's id, messages the uuid.
 
-What stays: rows, versions, configuration numbers and history, each group's index (so a generation
-number is never used twice), and the sessions. An old client that comes back with a request whose
-effect is in the backup gets the answer recorded there, and it is not done twice (C3). Session
-numbers go on `SESSIONS_SKIPPED` higher: whoever opened a session after the backup was taken is told
-that it expired, and never meets a stranger's under the same number.
+What stays: rows with their versions, the history of configurations, each group's index (so a
+generation number is never used twice), and the sessions. An old client that comes back with a
+request whose effect is in the backup gets the answer recorded there, and it is not done twice (C3).
+
+What was given after the backup is not given again: session numbers go on `SESSIONS_SKIPPED` higher,
+so whoever opened a session meanwhile is told that it expired, and never meets a stranger's under
+the same number; and every write gets a version above all that the old cluster can have given
+(`held.py`), so a version that was read there is never another value's. The epoch that this takes
+is that of a configuration which is added to the history, and in which nothing moves.
 
 It is made aside and renamed; a backup that does not verify is refused before anything is written.
 The groups grow to all their voters through their own logs, by `shardkv up`.
@@ -53,17 +57,21 @@ from shardkv.backup.files import check_target
 from shardkv.backup.manifest import GroupFile, Manifest
 from shardkv.backup.taking import BackupFailed
 from shardkv.clusterfile import ClusterFile
+from shardkv.held import EPOCH
 from shardkv.launcher import Plan, founding, make_node
 from shardkv.phases import Phase
 from shardkv.rows import (
     CONFIG_KEY,
+    HIGHEST_DELETED,
     RECORDS,
     SESSIONS,
     decode_record,
     encode_config_row,
+    encode_version,
     prefix_of,
     record_shard,
 )
+from shardkv.steps import RECOVERED_BEGINS
 from shardkv.text import quoted
 
 RESTORING: Final = "restoring.lock"
@@ -269,10 +277,13 @@ async def plant(
 
 
 def rewrite_group(rows: Rows, config: ShardConfig) -> None:
-    """Let a store group's rows speak of the groups of the new cluster, and skip session numbers."""
+    """Let a store group's rows speak of the groups of the new cluster, and skip the session numbers
+    and versions that the old one may have given since."""
     rows.put(CONFIG_KEY, encode_config_row(encode_config(config)))
+    begins = config.number * RECOVERED_BEGINS + EPOCH
     for key, row in list(rows.range(*RECORDS)):
         record = decode_record(key, row)
         if record.phase is not Phase.ABSENT:
             prefix = prefix_of(record_shard(key), record.generation)
             SessionTable(prefix + SESSIONS).skip(rows, SESSIONS_SKIPPED)
+            rows.put(prefix + HIGHEST_DELETED, encode_version(begins))

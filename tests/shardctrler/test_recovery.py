@@ -320,7 +320,8 @@ def test_a_controller_put_back_names_the_groups_of_today_and_keeps_its_history(
     controller.machine = controller.restarted()
 
     view = controller.machine.view
-    assert (newest, view.config.number) == (view.config, before.config.number)
+    assert (newest, view.config.number) == (view.config, before.config.number + 1)
+    assert view.config.shards == history[-1], "it only tells that all was put back"
     assert view.directory.version > before.directory.version, "who watches hears of it"
     assert dict(view.directory.nodes) == here
     assert dict(view.config.groups) == {G1: born}

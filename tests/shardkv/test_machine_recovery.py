@@ -13,11 +13,26 @@ from shardctrler.types import NO_GROUP, ConfigNumber, GroupInfo, ShardConfig, Sh
 from shardkv.backup.restoring import rewrite_group
 from shardkv.commands import Abandoned, Command, Drop, Freeze, Install, OpenSession, Renew
 from shardkv.copying import Pulled
+from shardkv.held import EPOCH
 from shardkv.migration import Ask, Pull, todo
 from shardkv.phases import Phase
 from shardkv.steps import RECOVERED_BEGINS
 from shardkv.types import ABSENT, DONE, NO_COPY, Answer, Code, SessionId
-from tests.support.stores import S0, S1, A, B, C, Group, History, append, configure, ok, put, row
+from tests.support.stores import (
+    S0,
+    S1,
+    A,
+    B,
+    C,
+    Group,
+    History,
+    append,
+    configure,
+    delete,
+    ok,
+    put,
+    row,
+)
 
 N2, N3 = ConfigNumber(2), ConfigNumber(3)
 OLD, NEW = GroupUuid(bytes([A]) * 16), GroupUuid(b"n" * 16)
@@ -56,6 +71,11 @@ def test_a_group_born_again_serves_only_once_its_configuration_names_it() -> Non
     assert group.machine.refusal(S0) is None
     assert group.open(S0) == session + SESSIONS_SKIPPED + 1, "one may have been opened meanwhile"
     assert group.apply(append(session, 2, b"k", b"w")) == ok(2), "and what was answered stays so"
+    begins = 2 * RECOVERED_BEGINS
+    assert group.apply(append(session, 3, b"k", b"x")) == ok(begins + 1), "3 may have been read"
+    assert group.apply(put(session, 4, b"other", b"y")) == ok(begins + 1)
+    assert group.apply(append(session, 5, b"k", b"z")) == ok(begins + 2)
+    group.restart()
     assert group.apply(put(session + 1, 1, b"k", b"x")).code is Code.SESSION_EXPIRED
 
 
@@ -131,6 +151,10 @@ def test_a_shard_on_its_way_to_a_lost_group_stays(frozen: bool) -> None:
     assert group.get(b"k") == row(b"v", 1), "all that it had"
     assert group.machine.record(S0).phase is Phase.SERVING
     group.restart()
+    # Of one that was frozen the lost group may have opened sessions, and written over the key.
+    version = config.number * RECOVERED_BEGINS + 1 if frozen else 2
+    assert group.open(S0) == (SESSIONS_SKIPPED + 2 if frozen else 2)
+    assert group.apply(put(1, 2, b"k", b"w")) == ok(version)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["still served", "frozen"])
@@ -282,6 +306,7 @@ def test_what_leaves_a_recovered_group_is_copied_anew_from_what_it_remembers() -
     assert to.copy(S0) == survivor.copy(S0)
     assert to.get(b"k") == row(b"v", 1)
     assert to.open() > SESSIONS_SKIPPED, "one that was lost was opened for somebody"
+    assert to.apply(put(1, 4, b"k", b"w")) == ok(3 * RECOVERED_BEGINS + 1), "2 was another value"
     assert todo(N2, survivor.machine.unsettled, survivor.machine.changes, recovered=N3) == (
         Ask(S0, N2, B),
     )
@@ -366,8 +391,38 @@ def test_a_group_that_is_what_it_was_renews_nothing() -> None:
     assert survivor.apply(Renew(S0, N2, N3, arriving=True)).code is Code.OUT_OF_STEP
 
 
-def test_a_group_put_back_gives_no_session_number_again() -> None:
-    """One may have been opened since the backup: its client is told that it expired (C3)."""
+def test_versions_rise_though_a_shard_comes_back_before_its_group_is_named() -> None:
+    """Renewed for configuration 5 it goes to B, which deletes a key in that epoch, and comes back;
+    then the group is named, by configuration 5: the epoch does not begin again."""
+    survivor, _, history = forgotten()
+    to = target(history)
+    survivor.apply(Renew(S0, N2, ConfigNumber(4), arriving=False))
+    copy = survivor.machine.record(S0).copy_id
+    pulled = survivor.machine.pull(survivor.rows, S0, N2, b"")
+    assert isinstance(pulled, Pulled) and pulled.chunk is not None
+    to.apply(pulled.chunk)
+    to.apply(Install(S0, N2, copy, 0))
+    survivor.apply(Drop(S0, N2))
+    assert to.apply(put(1, 2, b"k", b"w")) == ok(4 * RECOVERED_BEGINS + 1)
+    assert to.apply(delete(1, 3, b"k")) == ok(0)
+    for group in (to, survivor):
+        group.apply(configure(history.then(A, A, B, B) if group is to else history.configs[-1]))
+    copy = to.machine.record(S0).copy_id
+    to.apply(Freeze(S0, N3, copy))
+    pulled = to.machine.pull(to.rows, S0, N3, b"")
+    assert isinstance(pulled, Pulled) and pulled.chunk is not None
+    survivor.apply(pulled.chunk)
+    survivor.apply(Install(S0, N3, copy, 0))
+
+    survivor.apply(configure(renamed(history.configs[-1])))
+
+    assert survivor.machine.number == 4
+    assert survivor.apply(put(1, 4, b"k", b"x")) == ok(4 * RECOVERED_BEGINS + 2)
+
+
+def test_a_group_put_back_gives_no_session_number_and_no_version_again() -> None:
+    """One may have been opened since the backup: its client is told that it expired (C3). One may
+    have been read: by it nothing else is written over (`if_version`)."""
     history = History()
     group = Group(A)
     group.apply(configure(history.then(A, A, B, B)))
@@ -385,5 +440,10 @@ def test_a_group_put_back_gives_no_session_number_again() -> None:
     for shard in (S0, S1):
         assert group.open(shard) > SESSIONS_SKIPPED
     assert group.apply(put(session + 1, 1, b"k", b"x")).code is Code.SESSION_EXPIRED
+    begins = of_today.number * RECOVERED_BEGINS + EPOCH
+    assert group.apply(put(session, 2, b"k", b"w", if_version=1)) == ok(begins + 1)
+    assert group.apply(delete(session, 3, b"k")) == ok(0)
+    assert group.apply(put(session, 4, b"k", b"x")) == ok(begins + 2)
+    group.restart()
     assert group.machine.record(ShardId(2)).phase is Phase.ABSENT
     assert group.copy(ShardId(2)) == {}, "nothing is made for what lies elsewhere"

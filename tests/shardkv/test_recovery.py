@@ -90,8 +90,20 @@ def test_what_is_certain_kept_and_gone_is_said() -> None:
         "kept: entries 9 to 10 of n1; they may never have been acknowledged, or have been refused",
         "MAY BE GONE: acknowledged writes in entries 11 to an end unknown: the lost replicas may "
         "have held them, and nobody who is left can tell",
+        "versions: every write from then on gets one above all that were given before, so none "
+        "that was read comes again for another value; but those of the kept entries may: read such "
+        "keys again before you rely on one",
         "to go on from n1: shardkv ctl recover apply 1 --cluster ID",
     ]
+
+
+def test_versions_are_spoken_of_where_there_are_any() -> None:
+    certain = explained(assess(1, [left("n1", (2, 10), commit=10)], ["n2"]))
+    controller = explained(assess(0, [left("n1", (2, 10))], ["n2"]))
+
+    (line,) = [line for line in certain if line.startswith("versions: ")]
+    assert line.endswith("comes again for another value"), "no entry is kept that may be another's"
+    assert not any(line.startswith("versions") for line in controller)
 
 
 def test_nothing_left_points_to_the_way_out() -> None:

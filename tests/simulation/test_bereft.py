@@ -14,6 +14,7 @@ from raft.types import GroupId
 from shardkv import giving_up, handover
 from shardkv.commands import Abandoned
 from shardkv.forgotten import Fates
+from shardkv.held import HeldShard
 from shardkv.recovering import Recoverer
 
 FROM_A_SURVIVOR = BereftConfig(whole=False)
@@ -97,3 +98,17 @@ def test_a_shard_that_begins_anew_beside_its_owner_breaks_s1(
     monkeypatch.setattr(handover, "what_to_propose", broken)
 
     assert broken_by(NOTHING_LEFT, range(14, 40)) == "S1"
+
+
+def test_a_recovered_group_that_gives_versions_again_breaks_c11(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    know = HeldShard.know_highest
+
+    def broken(self: HeldShard, version: int) -> None:
+        know(self, version)
+        self.epoch_begins = 0
+
+    monkeypatch.setattr(HeldShard, "know_highest", broken)
+
+    assert broken_by(FROM_A_SURVIVOR) == "C11"
