@@ -1,15 +1,23 @@
-"""The procedures of docs/operations.md, tried as they are written.
+"""The procedures of the operator's and the reader's pages, tried as they are written.
 
 A section that holds `<!-- tried: cluster ... -->` gets a cluster of its own, made by `shardkv up`
-with these flags in a directory whose `data` it is. Then its ```console blocks are run in order:
-each line that begins with `$ ` is a command for the shell, and what follows is what it prints, on
-either stream, where `...` stands for anything within a line, and alone on a line for any lines.
-What is not a command is done by a remark: `<!-- tried: lose n2 -->` (its machine and its disk).
+with these flags (`SHARDKV_...`: a setting of every node; `needs`: a program without which it is
+skipped) in a directory whose `data` it is; one that holds `<!-- tried: goes on -->` is played after
+the section before it, on the same cluster.
+Then the ```console blocks are run in order: each line that begins with `$ ` is a command for the
+shell, a line that ends with a backslash goes on in the next, and what follows is what it prints, on
+either stream, where `...` stands for anything within a line, and alone on a line for any lines. A
+```python block is a program, which must end well. What is not a command is done by a remark:
+
+- `<!-- tried: lose n2 -->`: its machine and its disk.
+- `<!-- tried: soon -->`: what the next command prints comes in a while; it is asked again.
+
 A command that ends with `&` goes on. Ports are written as the defaults, and exchanged.
 """
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +30,8 @@ import pytest
 
 from tests.support.processes import PROGRAM, ROOT, Cluster, environment
 
-PAGE = ROOT / "docs" / "operations.md"
-REMARK = re.compile(r"<!-- tried: (.+?) -->")
-PORT = re.compile(r"127\.0\.0\.1:74(\d\d)")
+PAGES = ("operations.md", "reads.md")
+PORT = re.compile(r"(127\.0\.0\.1|localhost):74(\d\d)")
 COMMAND_SECONDS_MAX = 60.0
 
 
@@ -41,37 +48,47 @@ class Act(NamedTuple):
     words: tuple[str, ...]
 
 
-Step = Command | Act
+class Program(NamedTuple):
+    """A program in Python."""
+
+    text: str
+
+
+Step = Command | Act | Program
+GOES_ON = Act(("goes", "on"))
 
 
 def sections() -> dict[str, list[Step]]:
-    """The tried sections by their headings."""
+    """What is played on a cluster of its own, by the heading with which that begins."""
     found: dict[str, list[Step]] = {}
-    for section in re.split(r"(?m)^(?=## )", PAGE.read_text()):
-        heading = section.partition("\n")[0].removeprefix("## ")
-        steps = list(steps_of(section))
-        if any(isinstance(step, Act) for step in steps):
-            found[heading] = steps
+    for page in PAGES:
+        heading = ""
+        for section in re.split(r"(?m)^(?=## )", (ROOT / "docs" / page).read_text()):
+            steps = list(steps_of(section))
+            if GOES_ON in steps:
+                found[heading] += steps
+            elif any(isinstance(step, Act) for step in steps):
+                heading = section.partition("\n")[0].lstrip("# ")
+                found[heading] = steps
     return found
 
 
 def steps_of(section: str) -> Iterator[Step]:
-    inside = False
-    line, prints = "", list[str]()
-    for text in section.splitlines():
-        if text.startswith("```"):
-            inside = text == "```console"
-            if line:
-                yield Command(line, tuple(prints))
-                line, prints = "", []
-        elif inside and text.startswith("$ "):
-            if line:
-                yield Command(line, tuple(prints))
-            line, prints = text[2:], []
-        elif inside:
-            prints.append(text)
-        elif remark := REMARK.search(text):
-            yield Act(tuple(remark[1].split()))
+    for block in re.finditer(r"(?ms)^```(\w*)\n(.*?)^```$|<!-- tried: (.+?) -->", section):
+        language, text, remark = block.groups()
+        if remark:
+            yield Act(tuple(remark.split()))
+        elif language == "console":
+            yield from commands_of(text)
+        elif language == "python":
+            yield Program(text)
+
+
+def commands_of(block: str) -> Iterator[Command]:
+    """The commands of a block, each with the lines that follow it."""
+    for told in re.split(r"(?m)^\$ ", block)[1:]:
+        line, *prints = told.replace("\\\n", "").splitlines()
+        yield Command(line, tuple(prints))
 
 
 def matches(prints: tuple[str, ...], said: list[str]) -> bool:
@@ -89,6 +106,7 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.cluster: Cluster | None = None
+        self.patient = False
         self.background: list[subprocess.Popen[bytes]] = []
         self.bin = directory / "bin"
         self.bin.mkdir()
@@ -99,8 +117,12 @@ class Reader:
     def follow(self, step: Step) -> None:
         match step:
             case Act(("cluster", *flags)):
-                self.cluster = Cluster(self.directory)
                 named = dict(flag.split("=") for flag in flags)
+                needed = named.pop("needs", "sh")
+                if shutil.which(needed) is None:
+                    pytest.skip(f"{needed} is not here")
+                settings = {key: named.pop(key) for key in list(named) if key.isupper()}
+                self.cluster = Cluster(self.directory, settings=settings)
                 words = [word for key, value in named.items() for word in (f"--{key}", value)]
                 self.cluster.start(*words, "--base-port", str(self.cluster.base_port))
             case Act(("lose", name)):
@@ -108,24 +130,40 @@ class Reader:
                 self.cluster.kill(name)
                 place = self.cluster.nodes.pop(name).data
                 place.rename(self.directory / f"{name}.lost")
-            case Act(("up", "again")):
+            case Act(("soon",)):
+                self.patient = True
+            case Act(("goes", "on")):
                 assert self.cluster is not None
-                assert self.cluster.interrupt() == 0
-                self.cluster.start("--nodes", str(len(self.cluster.nodes)))
             case Act(words):
                 raise AssertionError(f"no such remark: {words}")
             case Command(line, prints):
                 self.run(self.exchanged(line), tuple(map(self.exchanged, prints)))
+                self.patient = False
+            case Program(text):
+                self.play(self.exchanged(text))
 
     def exchanged(self, text: str) -> str:
         assert self.cluster is not None
         base = self.cluster.base_port
-        return PORT.sub(lambda port: f"127.0.0.1:{base + int(port[1])}", text)
+        return PORT.sub(lambda port: f"{port[1]}:{base + int(port[2])}", text)
+
+    def play(self, text: str) -> None:
+        """A program."""
+        done = subprocess.run(
+            [PROGRAM[0], "-c", text],
+            cwd=self.directory,
+            env=environment(PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            timeout=COMMAND_SECONDS_MAX,
+            check=False,
+            text=True,
+        )
+        assert done.returncode == 0, f"{text}\nended with\n{done.stdout}{done.stderr}"
 
     def run(self, line: str, prints: tuple[str, ...]) -> None:
-        env = environment(
-            PATH=f"{self.bin}:{os.environ['PATH']}", PYTHONPATH=str(ROOT), COLUMNS="160"
-        )
+        path = f"{self.bin}:{os.environ['PATH']}"
+        env = environment(PATH=path, PYTHONPATH=str(ROOT), COLUMNS="160")
+        env |= self.cluster.settings if self.cluster is not None else {}
         if line.endswith("&"):
             assert not prints, f"what a process in the background prints is not shown: {line}"
             words = ["/bin/sh", "-c", f"exec {line.rstrip('& ')}"]
@@ -158,8 +196,8 @@ class Reader:
                 process.poll()  # what has ended is no zombie for the page's shell
             if matches(prints, said):
                 return
-            patient = "no node" in done.stdout or "does not answer" in done.stdout
-            assert patient and time.monotonic() < deadline, (
+            early = "no node" in done.stdout or "does not answer" in done.stdout
+            assert (early or self.patient) and time.monotonic() < deadline, (
                 f"$ {line}\nprinted\n{done.stdout}and the page says\n" + "\n".join(prints)
             )
             time.sleep(0.2)
@@ -189,7 +227,40 @@ def test_a_procedure_is_what_the_page_says(heading: str, tmp_path: Path) -> None
 
 
 def test_the_pages_are_there() -> None:
-    assert {"Replace a dead node", "Add and remove replicas", "Rolling restart"} <= set(sections())
+    """Each with what its commands print; one that goes on belongs to the one before."""
+    played = sections()
+
+    assert {"Replace a dead node", "Add and remove replicas", "Rolling restart"} <= set(played)
+    assert {"What the cluster mends by itself", "Which read to use"} <= set(played)
+    assert all(any(isinstance(step, Command) for step in steps) for steps in played.values())
+
+
+def test_a_page_is_read_as_it_is_written() -> None:
+    page = """## A
+<!-- tried: cluster nodes=3 -->
+```console
+$ one \\
+    two
+1
+
+$ three &
+```
+```python
+print()
+```
+```
+$ not tried
+```
+<!-- tried: soon -->
+"""
+
+    assert list(steps_of(page)) == [
+        Act(("cluster", "nodes=3")),
+        Command("one     two", ("1", "")),
+        Command("three &", ()),
+        Program("print()\n"),
+        Act(("soon",)),
+    ]
 
 
 @pytest.mark.parametrize(
