@@ -306,7 +306,7 @@ class NodeConfig:
     )  # fmt: skip
     ballast_bytes: int = _key(
         Key(WHOLE, "a file that takes room, given up so that a node can start on a full disk; at "
-            "most 5 % of the disk; 0: none", default=64 * 1024 * 1024, low=0, high=2**40,
+            "most 5 % of the disk; 0: none", default=72 * 1024 * 1024, low=0, high=2**40,
             unit="bytes")
     )  # fmt: skip
     compression: str = _key(

@@ -125,6 +125,18 @@ def next_transfer(gid: int, node: str, seen: Seen) -> Step:
     return HandOver(gid, leader, node, target.replica)
 
 
+def outline_transfer(gid: int, node: str, seen: Seen) -> list[str]:
+    """What will be done so that `node` leads the group, in sentences; for `--dry-run`."""
+    match next_transfer(gid, node, seen):
+        case HandOver(_, leader, to, _):
+            return [f"{title(gid)}: hand the leadership from {leader} to {to}"]
+        case Refuse(reason) | Wait(reason) as step:
+            how = "refused" if isinstance(step, Refuse) else "wait"
+            return [f"{title(gid)}: {how}: {reason}"]
+        case _:
+            return [f"{title(gid)}: nothing to do"]
+
+
 def next_wait(seen: Seen) -> Step:
     """What keeps the cluster from being whole: then any one node may be stopped."""
     silent = [node for node, status in seen.items() if status is None or status.state != "running"]

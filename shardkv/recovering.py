@@ -214,7 +214,7 @@ class Recoverer:
         found = await self.plan(gid, record, directories)
         decided = _decided(found, record)
         if decided is None:
-            choice = _choice(found)
+            choice = choice_of(found)
             uuid = GroupUuid(self._rng.randbytes(UUID_BYTES))
             member = GroupMember(NodeId(choice.node), self._nodes[choice.node])
             number = await client.change(
@@ -236,7 +236,7 @@ class Recoverer:
         leader = next((one.node for one in found.left if one.leads), "")
         if leader and await self.caught_up(client):
             return leader
-        choice = _choice(found)
+        choice = choice_of(found)
         uuid = GroupUuid(self._rng.randbytes(UUID_BYTES))
         await self._be_born(choice, uuid)
         await self._come_to(CONTROLLER_GID, choice.node, uuid, 0, deadline)
@@ -366,21 +366,14 @@ class Recoverer:
                 at = await client.config(ConfigNumber(at.number - 1))
         return None
 
-    async def abandon(
-        self, client: ControllerClient, gid: int, *, deadline: float, although_held: bool = False
-    ) -> tuple[ConfigNumber, Losses]:
-        """Give up a group of which nothing is left; returns the configuration and what is lost.
-
-        Args:
-            although_held: Whether shards may be lost of which a former owner still has rows.
+    async def to_abandon(
+        self, client: ControllerClient, view: View, gid: int, *, although_held: bool
+    ) -> tuple[GroupRecord, Losses]:
+        """What `abandon` would do now; nothing is done.
 
         Raises:
-            RecoveryRefused: something is left of it, or of a shard that cannot be kept.
-            Unavailable: another group has no leader, so what it holds is not known; or it is
-                decided, and groups that waited do not get on in time.
-            ChangeRefused, ShardCtrlerError: of the controller.
+            RecoveryRefused, Unavailable, ShardCtrlerError: as `abandon`.
         """
-        view = await client.newest()
         record = view.directory.groups.get(GroupId(gid))
         if gid == CONTROLLER_GID or record is None or record.uuid == RETIRED:
             raise RecoveryRefused(f"the controller knows no group {gid}")
@@ -398,6 +391,24 @@ class Recoverer:
                 "has given them on, so they cannot be kept: copy the directories of those groups "
                 "first, then say --although-held"
             )
+        return record, lost
+
+    async def abandon(
+        self, client: ControllerClient, gid: int, *, deadline: float, although_held: bool = False
+    ) -> tuple[ConfigNumber, Losses]:
+        """Give up a group of which nothing is left; returns the configuration and what is lost.
+
+        Args:
+            although_held: Whether shards may be lost of which a former owner still has rows.
+
+        Raises:
+            RecoveryRefused: something is left of it, or of a shard that cannot be kept.
+            Unavailable: another group has no leader, so what it holds is not known; or it is
+                decided, and groups that waited do not get on in time.
+            ChangeRefused, ShardCtrlerError: of the controller.
+        """
+        view = await client.newest()
+        record, lost = await self.to_abandon(client, view, gid, although_held=although_held)
         number = await client.change(
             Abandon(GroupId(gid), record.uuid, lost.kept, lost.awaited),
             expect=view.config.number,
@@ -444,7 +455,8 @@ def _decided(found: Assessment, record: GroupRecord) -> Left | None:
     return next((one for one in found.left if one.node == node and one.lives), None)
 
 
-def _choice(found: Assessment) -> Left:
+def choice_of(found: Assessment) -> Left:
+    """The survivor that a group goes on from. Raises RecoveryRefused: from none, and why."""
     if found.alive:
         leader = next((one.node for one in found.left if one.leads), "")
         how = f"{leader} leads it" if leader else "a majority of it runs"

@@ -25,6 +25,7 @@ from shardkv.moving_replicas import (
     next_transfer,
     next_wait,
     outline,
+    outline_transfer,
     title,
 )
 from shardkv.operating import PAUSE_SECONDS, ChangeAborted, MembersRefused, Operator
@@ -130,6 +131,20 @@ class Relocation:
             progress=self._progress,
         )
 
+    async def transfer_outlined(self, gid: int, node: str) -> list[str]:
+        """What `transfer` would do now, in sentences; nothing is done.
+
+        Raises:
+            UnknownNode, MembersRefused: as `transfer` would.
+        """
+        self._check_known(node)
+        seen = await self._operator.observe()
+        self._check_group(gid, seen)
+        step = next_transfer(gid, node, seen)
+        if isinstance(step, Refuse):
+            raise MembersRefused(step.reason)
+        return outline_transfer(gid, node, seen)
+
     async def outlined(self, changes: Sequence[Change]) -> list[str]:
         """What `carry_out` would do now, in sentences; nothing is done.
 
@@ -161,17 +176,8 @@ class Relocation:
             MembersRefused: it answers, or a group has a member there: nothing was changed.
             shardctrler.errors.ShardCtrlerError: of the controller.
         """
-        if node not in self._operator.nodes:
+        if not await self.may_be_forgotten(node):
             return
-        seen = await self._operator.observe()
-        if seen[node] is not None:
-            raise MembersRefused(f"node {node} answers: stop it first, or it registers again")
-        gids = groups_on(node, seen)
-        if gids:
-            names = ", ".join(map(title, gids))
-            raise MembersRefused(
-                f"node {node} holds a replica of {names}: replace it, or remove that first"
-            )
         until = min(self._deadline, asyncio.get_running_loop().time() + REPORTED_SECONDS)
         while True:
             try:
@@ -184,6 +190,25 @@ class Relocation:
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
                 return
+
+    async def may_be_forgotten(self, node: str) -> bool:
+        """Whether there is such a node to forget; nothing is done.
+
+        Raises:
+            MembersRefused: it answers, or a group has a member there.
+        """
+        if node not in self._operator.nodes:
+            return False
+        seen = await self._operator.observe()
+        if seen[node] is not None:
+            raise MembersRefused(f"node {node} answers: stop it first, or it registers again")
+        gids = groups_on(node, seen)
+        if gids:
+            names = ", ".join(map(title, gids))
+            raise MembersRefused(
+                f"node {node} holds a replica of {names}: replace it, or remove that first"
+            )
+        return True
 
     def _check_group(self, gid: int, seen: Seen) -> None:
         if gid not in self._gids and gid not in groups_of(seen):

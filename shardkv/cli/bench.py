@@ -42,8 +42,8 @@ class Share(click.ParamType[float]):
 @click.command(
     epilog="""\b
 Examples:
-  shardkv bench                               puts: 1, 10 and 100 clients
-  shardkv bench --gets 1 --clients 100        linearizable gets
+  shardkv bench                               # puts: 1, 10 and 100 clients
+  shardkv bench --gets 1 --clients 100        # linearizable gets
   shardkv bench --gets 0.95 --clients 500 --processes 2 --seconds 10
   shardkv bench --json
 """

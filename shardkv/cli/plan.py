@@ -87,9 +87,9 @@ def plan(request: Request) -> None:
 @click.command(
     epilog="""\b
 Examples:
-  shardkv ctl explain s12        a shard
-  shardkv ctl explain 3          a group; 0 is the controller's; g3 is the same
-  shardkv ctl explain n2         a node; node:s1 if it is called like a shard
+  shardkv ctl explain s12        # a shard
+  shardkv ctl explain 3          # a group; 0 is the controller's; g3 is the same
+  shardkv ctl explain n2         # a node; node:s1 if it is called like a shard
 """
 )
 @click.argument("target", metavar="SHARD|GID|NODE")

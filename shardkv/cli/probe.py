@@ -18,7 +18,13 @@ HTTP_BESIDE_CLIENT: Final = 2
 EVERYWHERE: Final = ("0.0.0.0", "::", "[::]")  # noqa: S104 - recognised, not listened at
 
 
-@click.command(epilog='Example: HEALTHCHECK CMD ["shardkv", "probe", "ready"]')
+@click.command(
+    epilog="""\b
+Examples:
+  shardkv probe ready --http 127.0.0.1:7402
+  HEALTHCHECK CMD ["shardkv", "probe", "ready"]       # in a Dockerfile
+"""
+)
 @click.argument("what", type=click.Choice(tuple(PATHS)))
 @click.option("--http", metavar="HOST:PORT", help="Where. [default: by the node's environment]")
 @click.option("--timeout", type=Seconds(), default=PROBE_SECONDS, show_default=True)

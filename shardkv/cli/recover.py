@@ -24,7 +24,7 @@ from shardkv.control import GID_MAX
 from shardkv.errors import Unavailable as GroupUnavailable
 from shardkv.forgotten import Fates, Forgotten
 from shardkv.growth import CONTROLLER_GID
-from shardkv.recovering import Losses, Recoverer, RecoveryRefused
+from shardkv.recovering import Losses, Recoverer, RecoveryRefused, choice_of
 from shardkv.recovery import Assessment, Left, explained
 
 LOOK_SECONDS: Final = 3.0
@@ -73,6 +73,11 @@ class Reached(NamedTuple):
         return record
 
 
+_dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would be done; change nothing."
+)
+
+
 def _cluster_option(command: Any) -> Any:
     return click.option(
         "--cluster",
@@ -92,7 +97,13 @@ def _directories_option(command: Any) -> Any:
     )(command)
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  shardkv ctl recover plan 1
+  shardkv ctl recover apply 1 --cluster 3f0c...
+"""
+)
 def recover() -> None:
     """See what is left of a group that lost its majority, and go on from it."""
 
@@ -131,15 +142,22 @@ def plan(request: Request, gid: int, directories: tuple[Path, ...]) -> None:
 Examples:
   shardkv ctl recover apply 1 --cluster 3f0c...
   shardkv ctl recover apply 1 --cluster 3f0c... --nodes n1,n4,n5
+  shardkv ctl recover apply 1 --cluster 3f0c... --dry-run
 """
 )
 @click.argument("gid", type=Whole(0, GID_MAX))
 @_cluster_option
 @_directories_option
 @click.option("--nodes", metavar="NODE,...", help="Then grow it to these; they must run.")
+@_dry_run_option
 @talks
 def apply(
-    request: Request, gid: int, cluster: str, directories: tuple[Path, ...], nodes: str | None
+    request: Request,
+    gid: int,
+    cluster: str,
+    directories: tuple[Path, ...],
+    nodes: str | None,
+    dry_run: bool,
 ) -> None:
     """Make a new group of what the longest survivor of group GID holds.
 
@@ -148,6 +166,9 @@ def apply(
     """
     left = _read(directories)
     names = () if nodes is None else tuple(nodes.split(","))
+    if dry_run:
+        _foretell(request, gid, cluster, left, names)
+        return
 
     async def work() -> tuple[str, int]:
         deadline = asyncio.get_running_loop().time() + request.timeout
@@ -155,7 +176,7 @@ def apply(
             _check_cluster(cluster, reached.cluster)
             _check_nodes(names, reached.nodes)
             planned = await _planned(reached, gid, left)
-            leader = next((one.node for one in planned.found.left if one.leads), "")
+            leader = _leader(planned.found)
             if leader and names:
                 node, number = leader, 0  # born before; what is left to do is growth
                 if gid == CONTROLLER_GID:
@@ -185,7 +206,40 @@ def apply(
         )
 
 
-@click.command(epilog="Example: shardkv ctl abandon 2 --cluster 3f0c...")
+def _leader(found: Assessment) -> str:
+    return next((one.node for one in found.left if one.leads), "")
+
+
+def _foretell(
+    request: Request, gid: int, cluster: str, left: Sequence[Left], names: Sequence[str]
+) -> None:
+    """Show what `apply` would do; refused as that would be."""
+
+    async def work() -> list[str]:
+        async with _reached(request) as reached:
+            _check_cluster(cluster, reached.cluster)
+            _check_nodes(names, reached.nodes)
+            planned = await _planned(reached, gid, left)
+            grown = [f"group {gid}: grow it to {','.join(names)}"] if names else []
+            if grown and _leader(planned.found):
+                return grown
+            node = choice_of(planned.found).node
+            return [*_lines(planned)[:-1], f"group {gid}: go on from {node}", *grown]
+
+    lines = run(work())
+    if request.as_json:
+        print_json({"dry_run": True, "steps": lines})
+    else:
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  shardkv ctl abandon 2 --cluster 3f0c...
+  shardkv ctl abandon 2 --cluster 3f0c... --dry-run
+"""
+)
 @click.argument("gid", type=Whole(1, GID_MAX))
 @_cluster_option
 @click.option(
@@ -193,8 +247,9 @@ def apply(
     is_flag=True,
     help="Also lose shards of which a former owner still has rows that cannot be kept.",
 )
+@_dry_run_option
 @talks
-def abandon(request: Request, gid: int, cluster: str, although_held: bool) -> None:
+def abandon(request: Request, gid: int, cluster: str, although_held: bool, dry_run: bool) -> None:
     """Give up group GID, of which nothing is left: its shards begin anew, empty, in other groups.
 
     Shards that were on their way to it stay with the group that still has them. The gid never means
@@ -206,15 +261,23 @@ def abandon(request: Request, gid: int, cluster: str, although_held: bool) -> No
         async with _reached(request) as reached:
             _check_cluster(cluster, reached.cluster)
             reached.record(gid)
+            if dry_run:
+                view = await reached.client.newest()
+                _, lost = await reached.recoverer.to_abandon(
+                    reached.client, view, gid, although_held=although_held
+                )
+                return view.config.number + 1, lost
             return await reached.recoverer.abandon(
                 reached.client, gid, deadline=deadline, although_held=although_held
             )
 
-    number, lost = run(work(), write=True)
+    number, lost = run(work(), write=not dry_run)
     if request.as_json:
-        print_json({"config": number, **_losses_as_json(lost)})
+        head = {"dry_run": True} if dry_run else {}
+        print_json({**head, "config": number, **_losses_as_json(lost)})
         return
-    lines = [f"config {number}", *_losses_in_words(gid, lost)]
+    title = f"config {number} would give group {gid} up" if dry_run else f"config {number}"
+    lines = [title, *_losses_in_words(gid, lost)]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -24,6 +24,9 @@ WAIT_SECONDS: Final = 60.0
 GID = Whole(0, GID_MAX)
 
 
+_dry_run_option = click.option("--dry-run", is_flag=True, help="Show the steps; change nothing.")
+
+
 class Source(NamedTuple):
     """Whose replicas are moved: a node's, or only that of one group."""
 
@@ -58,7 +61,7 @@ Examples:
 )
 @click.argument("old", type=_Source(), metavar="[GID:]OLD")
 @click.argument("new")
-@click.option("--dry-run", is_flag=True, help="Show the steps; change nothing.")
+@_dry_run_option
 @talking(MOVE_SECONDS)
 def replace(request: Request, old: Source, new: str, dry_run: bool) -> None:
     """Move every replica of node OLD to node NEW, the controller's too, group by group.
@@ -93,10 +96,17 @@ def replace(request: Request, old: Source, new: str, dry_run: bool) -> None:
         sys.stdout.write(f"{new} replaces {old.node} in group{'s'[: len(gids) > 1]} {names}\n")
 
 
-@click.command("add-replica", epilog="Example: shardkv ctl add-replica 1 n4")
+@click.command(
+    "add-replica",
+    epilog="""\b
+Examples:
+  shardkv ctl add-replica 1 n4
+  shardkv ctl add-replica 1 n4 --dry-run
+""",
+)
 @click.argument("gid", type=GID)
 @click.argument("node")
-@click.option("--dry-run", is_flag=True, help="Show the steps; change nothing.")
+@_dry_run_option
 @talking(MOVE_SECONDS)
 def add_replica(request: Request, gid: int, node: str, dry_run: bool) -> None:
     """Give group GID (0: the controller) one replica more, on NODE.
@@ -106,10 +116,17 @@ def add_replica(request: Request, gid: int, node: str, dry_run: bool) -> None:
     _change(request, "add-replica", Change(gid, (node,)), dry_run, f"{node} votes in group {gid}")
 
 
-@click.command("remove-replica", epilog="Example: shardkv ctl remove-replica 1 n4")
+@click.command(
+    "remove-replica",
+    epilog="""\b
+Examples:
+  shardkv ctl remove-replica 1 n4
+  shardkv ctl remove-replica 1 n4 --dry-run
+""",
+)
 @click.argument("gid", type=GID)
 @click.argument("node")
-@click.option("--dry-run", is_flag=True, help="Show the steps; change nothing.")
+@_dry_run_option
 @talking(MOVE_SECONDS)
 def remove_replica(request: Request, gid: int, node: str, dry_run: bool) -> None:
     """Take NODE's replica out of group GID (0: the controller); the node then drops it.
@@ -121,18 +138,30 @@ def remove_replica(request: Request, gid: int, node: str, dry_run: bool) -> None
     _change(request, "remove-replica", Change(gid, (), (node,)), dry_run, done)
 
 
-@click.command(epilog="Example: shardkv ctl transfer 1 n2")
+@click.command(
+    epilog="""\b
+Examples:
+  shardkv ctl transfer 1 n2
+  shardkv ctl transfer 1 n2 --dry-run
+"""
+)
 @click.argument("gid", type=GID)
 @click.argument("node")
+@_dry_run_option
 @talking(TIMEOUT_SECONDS)
-def transfer(request: Request, gid: int, node: str) -> None:
+def transfer(request: Request, gid: int, node: str, dry_run: bool) -> None:
     """Let NODE lead group GID (0: the controller). Nothing, if it does."""
 
     async def work() -> None:
         async with _relocation(request, "transfer") as relocation:
-            await relocation.transfer(gid, node)
+            if dry_run:
+                _print_outline(request, await relocation.transfer_outlined(gid, node))
+            else:
+                await relocation.transfer(gid, node)
 
-    run(work(), write=True)
+    run(work(), write=not dry_run)
+    if dry_run:
+        return
     if request.as_json:
         print_json({"group": gid, "leader": node})
     else:
@@ -158,10 +187,17 @@ def wait(request: Request) -> None:
         sys.stdout.write("every group is whole\n")
 
 
-@click.command(epilog="Example: shardkv ctl forget n2")
+@click.command(
+    epilog="""\b
+Examples:
+  shardkv ctl forget n2
+  shardkv ctl forget n2 --dry-run
+"""
+)
 @click.argument("node")
+@_dry_run_option
 @talking(TIMEOUT_SECONDS)
-def forget(request: Request, node: str) -> None:
+def forget(request: Request, node: str, dry_run: bool) -> None:
     """Let the cluster forget NODE, which is gone for good. Nothing, if it is not known.
 
     Refused, with no effect, while it answers or a group has a replica there.
@@ -169,9 +205,15 @@ def forget(request: Request, node: str) -> None:
 
     async def work() -> None:
         async with _relocation(request, "forget") as relocation:
-            await relocation.forgotten(node)
+            if dry_run:
+                known = await relocation.may_be_forgotten(node)
+                _print_outline(request, [f"forget {node}"] if known else [])
+            else:
+                await relocation.forgotten(node)
 
-    run(work(), write=True)
+    run(work(), write=not dry_run)
+    if dry_run:
+        return
     if request.as_json:
         print_json({"forgotten": node})
     else:

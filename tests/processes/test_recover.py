@@ -95,6 +95,8 @@ def test_two_of_three_nodes_are_lost_and_the_third_goes_on(tmp_path: Path) -> No
             plan = json.loads(done(cluster.cli("ctl", "recover", "plan", gid, "--json")))
             assert (plan["choice"], plan["alive"]) == ("n1", False)
             assert plan["acknowledged_may_be_gone"] is True
+            foretold = done(cluster.cli(*apply, gid, "--cluster", identity, "--dry-run"))
+            assert "MAY BE GONE" in foretold and f"group {gid}: go on from n1" in foretold
             ended = cluster.cli(*apply, gid, "--cluster", identity, "--timeout", "30")
             assert f"group {gid} goes on from n1, in configuration" in done(ended)
         refused(cluster.cli(*apply, "1", "--cluster", identity), 1, "nothing to recover")
@@ -178,8 +180,13 @@ def test_a_group_that_is_lost_whole_is_given_up(tmp_path: Path) -> None:
         refused(cluster.cli("ctl", "abandon", "1"), 2, "--cluster")
         refused(cluster.cli("ctl", "abandon", "0", "--cluster", identity), 2, "from 1 to")
 
-        said = done(cluster.cli("ctl", "abandon", "1", "--cluster", identity, "--timeout", "30"))
+        abandon = ("ctl", "abandon", "1", "--cluster", identity, "--timeout", "30")
+        foretold = done(cluster.cli(*abandon, "--dry-run")).splitlines()
+        assert json.loads(done(cluster.cli("ctl", "query", "--json"))) == config, "and not done"
+        said = done(cluster.cli(*abandon))
 
+        number = config["config"] + 1
+        assert foretold == [f"config {number} would give group 1 up", *said.splitlines()[1:]]
         assert said.startswith(f"config {config['config'] + 1}\nlost, begun anew empty: shards ")
         after = json.loads(done(cluster.cli("ctl", "query", "--json")))
         assert list(after["groups"]) == ["2"]
@@ -202,7 +209,8 @@ def test_a_majority_that_lives_is_not_recovered(tmp_path: Path) -> None:
 
         assert "nothing to recover" in done(cluster.cli("ctl", "recover", "plan", "1"))
         apply = ("ctl", "recover", "apply")
-        refused(cluster.cli(*apply, "1", "--cluster", identity), 1, "nothing to recover")
+        for how in ((), ("--dry-run",)):
+            refused(cluster.cli(*apply, "1", "--cluster", identity, *how), 1, "nothing to recover")
         refused(cluster.cli(*apply, "7", "--cluster", identity), 1, "no group 7")
         refused(cluster.cli(*apply, "x", "--cluster", identity), 2)
         refused(cluster.cli(*apply, "1", "--cluster", identity, "--nodes", "n9"), 1, "no node 'n9'")

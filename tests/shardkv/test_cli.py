@@ -3,13 +3,16 @@
 import io
 import json
 import os
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 
-from shardkv.cli.main import COMMANDS, run
+from shardkv.cli.main import COMMANDS, run, shardkv
 
 DEAD = "127.0.0.1:1"  # nobody listens there
 
@@ -50,11 +53,84 @@ def test_every_command_has_help_with_an_example(
     assert "Example" in out
 
 
-@pytest.mark.parametrize("command", ["join", "leave", "move", "query"])
-def test_every_verb_of_ctl_has_help_with_an_example(
-    capsys: pytest.CaptureFixture[str], command: str
+def leaves(
+    command: click.Command, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that does something, by the words that lead to it."""
+    if not isinstance(command, click.Group):
+        yield words, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None, (words, name)
+        yield from leaves(found, (*words, name))
+
+
+CTL = {words[1:]: command for words, command in leaves(shardkv) if words[0] == "ctl"}
+CHANGES_NOTHING = [("query",), ("plan",), ("explain",), ("wait",), ("recover", "plan")]
+
+
+def test_every_verb_of_ctl_that_changes_something_can_be_tried_first() -> None:
+    options = {
+        words: {name for parameter in command.params for name in parameter.opts}
+        for words, command in CTL.items()
+    }
+
+    assert [words for words, known in options.items() if "--dry-run" not in known] == (
+        CHANGES_NOTHING
+    )
+
+
+def examples(command: click.Command) -> list[list[str]]:
+    """The command lines of `shardkv` that a command's help shows, in words."""
+    lines = (command.epilog or "").replace("\b\n", "").splitlines()
+    found = []
+    for line in lines:
+        words = shlex.split(line.removeprefix("Example:"), comments=True)
+        while "shardkv" in words:
+            words = words[words.index("shardkv") + 1 :]
+            ends = [at for at, word in enumerate(words) if word in ("|", "&&", "<", ">")]
+            found.append(words[: min(ends, default=len(words))])
+            words = words[len(found[-1]) :]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), [pytest.param(*leaf, id=" ".join(leaf[0])) for leaf in leaves(shardkv)]
+)
+def test_the_examples_of_every_help_are_understood(
+    words: tuple[str, ...], command: click.Command
 ) -> None:
-    status, out, _ = said(capsys, "ctl", command, "--help")
+    """Each is a line to be copied: its options are there, its values in range."""
+    shown = examples(command)
+
+    for example in shown:
+        parse(shardkv, "shardkv", example)
+    ours = [example for example in shown if tuple(example[: len(words)]) == words]
+    assert ours or words in WITHOUT_EXAMPLES, "none shows this command"
+
+
+WITHOUT_EXAMPLES = [("version",), ("help",)]
+
+
+def parse(
+    command: click.Command, name: str, words: list[str], parent: click.Context | None = None
+) -> None:
+    """Read a command line as it is read to be run. Raises UsageError."""
+    context = command.make_context(name, list(words), parent=parent)
+    if isinstance(command, click.Group):
+        rest = [*context._protected_args, *context.args]
+        found, sub, rest = command.resolve_command(context, rest)
+        assert sub is not None and found is not None
+        parse(sub, found, rest, context)
+
+
+@pytest.mark.parametrize("words", list(CTL), ids=" ".join)
+def test_every_verb_of_ctl_has_help_with_an_example(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    status, out, _ = said(capsys, "ctl", *words, "--help")
 
     assert status == 0
     assert "Example" in out

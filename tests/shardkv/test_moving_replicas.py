@@ -19,6 +19,7 @@ from shardkv.moving_replicas import (
     next_transfer,
     next_wait,
     outline,
+    outline_transfer,
 )
 
 UUID = b"u" * 16
@@ -225,6 +226,19 @@ def test_a_learner_that_nobody_promotes_comes_in_anew() -> None:
 )
 def test_the_next_step_of_a_transfer(to: str, looks: Seen, step: Step) -> None:
     assert next_transfer(1, to, looks) == step
+
+
+@pytest.mark.parametrize(
+    ("to", "looks", "line"),
+    [
+        ("n1", seen(), "nothing to do"),
+        ("n3", seen(), "hand the leadership from n1 to n3"),
+        ("n3", seen(**FILLING), "wait: group 1 is changing its members"),
+        ("n7", seen(), "refused: node n7 holds no voter of group 1: n1, n2, n3 do"),
+    ],
+)
+def test_a_transfer_is_told_before_it_is_done(to: str, looks: Seen, line: str) -> None:
+    assert outline_transfer(1, to, looks) == [f"group 1: {line}"]
 
 
 CHANGING = {"promote": (4,), "learners": members("4:n7")}

@@ -111,4 +111,4 @@ def test_a_recovered_group_that_gives_versions_again_breaks_c11(
 
     monkeypatch.setattr(HeldShard, "know_highest", broken)
 
-    assert broken_by(FROM_A_SURVIVOR) == "C11"
+    assert broken_by(FROM_A_SURVIVOR, range(7, 12)) == "C11"

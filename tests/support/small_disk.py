@@ -1,6 +1,8 @@
 """A small disk that can be filled: a file system in a sparse file. Mounting it takes root."""
 
+import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ import pytest
 from tests.support.processes import wait_for
 
 FILLER = "filler"
+BLOCK_BYTES = 4096
 
 
 class SmallDisk:
@@ -40,14 +43,39 @@ class SmallDisk:
         finally:
             os.close(handle)
 
+    def fill_up(self) -> None:
+        """Take the last block, though others take some as well."""
+        handle = os.open(self.path / FILLER, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            step = self.free
+            while step >= BLOCK_BYTES:
+                try:
+                    os.posix_fallocate(handle, os.fstat(handle).st_size, step)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    step //= 2
+                else:
+                    step = self.free
+        finally:
+            os.close(handle)
+
     def empty(self) -> None:
         (self.path / FILLER).unlink()
 
 
 @contextmanager
-def small_disk(directory: Path, size: int) -> Iterator[SmallDisk]:
-    """An ext4 of so many bytes, unmounted at the end; the test is skipped where none can be had."""
-    image, path = directory / "disk.img", directory / "mnt"
+def small_disk(directory: Path, size: int, place: Path | None = None) -> Iterator[SmallDisk]:
+    """An ext4 of so many bytes, unmounted at the end; the test is skipped where none can be had.
+
+    Args:
+        directory: Where the file is that it lies in.
+        place: A directory that moves onto the disk with all that is in it; else an empty one.
+    """
+    path = directory / "mnt" if place is None else place
+    image, aside = directory / f"{path.name}.img", path.with_name(f"{path.name}.aside")
+    if place is not None:
+        place.rename(aside)
     path.mkdir()
     with image.open("wb") as sparse:
         sparse.truncate(size)
@@ -57,6 +85,9 @@ def small_disk(directory: Path, size: int) -> Iterator[SmallDisk]:
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no loop-mounted ext4 here: {error}")
     try:
+        if place is not None:
+            shutil.copytree(aside, path, dirs_exist_ok=True)
+            shutil.rmtree(aside)
         yield SmallDisk(path)
     finally:
         wait_for(lambda: _tried("umount", str(path)), f"{path} unmounted")
