@@ -54,6 +54,10 @@ from raft.types import (
 
 TERM_JUMP_MAX: Final = 2**32
 """No group gets through more terms while a replica is away; a larger jump is a damaged message."""
+Rest = tuple[ReplicaId, ReplicaId, Term, Index]
+"""What a group's heartbeats say, but for their token: leader, follower, term, commit."""
+OF_LEADER: Final[Rest] = (NOBODY, NOBODY, Term(0), Index(0))
+"""A leader at rest is sent no heartbeats."""
 
 
 class Raft(Facts):
@@ -87,6 +91,7 @@ class Raft(Facts):
         self._install: SnapshotMeta | None = None  # decided, not handed out yet
         self._candidacy: Candidacy | None = None
         self._forwarded = ForwardedReads(self._state)
+        self._rest: Rest | None = None
         self.dropped: Counter[str] = Counter()  # implausible messages, by reason
         self._now = now  # when the core was last told the time
         self._state.restart_election_timer(now)
@@ -97,6 +102,7 @@ class Raft(Facts):
 
     def timeout(self, now: float) -> None:
         """Let time have its effect; call it at `deadline` or later. Early calls do nothing."""
+        self._stir()
         self._now = now
         if self._leader is not None:
             self._leader.timeout(now)
@@ -111,10 +117,25 @@ class Raft(Facts):
         """What `timeout` and `ready` make of heartbeats that are due, where those are all that is
         to be done: they may leave at once, as what is `early` in a `Ready`. None, and nothing was
         done: call `timeout`."""
-        if self._leader is None or not self._is_quiet:
+        leader = self._leader
+        if leader is None:
             return None
+        if self._rest is None:
+            if not (self._is_quiet and leader.is_at_rest):
+                return None
+            self._rest = OF_LEADER
         self._now = now
-        return self._leader.beat_at_rest(now)
+        return leader.beat_at_rest(now)
+
+    def _stir(self) -> None:
+        """Something happens to this replica: whether it is at rest is to be found out anew.
+
+        What makes out rest is looked at once, by `answer` and `beat`, and holds until anything but
+        `answer`, `beat` and `hear` is called: a node with hundreds of groups at rest would spend
+        most of its time with looking again. So each other method that changes something calls this
+        first. (`ready` only hands out, and of a replica at rest there is nothing to hand out.)
+        """
+        self._rest = None
 
     # Messages
 
@@ -123,6 +144,7 @@ class Raft(Facts):
 
         A message that no correct peer sends is counted in `dropped` and changes nothing.
         """
+        self._stir()
         self._now = now
         state = self._state
         if message.target != state.id:
@@ -251,11 +273,10 @@ class Raft(Facts):
         state.messages.append(self._reply(heartbeat))
 
     def _reply(self, beat: Heartbeat) -> HeartbeatReply:
-        state, question = self._state, self._forwarded.patient
-        durable = state.log.durable
-        return HeartbeatReply(
-            state.id, beat.source, state.term, beat.token, durable, beat.asks, question
-        )
+        state, durable = self._state, self._state.log.durable
+        question = self._forwarded.patient
+        said = (state.id, beat.source, state.term, beat.token, durable, beat.asks, question)
+        return tuple.__new__(HeartbeatReply, said)  # a third of what its own constructor takes
 
     def answer(self, heartbeat: Heartbeat, now: float) -> HeartbeatReply | None:
         """What `step` and `ready` make of a heartbeat, where it is the answer and nothing else.
@@ -265,22 +286,29 @@ class Raft(Facts):
         `Ready` has told of already, and what is durable; no save has to come before it but one
         of that hard state (`raft/replica.py`, 1).
         """
+        said: Rest = heartbeat[:4]
+        if heartbeat.told or said != self._rest:
+            if heartbeat.told or not self._rests(heartbeat):
+                return None
+            self._rest = said
         state = self._state
-        if (
-            heartbeat.term != state.term
-            or heartbeat.source != state.leader
-            or heartbeat.target != state.id
-            or state.role is not Role.FOLLOWER
-            or heartbeat.commit > state.commit
-            or state.installing is not None
-            or heartbeat.told
-            or self._forwarded.waits
-            or not self._is_quiet
-        ):
-            return None
         self._now = state.heard_at = now
         state.restart_election_timer(now)
         return self._reply(heartbeat)
+
+    def _rests(self, heartbeat: Heartbeat) -> bool:
+        """Whether nothing follows from such a heartbeat but its answer."""
+        state = self._state
+        return (
+            heartbeat.term == state.term
+            and heartbeat.source == state.leader
+            and heartbeat.target == state.id
+            and state.role is Role.FOLLOWER
+            and heartbeat.commit <= state.commit
+            and state.installing is None
+            and not self._forwarded.waits
+            and self._is_quiet
+        )
 
     def hear(self, reply: HeartbeatReply, now: float) -> bool:
         """Take the answer to a heartbeat, where nothing follows from it: that it was heard is all.
@@ -289,7 +317,7 @@ class Raft(Facts):
         if self._leader is None or reply.term != state.term or reply.target != state.id:
             return False
         self._now = now
-        return self._leader.on_reply_at_rest(reply, now)
+        return self._leader.on_reply_at_rest(reply, now, level=self._rest is not None)
 
     def _on_install_snapshot(self, install: InstallSnapshot, now: float) -> None:
         self._hear(install.source, now)
@@ -311,6 +339,7 @@ class Raft(Facts):
         Raises:
             Overloaded: `config.uncommitted_bytes_max` would be passed.
         """
+        self._stir()
         return self._leader.propose(data) if self._leader is not None else None
 
     def read_index(self, context: bytes, *, patient: bool = False) -> None:
@@ -321,6 +350,7 @@ class Raft(Facts):
             patient: Of a follower: let question and answer travel with heartbeats that are due
                 anyway. A newer one takes its place.
         """
+        self._stir()
         if self._leader is not None:
             self._leader.read(Read(context, self._state.id))
         elif patient:
@@ -341,6 +371,7 @@ class Raft(Facts):
             NotLeader: ask the leader.
             MembershipRefused: the message says which rule forbids it.
         """
+        self._stir()
         if self._leader is None:
             raise NotLeader()
         return self._leader.change_members(add, remove, promote)
@@ -351,6 +382,7 @@ class Raft(Facts):
         Raises:
             NotLeader, TransferRefused: nothing changed.
         """
+        self._stir()
         if self._leader is None:
             raise NotLeader()
         self._leader.start_transfer(to)
@@ -358,6 +390,7 @@ class Raft(Facts):
     def persisted(self, index: Index, term: Term) -> None:
         """The save that ended at (index, term) is durable. Call it for each save that held
         entries, and for an installed snapshot with its last id, in the order of the Readys."""
+        self._stir()
         state = self._state
         state.log.persisted(index, term)
         if state.installing is not None and state.log.durable >= state.installing.last.index:
@@ -369,16 +402,19 @@ class Raft(Facts):
 
     def applied_to(self, index: Index) -> None:
         """The state machine shows everything up to `index`."""
+        self._stir()
         self._state.applied_to(index)
 
     def compact(self, index: Index) -> SnapshotMeta:
         """Drop the log up to `index`, which must be applied and durably so; an index already
         dropped changes nothing. Returns the log's new start, for the log store."""
         assert index <= self._state.applied, "only what was applied is dropped (R7)"
+        self._stir()
         return self._state.log.compact(index)
 
     def report_snapshot(self, to: ReplicaId, ok: bool) -> None:
         """The stream to `to` ended; `ok` when the receiver has staged all of it."""
+        self._stir()
         if self._leader is not None:
             self._leader.on_snapshot_sent(to, ok)
 

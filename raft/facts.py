@@ -85,9 +85,12 @@ class Facts:
         A membership from before its id was given says nothing of it: a newcomer that is filled
         reads of all who belonged before it, and must not take itself for removed meanwhile.
         """
-        log = self._state.log
+        state = self._state
+        if state.electorate.includes(self.id):
+            return False  # as nearly always
+        log = state.log
         membership = log.membership
-        if log.membership_index > self._state.commit or self.id >= membership.next_id:
+        if log.membership_index > state.commit or self.id >= membership.next_id:
             return False
         return self.id not in members(membership)
 

@@ -105,29 +105,33 @@ class FrameCodec:
 
 
 def _encode(parcel: Parcel) -> tuple[Any, ...]:
-    content = parcel.content
+    gid, uuid, content, traces = parcel
     if isinstance(content, SnapshotChunk):
         fields: Any = (*content[:5], encode_snapshot_meta(content.meta), content.data, content.done)
-        return (parcel.gid, parcel.uuid, CHUNK, fields)
+        return (gid, uuid, CHUNK, fields)
     if isinstance(content, ChunkReply):
-        return (parcel.gid, parcel.uuid, CHUNK_REPLY, tuple(content))
-    if parcel.traces:
-        return (parcel.gid, parcel.uuid, MESSAGE, encode_message(content), parcel.traces)
-    return (parcel.gid, parcel.uuid, MESSAGE, encode_message(content))
+        return (gid, uuid, CHUNK_REPLY, tuple(content))
+    if traces:
+        return (gid, uuid, MESSAGE, encode_message(content), traces)
+    return (gid, uuid, MESSAGE, encode_message(content))
 
 
 def _decode(item: Any) -> Parcel:
-    if not isinstance(item, list) or len(item) not in (4, 5):
+    size = len(item) if type(item) is list else 0
+    if size == 4:
+        gid, uuid, kind, fields = item
+    elif size == 5:
+        gid, uuid, kind, fields, _ = item
+    else:
         raise BadMessage("malformed parcel")
-    gid, uuid, kind, fields = item if len(item) == 4 else item[:4]
     if type(gid) is not int or not 0 <= gid <= NUMBER_MAX or type(uuid) is not bytes:
         raise BadMessage("malformed parcel header")
     if kind == MESSAGE:
-        if type(fields) is list and len(fields) == BEAT_FIELDS and len(item) == 4:
+        if size == 4 and type(fields) is list and len(fields) == BEAT_FIELDS:
             beat = decode_beat(fields)
             if beat is not None:  # as nearly always
-                return Parcel(gid, uuid, beat)  # type: ignore[arg-type]
-        traces = _decode_traces(item[4]) if len(item) == 5 else ()
+                return tuple.__new__(Parcel, (gid, uuid, beat, ()))
+        traces = _decode_traces(item[4]) if size == 5 else ()
         return Parcel(gid, uuid, decode_message(fields), traces)  # type: ignore[arg-type]
     head = (GroupId(gid), GroupUuid(uuid))
     if kind == CHUNK:

@@ -271,13 +271,14 @@ class Host:
 
     def deliver(self, parcel: Parcel, address: str) -> None:
         """Hand a parcel to its replica, if it is for one of ours. A message creates nothing."""
-        replica = self.replicas.get(parcel.gid)
+        gid, uuid, content, traces = parcel
+        replica = self.replicas.get(gid)
         if replica is None:
             self.dropped["no such replica"] += 1
-        elif replica.record.uuid != parcel.uuid:
+        elif replica.uuid != uuid:
             self.dropped["another group's uuid"] += 1
         else:
-            replica.take(parcel.content, address, parcel.traces)
+            replica.take(content, address, traces)
 
     # Room on the disks
 
@@ -372,10 +373,7 @@ class Host:
         for replica in self._deadlines.take(now):
             if replica.stopped_because is not None:
                 continue
-            deadline = replica.core.deadline
-            if deadline <= now:
-                replica.timeout(now)
-                deadline = replica.core.deadline
+            deadline = replica.timeout(now)
             if now < deadline < NEVER:  # else it was woken, and its turn will tell
                 self._deadlines.note(replica, self._look_at(deadline, now))
         self._schedule_turn()  # which sends the heartbeats

@@ -71,7 +71,7 @@ class Departing:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for gid, replica in list(self._host.replicas.items()):
-                removed = await self._is_removed(gid, replica)
+                removed = not self._is_well(gid, replica) and await self._is_removed(gid, replica)
                 # Another may have taken its place while the others were asked about it.
                 if removed and self._host.replicas.get(gid) is replica:
                     words = "replica %d is no member of group %d any more: its data is deleted"
@@ -80,14 +80,21 @@ class Departing:
                     self._known_since.pop(gid, None)
                     self._alone_since.pop(gid, None)
 
+    def _is_well(self, gid: GroupId, replica: Replica) -> bool:
+        """Whether it is a member, as far as it knows, and hears a leader."""
+        if replica.core.removed:
+            return False
+        self._known_since.pop(gid, None)
+        if replica.stopped_because is not None or replica.core.leader == NOBODY:
+            return False
+        self._alone_since.pop(gid, None)
+        return True
+
     async def _is_removed(self, gid: GroupId, replica: Replica) -> bool:
+        """Of one that is not well: whether it is known, for long enough, to be no member."""
         now = self._loop.time()
         if replica.core.removed:
             return now - self._known_since.setdefault(gid, now) >= FAREWELL_SECONDS
-        self._known_since.pop(gid, None)
-        if replica.stopped_because is None and replica.core.leader != NOBODY:
-            self._alone_since.pop(gid, None)
-            return False
         if now - self._alone_since.setdefault(gid, now) < ALONE_SECONDS:
             return False
         self._alone_since[gid] = now

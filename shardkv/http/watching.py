@@ -83,6 +83,7 @@ class Watching:
         self._last_wanted = float("-inf")
         self._closely_until = float("-inf")
         self._config = 0
+        self._local: dict[int, Local] = {}
         self._sample: Sample | None = None
         self._earlier: deque[Sample] = deque()
         """Those of the last second: rates are drawn over no less, however often is looked."""
@@ -144,9 +145,11 @@ class Watching:
         while True:
             view = around.view()
             number = 0 if view is None else int(view.config.number)
-            self.events.add(local_events(around.node, around.replicas(), number), self._when())
+            if news := self._local_news():
+                self.events.add(local_events(around.node, news, 0), self._when())
             now = self._loop.time()
             if number != self._config:
+                self.events.add(local_events(around.node, (), number), self._when())
                 self._config, self._closely_until = number, now + CLOSELY_SECONDS
             wanted = self.watchers or now - self._last_wanted < LINGER_SECONDS
             pause = CLOSE_LOOK_SECONDS if now < self._closely_until else LOOK_SECONDS
@@ -156,6 +159,11 @@ class Watching:
                 await self._look()
             # A new configuration is noticed soon by whom it matters to.
             await asyncio.sleep(CLOSE_LOOK_SECONDS if wanted else LOOK_SECONDS)
+
+    def _local_news(self) -> list[Local]:
+        """Own replicas that are not as at the last look."""
+        before, self._local = self._local, {one.gid: one for one in self._around.replicas()}
+        return [one for one in self._local.values() if before.get(one.gid) != one]
 
     async def _look(self) -> None:
         """Look at all nodes; who comes while a look is under way shares it."""

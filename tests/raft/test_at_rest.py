@@ -8,8 +8,8 @@ import pytest
 
 from raft.core import Raft
 from raft.deadlines import NEVER, Deadlines
-from raft.messages import Heartbeat, HeartbeatReply, ReadRequest
-from raft.types import Index, Term
+from raft.messages import AppendEntries, Heartbeat, HeartbeatReply, ReadRequest
+from raft.types import EntryId, Index, Term
 from tests.support.builders import (
     N1,
     N2,
@@ -69,11 +69,6 @@ def test_an_answer_at_rest_is_the_answer_of_the_long_way(asks: bool) -> None:
     assert shape(short) == shape(long)
 
 
-def raise_commit(replica: Raft) -> Heartbeat:
-    replica._state.commit = replica._state.emitted = Index(1)
-    return BEAT
-
-
 def wait_for_a_read(replica: Raft) -> Heartbeat:
     replica.read_index(b"r")
     effects(replica)
@@ -86,10 +81,21 @@ def keep_something_unsaid(replica: Raft) -> Heartbeat:
 
 
 def grow(replica: Raft) -> Heartbeat:
-    replica._state.log.append(entries("1", after=2))
+    replica.step(AppendEntries(N1, N2, T1, EntryId(Index(2), T1), entries("1", after=2)), LATER)
     return BEAT
 
 
+KNOWN = pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(False, id="looked at for the first time"),
+        pytest.param(True, id="known to be at rest"),
+    ],
+)
+"""What was found out at one heartbeat is taken for true at the next: until something happens."""
+
+
+@KNOWN
 @pytest.mark.parametrize(
     "unrest",
     [
@@ -99,16 +105,18 @@ def grow(replica: Raft) -> Heartbeat:
         pytest.param(lambda _: BEAT._replace(target=N3), id="for another replica"),
         pytest.param(lambda _: BEAT._replace(told=b"q"), id="a question is answered"),
         pytest.param(lambda replica: replica.timeout(LATER + 9) or BEAT, id="a pre-candidate"),
-        pytest.param(raise_commit, id="something more is committed"),
+        pytest.param(lambda _: BEAT._replace(commit=Index(3)), id="something more is committed"),
         pytest.param(wait_for_a_read, id="a question waits"),
         pytest.param(keep_something_unsaid, id="something is not handed out"),
         pytest.param(grow, id="an entry is not saved"),
     ],
 )
 def test_an_answer_at_rest_is_refused_where_more_follows(
-    unrest: Callable[[Raft], Heartbeat],
+    unrest: Callable[[Raft], Heartbeat], known: bool
 ) -> None:
     replica = follower()
+    if known:
+        assert replica.answer(BEAT._replace(token=6), NOW) is not None
     beat = unrest(replica)
     before = shape(replica)
 
@@ -158,7 +166,11 @@ def wait_for_a_round(replica: Raft) -> float:
 
 
 def lose_a_follower(replica: Raft) -> float:
-    replica.progress[N3].lost = True
+    replica.timeout(replica.deadline)
+    effects(replica)
+    assert replica._leader is not None
+    replica.step(beat_reply(3, replica, replica._leader.replication.round, 0), replica._now)
+    assert replica.progress[N3].lost
     return replica.deadline
 
 
@@ -187,6 +199,7 @@ def have_removed_one(replica: Raft) -> float:
     return replica.deadline
 
 
+@KNOWN
 @pytest.mark.parametrize(
     "unrest",
     [
@@ -202,9 +215,11 @@ def have_removed_one(replica: Raft) -> float:
     ],
 )
 def test_beats_at_rest_are_refused_where_more_is_to_be_done(
-    unrest: Callable[[Raft], float],
+    unrest: Callable[[Raft], float], known: bool
 ) -> None:
     replica = resting_leader()
+    if known:
+        assert replica.beat(replica.deadline) is not None
     moment = unrest(replica)
     before = shape(replica)
 
@@ -221,11 +236,12 @@ def test_a_leader_whose_own_disk_lags_looks_at_it() -> None:
     assert replica.beat(replica.deadline) is None
 
 
-def test_an_answer_is_heard_at_rest_as_by_the_long_way() -> None:
+@pytest.mark.parametrize("question", [b"", b"q"])
+def test_an_answer_is_heard_at_rest_as_by_the_long_way(question: bytes) -> None:
     short, long = resting_leader(), resting_leader()
     for replica in (short, long):
         replica.beat(replica.deadline)
-    reply = beat_reply(2, short, 2, 1)
+    reply = beat_reply(2, short, 2, 1)._replace(question=question)
 
     assert short.hear(reply, LATER)
     long.step(reply, LATER)
@@ -235,6 +251,7 @@ def test_an_answer_is_heard_at_rest_as_by_the_long_way() -> None:
     assert vars(short.progress[N2]) == vars(long.progress[N2])
 
 
+@KNOWN
 @pytest.mark.parametrize(
     "unrest",
     [
@@ -243,7 +260,6 @@ def test_an_answer_is_heard_at_rest_as_by_the_long_way() -> None:
         pytest.param(lambda r: beat_reply(4, r, 2, 1), id="of no member"),
         pytest.param(lambda r: beat_reply(2, r, 9, 1), id="to a heartbeat that was never sent"),
         pytest.param(lambda r: beat_reply(2, r, 2, 0), id="of a log that lost what it promised"),
-        pytest.param(lambda r: beat_reply(2, r, 2, 1)._replace(question=b"q"), id="it asks"),
         pytest.param(lambda r: r.propose(b"x") and beat_reply(2, r, 2, 1), id="it lacks an entry"),
         pytest.param(lambda r: r.read_index(b"r") or beat_reply(2, r, 2, 1), id="a read waits"),
         pytest.param(
@@ -253,15 +269,46 @@ def test_an_answer_is_heard_at_rest_as_by_the_long_way() -> None:
     ],
 )
 def test_an_answer_is_not_heard_at_rest_where_more_follows(
-    unrest: Callable[[Raft], HeartbeatReply],
+    unrest: Callable[[Raft], HeartbeatReply], known: bool
 ) -> None:
     replica = resting_leader()
-    replica.beat(replica.deadline)
+    beats = replica.beat(replica.deadline)
+    assert beats is not None, "now it is known to be at rest"
+    if not known:
+        replica._stir()
     reply = unrest(replica)
     before = shape(replica)
 
     assert not replica.hear(reply, LATER)
     assert {**shape(replica), "times": ()} == {**before, "times": ()}
+
+
+STIRRING: dict[str, Callable[[Raft], object]] = {
+    "timeout": lambda r: r.timeout(r._now),
+    "step": lambda r: r.step(beat_reply(2, r, 2, 1), r._now),
+    "propose": lambda r: r.propose(b"x"),
+    "read_index": lambda r: r.read_index(b"r"),
+    "change_members": lambda r: r.change_members(remove=[N3]),
+    "transfer": lambda r: r.transfer(N2),
+    "persisted": lambda r: r.persisted(Index(1), T1),
+    "applied_to": lambda r: r.applied_to(Index(1)),
+    "compact": lambda r: r.compact(Index(0)),
+    "report_snapshot": lambda r: r.report_snapshot(N2, ok=True),
+}
+RESTFUL = ("answer", "beat", "hear", "ready", "let_go")
+
+
+@pytest.mark.parametrize("name", [name for name in vars(Raft) if not name.startswith("_")])
+def test_what_a_core_is_told_ends_what_it_knows_of_its_rest(name: str) -> None:
+    """Or a heartbeat would be answered by what was true before."""
+    replica = resting_leader()
+    assert replica.beat(replica.deadline) is not None and replica._rest is not None
+
+    if name in RESTFUL:
+        assert name not in STIRRING
+    else:
+        STIRRING[name](replica)
+        assert replica._rest is None
 
 
 # Deadlines
