@@ -22,7 +22,7 @@ looked at for that is refused by REPLY_FULL.
 """
 
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heapreplace
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from raft.disk.heads import Head, Range, heads, size_of
@@ -39,7 +39,6 @@ from shardkv.limits import (
     SLOTS,
     VALUE_BYTES_MAX,
 )
-from shardkv.machine import Span
 from shardkv.protocol import FORMAT, BadFrame, Status, integer, octets, pack, unpack
 from shardkv.reading import (
     AGE_MS_MAX,
@@ -50,10 +49,10 @@ from shardkv.reading import (
     status_of,
     wire_refusal,
 )
+from shardkv.rows import DATA_KEY_BYTES, decode_row
 from shardkv.rows import ROW_OVERHEAD_BYTES as VERSION_BYTES
-from shardkv.rows import decode_row
 from shardkv.server import GroupServer
-from shardkv.tokens import Mark
+from shardkv.tokens import NOTHING, Mark
 from shardkv.types import Answer, Version
 
 LIST: Final = "list"
@@ -65,6 +64,7 @@ _GID_MAX: Final = 2**31 - 1
 _PART: Final = 200
 _SPARE_ROWS: Final = 2
 """Read of each shard beyond its fair share: most have no more among the least of all."""
+_REPLY_FULL: Final = Refusal(Trouble.REPLY_FULL)
 
 
 class Listed(NamedTuple):
@@ -152,7 +152,9 @@ def _start(row: Any) -> From:
     shard, after, epoch, index = row
     if after is not None:
         octets(after, "after", most=KEY_BYTES_MAX)
-    mark = Mark(integer(epoch, "epoch"), integer(index, "index"))
+    mark = NOTHING  # as most lists have it, and a question holds one for each shard
+    if not (type(epoch) is type(index) is int and epoch == index == 0):
+        mark = Mark(integer(epoch, "epoch"), integer(index, "index"))
     return From(ShardId(integer(shard, "shard", most=SLOTS - 1)), after, mark)
 
 
@@ -176,12 +178,25 @@ def decode_list_reply(body: bytes) -> ListReply:
         status_of(status),
         integer(config_number, "config number"),
         integer(applied, "index"),
-        tuple([_part(part) for part in parts]),
+        tuple(_parts(parts)),
         tuple([_listed(row) for row in rows]),
     )
     if not rows and any(isinstance(part, Part) and part.more for part in reply.parts):
         raise BadFrame("more rows follow none")
     return reply
+
+
+def _parts(rows: list[Any]) -> list[Part | Answer | Refusal]:
+    """Most parts of a reply say the same: one is looked at if it differs from the one before."""
+    found: list[Part | Answer | Refusal] = []
+    last: Any = None
+    for fields in rows:
+        if not found or fields != last or type(fields[-1]) is not type(last[-1]):
+            found.append(_part(fields))
+            last = fields
+        else:
+            found.append(found[-1])
+    return found
 
 
 def _part(fields: Any) -> Part | Answer | Refusal:
@@ -223,25 +238,31 @@ async def answer_list(server: GroupServer, frame: ListFrame) -> ListReply:
     if refusal is not None:
         return ListReply(Status.ANSWERED, machine.number, applied, (refusal,) * len(known))
     parts: list[Part | Answer | Refusal] = []
-    spans: list[Span] = []
+    spans: list[Range] = []
     places: list[int] = []  # of the spans, among the parts
-    for start in frame.starts:
-        part: Part | Answer | Refusal = Refusal(Trouble.REPLY_FULL)
-        if start.mark.epoch and not reads.covers(start.shard, start.mark):
+    shards = [start.shard for start in frame.starts]
+    found = machine.spans(shards, [start.after for start in frame.starts], frame.prefix)
+    for (shard, _, mark), span in zip(frame.starts, found, strict=True):
+        part: Part | Answer | Refusal = _REPLY_FULL
+        if mark.epoch and not reads.covers(shard, mark):
             part = Refusal(Trouble.BEHIND, reads.age_ms)
-        elif isinstance(found := machine.span(start.shard, frame.prefix, start.after), Answer):
-            part = found
+        elif isinstance(span, Answer):
+            part = span
         else:
             places.append(len(parts))
-            spans.append(found)
+            spans.append(span)
         parts.append(part)
     rows_max, bytes_max = min(frame.rows_max, PAGE_ROWS_MAX), min(frame.bytes_max, PAGE_BYTES_MAX)
-    least = Least(server.replica.store.reader, spans, rows_max)
+    least = Least(server.replica.store.reader, spans, rows_max, DATA_KEY_BYTES)
     rows = least.take(rows_max, bytes_max, frame.values)
+    alike: dict[tuple[int, bool], Part] = {}
     for at, place in enumerate(places):
         if (more := least.more(at)) is not None:
-            epoch = machine.record(frame.starts[place].shard).taken
-            parts[place] = Part(epoch, more)
+            epoch = machine.record(shards[place]).taken
+            said = alike.get((epoch, more))
+            if said is None:
+                said = alike[epoch, more] = Part(epoch, more)
+            parts[place] = said
     return ListReply(Status.ANSWERED, machine.number, applied, tuple(parts), rows)
 
 
@@ -250,21 +271,26 @@ class Least:
 
     A few rows of each span are read at once, and more of the few spans that turn out to have more
     among the least.
+
+    Args:
+        skip: So many bytes stand before the client's key in a row's.
     """
 
-    def __init__(self, reader: Reader, spans: Sequence[Span], rows_max: int) -> None:
+    def __init__(self, reader: Reader, spans: Sequence[Range], rows_max: int, skip: int) -> None:
         self._reader = reader
         self._spans = spans
+        self._skip = skip
         self._scan = SCAN_BYTES_MAX  # what may be read yet
         self._share = _SPARE_ROWS - (-rows_max // max(len(spans), 1))
         self._rows: list[list[tuple[bytes, bytes]]] = []  # of each span, what is not taken, turned
         self._ended: list[bool] = []  # of each span: no more can be read
-        for rows, ended in self._read([(span.lo, span.hi) for span in spans]):
-            self._rows.append(rows[::-1])
+        self._heads: list[tuple[bytes, int]] = []
+        for at, (rows, ended) in enumerate(self._read(spans)):
+            if rows:
+                self._heads.append((rows[0][0], at))
+                rows.reverse()
+            self._rows.append(rows)
             self._ended.append(ended)
-        self._heads = [
-            (rows[-1][0][spans[at].skip :], at) for at, rows in enumerate(self._rows) if rows
-        ]
         heapify(self._heads)
 
     def more(self, at: int) -> bool | None:
@@ -276,31 +302,38 @@ class Least:
     def take(self, rows_max: int, bytes_max: int, values: bool) -> tuple[Listed, ...]:
         """The least rows, as many as fit, one at least if there are any. Once."""
         taken: list[Listed] = []
-        room = bytes_max
-        while self._heads and len(taken) < rows_max:
-            key, at = self._heads[0]
-            full_key, raw = self._rows[at][-1]
+        room, heads_, all_rows = bytes_max, self._heads, self._rows
+        while heads_ and len(taken) < rows_max:
+            key, at = heads_[0]
+            rows = all_rows[at]
+            raw = rows[-1][1]
             room -= len(key) + ROW_OVERHEAD_BYTES + (len(raw) - VERSION_BYTES if values else 0)
             if taken and room < 0:
                 break
-            value, version = decode_row(full_key, raw)
+            value, version = decode_row(key, raw)
             taken.append(Listed(key, version, value if values else None))
-            heappop(self._heads)
-            self._rows[at].pop()
-            if not self._rows[at] and not self._ended[at] and not self._read_on(at, full_key):
-                break  # its next row may be the least
-            if self._rows[at]:
-                heappush(self._heads, (self._rows[at][-1][0][self._spans[at].skip :], at))
+            rows.pop()
+            if not rows and not self._ended[at]:
+                if not self._read_on(at, key):
+                    heappop(heads_)
+                    break  # its next row may be the least
+                rows = all_rows[at]
+            if rows:
+                heapreplace(heads_, (rows[-1][0], at))
+            else:
+                heappop(heads_)
         return tuple(taken)
 
     def _read_on(self, at: int, after: bytes) -> bool:
         """Read more of a span; whether enough may be read yet."""
-        found = self._read([(after + b"\0", self._spans[at].hi)])
+        lo, hi = self._spans[at]
+        found = self._read([(lo[: self._skip] + after + b"\0", hi)])
         for rows, ended in found:
-            self._rows[at], self._ended[at] = rows[::-1], ended
+            rows.reverse()
+            self._rows[at], self._ended[at] = rows, ended
         return bool(found)
 
     def _read(self, ranges: Sequence[Range]) -> list[Head]:
-        found = heads(self._reader, ranges, self._share, self._scan)
+        found = heads(self._reader, ranges, self._share, self._scan, self._skip)
         self._scan -= sum(map(size_of, found))
         return found

@@ -64,8 +64,9 @@ class Lists:
         nshards = await pages.shards()
         pinned = pinned_shard(self._routing or SlotRouting(nshards), prefix)
         shards = [ShardId(s) for s in range(nshards)] if pinned is None else [pinned]
-        async for row in Scan(pages, shards, after, limit).rows():
-            yield row
+        async for chunk in Scan(pages, shards, after, limit).chunks():
+            for row in chunk:
+                yield row
 
     async def page(
         self,

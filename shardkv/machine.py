@@ -39,9 +39,10 @@ In memory, beside the rows, stand mirrors: each shard's record, the configuratio
 deleted versions. They follow from the rows alone (`reload`), and change as the rows do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from raft.disk.heads import Range
 from raft.disk.overlay import Overlay
 from raft.errors import StopReplica
 from raft.ports import Reader, Rows, Write
@@ -132,15 +133,6 @@ class Facts(NamedTuple):
     gid: GroupId
     config: ShardConfig | None  # None before the first
     records: tuple[ShardRecord, ...]  # one a shard
-
-
-class Span(NamedTuple):
-    """A range `[lo, hi)` of a shard's rows."""
-
-    lo: bytes
-    hi: bytes
-    skip: int
-    """What stands before the client's key in a row's."""
 
 
 class StoreMachine:
@@ -269,16 +261,26 @@ class StoreMachine:
         row = rows.get(row_key)
         return ABSENT if row is None else decode_row(row_key, row)
 
-    def span(self, shard: ShardId, prefix: bytes, after: bytes | None) -> Span | Answer:
-        """Where the shard's rows lie whose keys begin with `prefix` and follow `after`; or why this
-        group cannot say. To be read before the next await, as `get`'s row is."""
-        held = self._shards[shard]
-        if not self._answers_about(held):
-            return self._elsewhere(held)
-        lo = prefix if after is None else max(prefix, after + b"\0")
-        hi = held.prefix + after_prefix(DATA + prefix)
-        lo = held.data_prefix + lo
-        return Span(lo, max(lo, hi), len(held.data_prefix))
+    def spans(
+        self, shards: Sequence[ShardId], afters: Sequence[bytes | None], prefix: bytes
+    ) -> list[Range | Answer]:
+        """Where the rows of each shard lie whose keys begin with `prefix` and follow what `afters`
+        says of it; or why this group cannot say. To be read before the next await, as `get`'s row
+        is. The client's key follows the first `DATA_KEY_BYTES` of a row's.
+        """
+        end = after_prefix(DATA + prefix)
+        found: list[Range | Answer] = []
+        last, begin = None, prefix
+        for shard, after in zip(shards, afters, strict=True):
+            if after != last:  # seldom: a list begins everywhere after one key
+                last, begin = after, prefix if after is None else max(prefix, after + b"\0")
+            held = self._shards[shard]
+            if not self._answers_about(held):
+                found.append(self._elsewhere(held))
+                continue
+            lo, hi = held.data_prefix + begin, held.prefix + end
+            found.append((lo, hi if lo < hi else lo))
+        return found
 
     def survey(self, rows: Reader, shard: ShardId, after: int = 0) -> Iterator[tuple[int, int]]:
         """Each session of a shard served here, from the one after `after` on, with the highest

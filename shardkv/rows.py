@@ -62,6 +62,8 @@ _VERSION: Final = Struct(">BQ")
 _PREFIX_END: Final = COPY_END * (_COUNTER.size + 1)
 _FORMAT_BYTE: Final = bytes([_FORMAT])
 ROW_OVERHEAD_BYTES: Final = _VERSION.size
+DATA_KEY_BYTES: Final = _PREFIX.size + len(DATA)
+"""What stands before the client's key in a data row's."""
 
 
 class RowDamaged(Exception):

@@ -196,10 +196,11 @@ class Pages:
         to = self._member(gid, members)
         shards = list(cursors)
         session = self._way.session
-        starts = [
-            From(shard, cursors[shard], NOTHING if session is None else session.mark(shard))
-            for shard in shards
-        ]
+        if session is None:
+            new = tuple.__new__  # one for each shard: its own constructor takes thrice as long
+            starts = [new(From, (shard, after, NOTHING)) for shard, after in cursors.items()]
+        else:
+            starts = [From(shard, cursors[shard], session.mark(shard)) for shard in shards]
         stale, age_ms_max = self._way.reading.is_stale, self._way.reading.age_ms_max
         bytes_max = min(PAGE_BYTES_MAX, max(FRAME_BYTES_MIN, HELD_BYTES_MAX // groups))
         frame = ListFrame(
@@ -323,8 +324,8 @@ class Scan:
         self._number = 0  # of the last run
         self._heads: list[tuple[bytes, int]] = []  # the next row of each run
 
-    async def rows(self) -> AsyncIterator[Listed]:
-        """Rows in the order of their keys.
+    async def chunks(self) -> AsyncIterator[list[Listed]]:
+        """Rows in the order of their keys, as many at a time as are certain without asking again.
 
         Raises:
             TooStale, Unavailable: the next ones did not come in time.
@@ -335,17 +336,30 @@ class Scan:
                 await self._fetch(None if self._limit is None else self._limit - given)
             if not self._heads:
                 return
-            number = heappop(self._heads)[1]
-            run = self._runs[number]
-            row = run.rows.popleft()
-            if run.rows:
-                heappush(self._heads, (run.rows[0].key, number))
-            else:
-                # What these shards hold next may be the least of all: nothing before it.
-                self._wanted |= dict.fromkeys(run.open, run.through)
-                del self._runs[number]
-            given += 1
-            yield row
+            chunk: list[Listed] = []
+            while self._heads and not self._wanted:
+                if len(self._heads) == 1:  # nothing to merge with: all that it has
+                    number = self._heads.pop()[1]
+                    chunk += self._runs[number].rows
+                    self._end(number)
+                else:
+                    number = heappop(self._heads)[1]
+                    run = self._runs[number]
+                    chunk.append(run.rows.popleft())
+                    if run.rows:
+                        heappush(self._heads, (run.rows[0].key, number))
+                    else:
+                        self._end(number)
+            if self._limit is not None:
+                del chunk[self._limit - given :]
+            given += len(chunk)
+            yield chunk
+
+    def _end(self, number: int) -> None:
+        """A run was given out. What its shards hold next may be the least of all: nothing comes
+        before it."""
+        run = self._runs.pop(number)
+        self._wanted |= dict.fromkeys(run.open, run.through)
 
     async def _fetch(self, rows_max: int | None) -> None:
         """The next rows of the shards that have run out, and of those that soon will."""

@@ -150,12 +150,13 @@ class ReplicaData:
         prefix = self._prefix
         return _strip(self._disk.range(prefix + lo, prefix + hi, reverse=reverse), len(prefix))
 
-    def heads(self, ranges: Sequence[Range], rows_max: int, bytes_max: int) -> list[Head]:
+    def heads(
+        self, ranges: Sequence[Range], rows_max: int, bytes_max: int, skip: int = 0
+    ) -> list[Head]:
         """The first rows of many ranges; see `raft/disk/heads.py`."""
-        prefix, skip = self._prefix, len(self._prefix)
+        prefix = self._prefix
         placed = [(prefix + lo, prefix + hi) for lo, hi in ranges]
-        found = heads(self._disk, placed, rows_max, bytes_max)
-        return [Head([(key[skip:], row) for key, row in rows], ended) for rows, ended in found]
+        return heads(self._disk, placed, rows_max, bytes_max, len(prefix) + skip)
 
     def overlay(self) -> Overlay:
         """A view for applying entries; its `writes()` go to `commit`."""

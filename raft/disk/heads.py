@@ -1,7 +1,7 @@
 """The first rows of many ranges, read at once."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast
 
 from raft.ports import Reader
 
@@ -16,41 +16,47 @@ class Head(NamedTuple):
     ended: bool
 
 
-@runtime_checkable
 class HeadReader(Protocol):
     """A map that has a shorter way than a `range` for each."""
 
-    def heads(self, ranges: Sequence[Range], rows_max: int, bytes_max: int) -> list[Head]:
+    def heads(
+        self, ranges: Sequence[Range], rows_max: int, bytes_max: int, skip: int = 0
+    ) -> list[Head]:
         """As the function `heads`."""
         ...
 
 
-def heads(reader: Reader, ranges: Sequence[Range], rows_max: int, bytes_max: int) -> list[Head]:
+def heads(
+    reader: Reader, ranges: Sequence[Range], rows_max: int, bytes_max: int, skip: int = 0
+) -> list[Head]:
     """The first rows of each range, all as they stand now.
 
     Args:
         rows_max: Of each range.
+        skip: So many bytes that each key begins with are left away.
         bytes_max: Of all values together, give or take one; the ranges after the one that passes
             it are not looked at, and the list ends before them.
     """
-    if isinstance(reader, HeadReader):
-        return reader.heads(ranges, rows_max, bytes_max)
+    if hasattr(reader, "heads"):  # to ask whether it is a `HeadReader` takes as long as to read
+        return cast(HeadReader, reader).heads(ranges, rows_max, bytes_max, skip)
     found = []
     for lo, hi in ranges:
         if bytes_max <= 0:
             break
-        head = first_rows(reader.range(lo, hi), rows_max, bytes_max)
+        head = first_rows(reader.range(lo, hi), rows_max, bytes_max, skip)
         bytes_max -= size_of(head)
         found.append(head)
     return found
 
 
-def first_rows(rows: Iterator[tuple[bytes, bytes]], rows_max: int, bytes_max: int) -> Head:
+def first_rows(
+    rows: Iterator[tuple[bytes, bytes]], rows_max: int, bytes_max: int, skip: int
+) -> Head:
     """One at least, if there is one."""
     taken: list[tuple[bytes, bytes]] = []
-    for row in rows:
-        taken.append(row)
-        bytes_max -= len(row[1])
+    for key, value in rows:
+        taken.append((key[skip:], value))
+        bytes_max -= len(value)
         if len(taken) >= rows_max or bytes_max <= 0:
             return Head(taken, ended=False)
     return Head(taken, ended=True)

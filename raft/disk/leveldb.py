@@ -38,7 +38,7 @@ from typing import Final, NoReturn
 
 import plyvel
 
-from raft.disk.heads import Head, Range, first_rows, size_of
+from raft.disk.heads import Head, Range, first_rows
 from raft.disk.records import START_AGAIN
 from raft.disk.write_buffer import MISSING, Batch, WriteBuffer, find, merged, written
 from raft.errors import DataInUse, DataUnusable, StorageFailed
@@ -66,7 +66,7 @@ BUFFER_BYTES_MAX: Final = 8 * MIB
 """So much of what was written un-synced gathers before LevelDB is told."""
 BUFFER_STALL_BYTES: Final = 4 * BUFFER_BYTES_MAX
 """And a write waits where LevelDB is so far behind."""
-RANGE_ROWS: Final = 256
+RANGE_ROWS: Final = 16
 """A range walks over the rows that gathered; past so many they are handed over first, so that
 ranges one after the other do not."""
 BACKGROUND_NICE: Final = 10
@@ -335,7 +335,9 @@ class LevelDB:
         rows = _range(self._db, lo, hi, reverse=reverse, fill_cache=True, fail=self._fail)
         return merged(rows, writes[::-1] if reverse else writes, reverse) if writes else rows
 
-    def heads(self, ranges: Sequence[Range], rows_max: int, bytes_max: int) -> list[Head]:
+    def heads(
+        self, ranges: Sequence[Range], rows_max: int, bytes_max: int, skip: int = 0
+    ) -> list[Head]:
         """The first rows of many ranges, by one iterator of LevelDB that goes from one to the next:
         two iterators for each, which `range` makes, cost more than all the rows of a list."""
         if not ranges:
@@ -351,12 +353,14 @@ class LevelDB:
                 for lo, hi in ranges:
                     if bytes_max <= 0:
                         break
-                    rows = _from(raw, lo, hi)
-                    if writes:
-                        newer = writes[bisect_left(keys, lo) : bisect_left(keys, hi)]
-                        rows = merged(rows, newer, reverse=False) if newer else rows
-                    head = first_rows(rows, rows_max, bytes_max)
-                    bytes_max -= size_of(head)
+                    newer = writes[bisect_left(keys, lo) : bisect_left(keys, hi)] if writes else ()
+                    if newer:
+                        rows = merged(_from(raw, lo, hi), newer, reverse=False)
+                        head = first_rows(rows, rows_max, bytes_max, skip)
+                    else:
+                        head = _head(raw, lo, hi, rows_max, bytes_max, skip)
+                    for _, value in head.rows:
+                        bytes_max -= len(value)
                     found.append(head)
             finally:
                 raw.close()
@@ -671,6 +675,25 @@ def _from(raw: "plyvel.RawIterator", lo: bytes, hi: bytes) -> Iterator[tuple[byt
     while raw.valid() and (row := raw.item())[0] < hi:
         yield row
         raw.next()
+
+
+def _head(
+    raw: "plyvel.RawIterator", lo: bytes, hi: bytes, rows_max: int, bytes_max: int, skip: int
+) -> Head:
+    """What `first_rows` makes of `_from`, in half the time: a list asks for it of each shard."""
+    rows: list[tuple[bytes, bytes]] = []
+    valid, item = raw.valid, raw.item
+    raw.seek(lo)
+    while valid():
+        key, value = item()
+        if key >= hi:
+            break
+        rows.append((key[skip:], value))
+        bytes_max -= len(value)
+        if len(rows) >= rows_max or bytes_max <= 0:
+            return Head(rows, ended=False)
+        raw.next()
+    return Head(rows, ended=True)
 
 
 def _backwards(

@@ -15,7 +15,6 @@ from raft.ports import Disk
 from shardkv import listing
 from shardkv.limits import PAGE_ROWS_MAX
 from shardkv.listing import Least, Listed
-from shardkv.machine import Span
 from shardkv.protocol import BadFrame, pack
 from shardkv.rows import encode_row
 from shardkv.scan import rows_wanted
@@ -38,8 +37,8 @@ class Store:
             self.disk.write([(b"%c" % rng.randrange(SHARDS) + key, row)])
 
     def least(self, rows_max: int, shards: Sequence[int] = range(SHARDS)) -> Least:
-        spans = [Span(b"%c" % shard, b"%c" % (shard + 1), 1) for shard in shards]
-        return Least(self.disk, spans, rows_max)
+        spans = [(b"%c" % shard, b"%c" % (shard + 1)) for shard in shards]
+        return Least(self.disk, spans, rows_max, skip=1)
 
 
 def keys(rng: Random, count: int) -> list[bytes]:

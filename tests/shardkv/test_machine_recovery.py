@@ -61,7 +61,7 @@ def test_a_group_born_again_serves_only_once_its_configuration_names_it() -> Non
     assert group.apply(append(session, 2, b"k", b"w")) == ok(2), "let in before"
     assert group.get(b"k") == Answer(Code.WRONG_GROUP, (1,))
     assert group.machine.refusal(S0) == Answer(Code.WRONG_GROUP, (1,))
-    assert group.machine.span(S0, b"", None) == Answer(Code.WRONG_GROUP, (1,))
+    assert group.machine.spans([S0], [None], b"") == [Answer(Code.WRONG_GROUP, (1,))]
     assert list(group.machine.survey(group.rows, S0)) == [], "it forgets nobody's session either"
     group.machine.reload(group.rows)
     assert group.get(b"k") == Answer(Code.WRONG_GROUP, (1,)), "nor behind an installed snapshot"
