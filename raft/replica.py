@@ -35,6 +35,8 @@ from raft.messages import (
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
+    ReadReply,
+    ReadRequest,
     TimeoutNow,
 )
 from raft.parcel import Parcel
@@ -67,7 +69,9 @@ LAST_SLICES_MAX: Final = 16
 """So many at most are applied at once when a leadership ends: some 3,000 writes. One that ends
 because its node had too much to do may leave megabytes, and while they are applied no group of the
 node is heard."""
-TERM_ONLY: Final = (Heartbeat, HeartbeatReply, TimeoutNow)
+TERM_ONLY: Final = (Heartbeat, HeartbeatReply, ReadRequest, ReadReply, TimeoutNow)
+"""What shows the term, and nothing of the entries on their way to this replica's disk. (A read's
+index is committed, whoever's disks that took.)"""
 READS_LATE_SECONDS: Final = 0.01  # a loop's timer may ring early by its clock's resolution
 
 
@@ -464,8 +468,8 @@ class Replica:
         held: list[AnyMessage] = []
         saving, voting = self._saving, self._saving_hard_state
         for message in messages:
-            # These show the term, and nothing of the entries on their way. (A hand-over because
-            # the own disk is slow must not wait for that disk.)
+            # A hand-over because the own disk is slow must not wait for that disk; nor a read, for
+            # what others wrote.
             if saving and (voting or not isinstance(message, TERM_ONLY)):
                 held.append(message)
             else:

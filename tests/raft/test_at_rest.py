@@ -9,12 +9,13 @@ import pytest
 from raft.core import Raft
 from raft.deadlines import NEVER, Deadlines
 from raft.messages import AppendEntries, Heartbeat, HeartbeatReply, ReadRequest
-from raft.types import EntryId, Index, Term
+from raft.types import EntryId, Index, Role, Term
 from tests.support.builders import (
     N1,
     N2,
     N3,
     NOW,
+    PRODUCTION,
     ack,
     beat_reply,
     core,
@@ -309,6 +310,37 @@ def test_what_a_core_is_told_ends_what_it_knows_of_its_rest(name: str) -> None:
     else:
         STIRRING[name](replica)
         assert replica._rest is None
+
+
+def test_a_leader_whose_followers_lost_what_they_promised_steps_down() -> None:
+    """However well they are heard: they are no majority that it could count on."""
+    replica = resting_leader()
+    for follower in (N2, N3):
+        replica.progress[follower].lost = True
+
+    replica.timeout(replica.deadline)
+
+    assert replica.role is Role.FOLLOWER
+
+
+def test_one_follower_that_lost_what_it_promised_costs_no_majority() -> None:
+    replica = resting_leader()
+    replica.progress[N3].lost = True
+
+    replica.timeout(replica.deadline)
+
+    assert replica.role is Role.LEADER
+
+
+@pytest.mark.parametrize("beats", [43, 81, 86, 91, 162])
+def test_the_next_beat_is_later_than_this_one(beats: int) -> None:
+    """Also where a multiple of the interval, divided by it, is a little less than the number."""
+    every = PRODUCTION.heartbeat_seconds
+    assert (beats * every) / every < beats, "nothing is shown"
+
+    replica = leader(1, now=beats * every)
+
+    assert replica.deadline == pytest.approx((beats + 1) * every)
 
 
 # Deadlines

@@ -3,7 +3,7 @@
 import asyncio
 
 from labrpc.sim.loop import run
-from raft.courier import FRAME_BYTES_MAX, FrameCourier
+from raft.courier import BARE_MESSAGES_MAX, FRAME_BYTES_MAX, FrameCourier
 from raft.frames import FrameCodec
 from raft.messages import AnyMessage, AppendEntries, Heartbeat, HeartbeatReply
 from raft.parcel import Parcel
@@ -143,5 +143,41 @@ def test_a_closed_courier_says_nothing_more() -> None:
         await asyncio.sleep(1)
 
         assert wire.said == []
+
+    run(main())
+
+
+def test_the_unhurried_travel_with_entries_too() -> None:
+    async def main() -> None:
+        wire = Wire()
+        wire.post(UNHURRIED)
+        wire.courier.flush()
+        assert wire.said == []
+        entries = append(10)
+        wire.post(entries, gid=2)
+        wire.courier.flush()
+        assert wire.said == [("there", [UNHURRIED, entries])]
+
+    run(main())
+
+
+def test_the_unhurried_are_released_each_time() -> None:
+    async def main() -> None:
+        wire = Wire()
+        for count in (1, 2):
+            wire.post(UNHURRIED)
+            await asyncio.sleep(0.15)
+            assert wire.said == [("there", [UNHURRIED])] * count
+
+    run(main())
+
+
+def test_very_many_messages_without_entries_are_several_frames_too() -> None:
+    async def main() -> None:
+        wire = Wire()
+        for gid in range(BARE_MESSAGES_MAX + 1):
+            wire.post(BEAT, gid=gid)
+        wire.courier.flush()
+        assert [len(messages) for _, messages in wire.said] == [BARE_MESSAGES_MAX, 1]
 
     run(main())

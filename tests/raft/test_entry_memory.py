@@ -138,3 +138,12 @@ def test_a_log_that_was_let_go_counts_no_more_and_still_reads() -> None:
     assert kept.log.slice(Index(1), Index(9), 10**6) == tuple(kept.disk)
     kept.grow(1)
     assert memory.used == 0
+
+
+def test_a_log_that_kept_nothing_may_forget_again() -> None:
+    """No entry fits: each one goes when it is durable."""
+    kept = Kept(EntryMemory(SIZE // 2))
+
+    for _ in range(3):
+        kept.grow(1)
+        assert kept.entries == 0

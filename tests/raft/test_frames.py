@@ -87,6 +87,9 @@ def test_bytes_with_a_right_checksum_are_still_looked_at(data: bytes) -> None:
         ([1, b"c" * 16, "n1", "here", 1, []], "malformed sender"),
         ([1, b"c" * 16, "n1", "here", []], "not a frame of format 1"),
         ([1, b"c" * 16, "n1", "here", True, [[1, b"u", 9, []]]], "unknown kind"),
+        ([1, b"c" * 16, "n1", "here", True, [[1, b"u", 2, [2, 1, 5, "all"]]]], "chunk reply"),
+        ([1, b"c" * 16, "n1", "here", True, [[1, b"u", 2, [2, True, 5, 1]]]], "chunk reply"),
+        ([1, b"c" * 16, "n1", "here", True, [[1, b"u", 2, [2, 1, -5, 1]]]], "chunk reply"),
     ],
 )
 def test_a_whole_frame_of_something_else_is_told_by_reason(fields: list[object], says: str) -> None:

@@ -1,6 +1,7 @@
 """The driver on a simulated drive and network: births, crashes, snapshots, reads."""
 
 import asyncio
+from dataclasses import replace
 from zlib import crc32
 
 import msgpack
@@ -8,9 +9,10 @@ import pytest
 
 import raft.replica
 from labrpc.sim.loop import run
+from raft.config import RaftConfig
 from raft.disk.log_store import ReplicaRecord
 from raft.errors import NotLeader, OutcomeUnknown, RaftError
-from raft.frames import CHECKSUM_BYTES, FORMAT
+from raft.frames import CHECKSUM_BYTES, FORMAT, FrameCodec
 from raft.host import REASONS_MAX, CompactionConfig, Host
 from raft.replica import Replica
 from raft.types import Member, NodeId, ReplicaId, Role
@@ -284,6 +286,60 @@ def test_leadership_is_handed_over_on_request() -> None:
         await submit(world, b"b")
 
         assert (await world.leader()) is not old
+
+    run(main())
+
+
+def test_a_node_that_has_room_again_counts_again() -> None:
+    async def main() -> None:
+        world = await three(6)
+        leader = await world.leader()
+        host = leader.host
+        assert host is not None
+
+        def say(node: Node, *, roomy: bool) -> None:
+            codec = FrameCodec(CLUSTER, NodeId(node.name), node.address)
+            codec.roomy = lambda: roomy
+            host.receive(codec.pack([]))
+
+        one, other = [node for node in world.nodes.values() if node is not leader]
+        say(one, roomy=False)
+        assert host.has_room(GID), "a majority has"
+        say(other, roomy=False)
+        assert not host.has_room(GID)
+        say(one, roomy=True)
+        assert host.has_room(GID)
+
+    run(main())
+
+
+def test_a_replica_that_stopped_keeps_no_entries_in_memory() -> None:
+    async def main() -> None:
+        world = await three(6)
+        for number in range(20):
+            await submit(world, b"%d" % number)
+        leader = await world.leader()
+        assert leader.host is not None and leader.host.entry_memory.used > 0
+
+        leader.replica.stop("enough")
+
+        assert leader.host.entry_memory.used == 0
+
+    run(main())
+
+
+def test_a_backlog_is_applied_without_waiting_for_heartbeats() -> None:
+    """More than the core hands out at once, and more than one slice."""
+
+    async def main() -> None:
+        config = replace(RaftConfig(), unapplied_bytes_max=1000, append_bytes_max=500)
+        world = World(6, config=config)
+        node = await world.found("n1")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        node.rsm._entry_bytes_max = 1
+        await asyncio.gather(*[node.rsm.submit(bytes(100)) for _ in range(100)])
+        assert loop.time() - began < config.heartbeat_seconds / 5
 
     run(main())
 

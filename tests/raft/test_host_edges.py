@@ -402,6 +402,34 @@ def test_reads_and_commands_end_when_the_node_stops() -> None:
 # Reads where nothing else ever happens
 
 
+def test_a_read_on_a_follower_waits_for_no_save_that_it_does_not_need() -> None:
+    """A follower saves before it applies, unless somebody waits for what is applied."""
+
+    async def main() -> None:
+        world, leader = await three()
+        follower, third = others(world, leader)
+        replica = follower.replica
+        await world.until(lambda: replica.applied == leader.replica.applied)
+        await world.submit(leader, b"committed")
+        for _ in range(1000):
+            await asyncio.sleep(STEP_SECONDS)
+            if replica.core.log.durable == leader.replica.core.log.last.index:
+                break
+        for node in (follower, third):
+            node.drive.stall()
+        leader.rsm.submit(b"not to be committed while they stand still")
+        await world.until(lambda: replica.core.commit > replica.applied)
+
+        async with asyncio.timeout(0.05):
+            await follower.rsm.read()
+
+        assert ledger(replica)[-1] == b"committed" and replica._saving
+        for node in (follower, third):
+            node.drive.heal()
+
+    run(main())
+
+
 def test_a_read_on_a_learner_that_is_cut_off_ends() -> None:
     """A learner has no election timer, so nothing else would ever wake it."""
 

@@ -316,6 +316,38 @@ def test_an_answer_to_an_earlier_heartbeat_confirms_no_patient_question() -> Non
     assert next_beats(replica)[0].told == b""
 
 
+def test_each_patient_question_is_confirmed_by_a_round_of_its_own() -> None:
+    """What was committed before it came in is older than that round."""
+    replica = leader(1)
+    ask_patiently(replica, 0)
+    (beat, _) = next_beats(replica)
+    replica.step(beat_reply(3, replica, beat.token, 1), NOW + 10)
+    (beat, _) = next_beats(replica)
+    assert beat.told == b"q"
+
+    replica.propose(b"x")
+    effects(replica)
+    replica.step(ack(3, replica, 2), NOW + 10)
+    effects(replica)
+    ask_patiently(replica, beat.token, b"p")
+    (beat, _) = next_beats(replica)
+    assert beat.told == b""
+    replica.step(beat_reply(3, replica, beat.token, 2), NOW + 10)
+
+    assert next_beats(replica)[0][-2:] == (b"p", Index(2))
+
+
+def test_a_patient_question_waits_for_nothing_that_is_not_committed() -> None:
+    replica = leader(1)
+    replica.propose(b"x")
+    effects(replica)
+    ask_patiently(replica, 0)
+    (beat, _) = next_beats(replica)
+    replica.step(beat_reply(3, replica, beat.token, 1), NOW + 10)
+
+    assert next_beats(replica)[0][-2:] == (b"q", Index(1))
+
+
 def test_a_patient_question_waits_for_an_entry_of_the_term() -> None:
     """As every read (dissertation, section 6.4, step 1)."""
     replica = leader(1, settled=False)

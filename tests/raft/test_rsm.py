@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import accumulate, chain, pairwise
 
 import pytest
 
@@ -427,3 +428,56 @@ async def test_reload_reaches_the_machine(scene: Scene) -> None:
 
     assert isinstance(rsm.machine, Appender)
     assert rsm.machine.indexes == []
+
+
+@in_loop
+async def test_each_outcome_is_its_command_s_however_frames_fall_into_entries(
+    scene: Scene,
+) -> None:
+    rsm, replica = scene
+    frames = [
+        [b"aaaa", b"bbbb", b"cccc", b"dddd", b"eeee"],
+        [b"f", b"g"],
+        [b"h"],
+        [b"iiiiiiiii", b"j"],
+        [b"k"],
+    ]
+    one, two = rsm.submit_frame(frames[0]), rsm.submit_frame(frames[1])
+    three, four, five = rsm.submit(b"h"), rsm.submit_frame(frames[3]), rsm.submit(b"k")
+    await turn()
+
+    replica.commit()
+
+    outcomes = [*await one, *await two, await three, *await four, await five]
+    assert outcomes == list(accumulate(chain.from_iterable(frames)))
+    entries = [decode_entry(entry) for entry in replica.log]
+    for entry, following in pairwise(entries):
+        size = sum(map(len, entry))
+        assert size <= 10 < size + len(following[0]), "full, and no fuller than it may be"
+
+
+@in_loop
+async def test_each_command_that_is_turned_away_counts_and_has_an_error_of_its_own(
+    scene: Scene,
+) -> None:
+    rsm, replica = scene
+    replica.overloaded = True
+    counts: list[int] = []
+    rsm.turned_away = counts.append  # type: ignore[method-assign]
+
+    frame, single = rsm.submit_frame([b"a", b"b", b"c"]), rsm.submit(b"d")
+    await turn()
+
+    errors = [*await frame, single.exception()]
+    assert all(isinstance(error, Overloaded) for error in errors)
+    assert len({id(error) for error in errors}) == sum(counts) == 4
+
+
+@in_loop
+async def test_a_replica_that_stopped_does_not_lead(scene: Scene) -> None:
+    rsm, _ = scene
+    rsm.leadership_changed(True)
+
+    rsm.stopped()
+
+    assert not rsm.leads
