@@ -42,6 +42,9 @@ NO_ROOM_SECONDS: Final = 3.0
 """So long a write waits for the group to be led from a disk with room, then its caller is told."""
 FRAMES_MAX: Final = 8
 """Frames of one clerk to one group that are in flight at once."""
+CROWDED_FRAMES_MAX: Final = 2
+"""And where values are so large that a reply holds but a few: enough to keep both ends busy, and
+far from the bound on the bytes of one connection."""
 FRAME_OPERATIONS: Final = 256
 """Operations that a frame of this clerk carries at most. The node takes more; but frames that are
 answered one after the other keep client, leader and followers busy at the same time, where one
@@ -102,6 +105,7 @@ class GroupLink:
         self._patience = CALL_SECONDS
         self._queue: deque[Pending] = deque()
         self._flushing = False
+        self._fit = FRAME_OPERATIONS  # operations of a frame whose values had room in one reply
         self._frames = 0
         self._last_sent = 0.0
         self._linger: asyncio.TimerHandle | None = None
@@ -166,9 +170,11 @@ class GroupLink:
                 task.add_done_callback(self._ended)
 
     def _may_send(self) -> bool:
-        if self._pause is not None or not self._members or self._frames >= FRAMES_MAX:
+        crowded = self._fit < FRAME_OPERATIONS
+        frames_max = CROWDED_FRAMES_MAX if crowded else FRAMES_MAX
+        if self._pause is not None or not self._members or self._frames >= frames_max:
             return False
-        if self._frames == 0 or len(self._queue) >= EAGER_OPERATIONS:
+        if self._frames == 0 or crowded or len(self._queue) >= EAGER_OPERATIONS:
             return True
         due = self._last_sent + LINGER_SECONDS
         if self._loop.time() >= due:
@@ -184,7 +190,7 @@ class GroupLink:
     def _next_batch(self) -> list[Pending]:
         batch: list[Pending] = []
         room = FRAME_BYTES_MAX - _FRAME_HEAD_BYTES
-        while self._queue and len(batch) < FRAME_OPERATIONS:
+        while self._queue and len(batch) < self._fit:
             pending = self._queue[0]
             if not pending.future.done():  # else given up while it waited
                 if batch and pending.size > room:
@@ -260,6 +266,7 @@ class GroupLink:
     def _on_results(self, to: Address, batch: list[Pending], reply: Reply) -> None:
         again: list[Pending] = []
         lost = busy = full = False
+        crowded = 0
         if reply.epochs:
             _note(batch, reply)
         for pending, result in zip(batch, reply.results, strict=True):
@@ -269,6 +276,7 @@ class GroupLink:
             again.append(pending)
             if result is Trouble.UNKNOWN:
                 pending.doubtful = True
+            crowded += result is Trouble.REPLY_FULL
             lost = lost or result in (Trouble.NOT_LEADER, Trouble.UNKNOWN)
             busy = busy or result is Trouble.BUSY
             if result is Trouble.NO_ROOM:
@@ -278,6 +286,7 @@ class GroupLink:
                     again.pop()
                     self._answered(self.gid, pending, result)
         self._again(again)
+        self._note_room(len(batch), crowded)
         if lost:
             self.trouble = f"{to}: lost the leadership of group {self.gid}"
             self._redirect(to, reply.leader)
@@ -293,6 +302,14 @@ class GroupLink:
             self._wait(RETRY_SECONDS)
         else:
             self._backoff.reset()
+
+    def _note_room(self, operations: int, crowded: int) -> None:
+        """Of a frame so many operations had no room in its reply: ask for no more together than had
+        some, in a few frames at once, until there is room for all again."""
+        if crowded:
+            self._fit = max(1, operations - crowded)
+        elif operations >= self._fit:
+            self._fit = min(self._fit + self._fit // 4 + 1, FRAME_OPERATIONS)
 
     def _on_refused(self, to: Address, batch: list[Pending], refusal: Refused) -> None:
         if refusal.code in ("INVALID_ARGUMENT", "UNIMPLEMENTED"):

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from labrpc.limits import BODY_BYTES_MAX
 from raft.errors import NotLeader, OutcomeUnknown, Overloaded, RaftError, ReplicaStopped
 from raft.ports import Rows
 from raft.replica import Replica
@@ -23,15 +24,17 @@ from shardkv.commands import Asked, Batch, Mutation, Op
 from shardkv.feed import ConfigFeed
 from shardkv.giving import Giver
 from shardkv.holding import Holds
-from shardkv.limits import FRAME_BYTES_MAX, LATE_SECONDS
+from shardkv.limits import KIB, LATE_SECONDS, MIB, VALUE_BYTES_MAX
 from shardkv.load import Meter
 from shardkv.machine import StoreMachine
 from shardkv.protocol import Frame, Get, Leader, Operation, Proposal, Reply, Result, Status, Trouble
 from shardkv.routing import Routing
 from shardkv.types import Answer, Code, Row
 
-REPLY_BYTES_MAX: Final = FRAME_BYTES_MAX
-"""Of the values in one reply; the first one always has room."""
+REPLY_BYTES_MAX: Final = 3 * MIB - 64 * KIB
+"""Of the values in one reply; the one that passes it has room yet, so that with its envelope the
+reply is no larger than a body may be."""
+assert REPLY_BYTES_MAX + VALUE_BYTES_MAX + 64 * KIB <= BODY_BYTES_MAX
 
 
 class GroupStateMachine(ReplicatedStateMachine):

@@ -28,6 +28,9 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 First = TypeVar("First", wire.Requests, wire.Frames)
 """The opening message of a stream."""
 
+Said = dict[str, Any]
+"""The fields of an `Answer`. The message is made in its pack: made before, it would be copied
+there, and a large body costs as much again."""
 _ENVELOPE_BYTES: Final = 32
 _ANSWERS_QUEUED_MAX: Final = 4 * PACK_ITEMS_MAX
 """A caller that asks but does not read its answers is not read any more from here on."""
@@ -41,9 +44,7 @@ class Exchange:
     def __init__(self, context: Context, handlers: dict[str, CallHandler], work: Work) -> None:
         self._context, self._handlers, self._work = context, handlers, work
         self._share = Share()
-        self._answers: deque[tuple[wire.Answer, int | None]] = (
-            deque()
-        )  # with the bytes to give back
+        self._answers: deque[tuple[Said, int | None]] = deque()  # with the bytes to give back
         self._gathered = asyncio.Event()
         self._written = asyncio.Event()
         self._written.set()  # set: nothing waits to be written
@@ -82,7 +83,8 @@ class Exchange:
                 raise Refused("INVALID_ARGUMENT", "a call without a deadline")
             self._work.admit(self._share, size)
         except Stopping as stopping:
-            self._queue(wire.Answer(id=request.id, stopping=True, message=str(stopping)), None)
+            said: Said = {"id": request.id, "stopping": True, "message": str(stopping)}
+            self._queue(said, None)
             return
         except Refused as refusal:
             self._queue(_refusal(request.id, refusal), None)
@@ -97,9 +99,9 @@ class Exchange:
         try:
             try:
                 body = await handler(request.body)
-                if len(body) > BODY_BYTES_MAX:
-                    raise ValueError(f"an answer of {len(body)} bytes")
-                answer = wire.Answer(id=request.id, body=body)
+                if not isinstance(body, bytes) or len(body) > BODY_BYTES_MAX:
+                    raise ValueError(f"an answer of {len(body)} {type(body).__name__}")
+                answer: Said = {"id": request.id, "body": body}
             except Refused as refusal:
                 answer = _refusal(request.id, refusal)
             except asyncio.CancelledError as error:
@@ -120,11 +122,12 @@ class Exchange:
         if size is not None:
             self._work.release(self._share, size)
 
-    def _queue(self, answer: wire.Answer, size: int | None) -> None:
+    def _queue(self, answer: Said, size: int | None) -> None:
         """`size` as admitted; None: nothing was. An operation is over when its answer is out."""
         if size is not None:
-            self._share.bytes += len(answer.body)
-            size += len(answer.body)
+            body = len(answer.get("body", b""))
+            self._share.bytes += body
+            size += body
         self._answers.append((answer, size))
         self._written.clear()
         self._gathered.set()
@@ -145,21 +148,22 @@ class Exchange:
 
     def _pack(self) -> wire.Answers:
         """What gathered while the previous message was on its way, up to one pack."""
-        taken: list[wire.Answer] = []
+        pack = wire.Answers()
+        taken = pack.answers
         size = 0
         while self._answers and len(taken) < PACK_ITEMS_MAX:
-            size += len(self._answers[0][0].body) + _ENVELOPE_BYTES
+            size += len(self._answers[0][0].get("body", b"")) + _ENVELOPE_BYTES
             if taken and size > PACK_BYTES_MAX:
                 break
             answer, admitted = self._answers.popleft()
-            taken.append(answer)
+            taken.add(**answer)
             self._give_back(admitted)
-        return wire.Answers(answers=taken)
+        return pack
 
 
-def _refusal(number: int, refusal: Refused) -> wire.Answer:
+def _refusal(number: int, refusal: Refused) -> Said:
     message = refusal.message.encode(errors="replace").decode()  # it may quote what a caller sent
-    return wire.Answer(id=number, code=refusal.code, message=message)
+    return {"id": number, "code": refusal.code, "message": message}
 
 
 def _named(request: wire.Request) -> str:

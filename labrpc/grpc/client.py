@@ -47,7 +47,11 @@ log = logging.getLogger(__name__)
 
 
 class _Unsent(NamedTuple):
-    request: wire.Request
+    """A call that waits to be sent. Its message is made in its pack: made before, it would be
+    copied there, and a large body costs as much again."""
+
+    method: str
+    body: bytes
     size: int  # in bytes, about
     expires: float  # in loop seconds
 
@@ -118,13 +122,14 @@ class CallStream:
             )
         if timeout <= 0:
             raise Unreachable(f"no time left to call {self._address}")
+        assert isinstance(body, bytes), "what is packed later fails where nobody waits for it"
         loop = asyncio.get_running_loop()
         number = next(self._ids)
-        request = wire.Request(id=number, method=method, body=body)
         future: asyncio.Future[bytes] = loop.create_future()
         expires = loop.time() + timeout
         self._waiting[number] = future
-        self._unsent[number] = _Unsent(request, len(body) + len(method) + _ENVELOPE_BYTES, expires)
+        size = len(body) + len(method) + _ENVELOPE_BYTES
+        self._unsent[number] = _Unsent(method, body, size, expires)
         self._gathered.set()
         if self._holding is None:
             self._holding = loop.create_task(self._hold())
@@ -205,18 +210,18 @@ class CallStream:
     def _take(self) -> wire.Requests:
         """What gathered, up to one pack. From here on these calls count as sent."""
         now = asyncio.get_running_loop().time()
-        taken: list[wire.Request] = []
+        pack = wire.Requests()
+        taken = pack.requests
         size = 0
-        for unsent in self._unsent.values():
-            size += unsent.size
+        for number, (method, body, cost, expires) in self._unsent.items():
+            size += cost
             if taken and (size > PACK_BYTES_MAX or len(taken) >= PACK_ITEMS_MAX):
                 break
-            left_ms = math.ceil((unsent.expires - now) * 1000)
-            unsent.request.deadline_ms = min(max(1, left_ms), _DEADLINE_MS_MAX)
-            taken.append(unsent.request)
+            left_ms = min(max(1, math.ceil((expires - now) * 1000)), _DEADLINE_MS_MAX)
+            taken.add(id=number, method=method, body=body, deadline_ms=left_ms)
         for request in taken:
             del self._unsent[request.id]
-        return wire.Requests(requests=taken)
+        return pack
 
     def _settle(self, answer: wire.Answer) -> None:
         if answer.id in self._unsent:

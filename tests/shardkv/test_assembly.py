@@ -212,9 +212,8 @@ def test_values_that_have_no_room_in_a_reply_are_asked_for_again() -> None:
 
         reply = await ask(stranger, address_of(cluster, ONE), *map(Get, keys))
 
-        assert [result is Trouble.REPLY_FULL for result in reply.results] == [False] * 2 + [
-            True
-        ] * 3
+        full = [result is Trouble.REPLY_FULL for result in reply.results]
+        assert full == [False, False, False, True, True]
         assert await asyncio.gather(*[clerk.get(key) for key in keys]) == [large] * 5
 
     with_cluster(story)

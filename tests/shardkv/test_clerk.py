@@ -365,6 +365,32 @@ def test_frames_keep_to_their_limits() -> None:
     with_clerk(story)
 
 
+def test_values_that_fill_replies_are_asked_for_a_few_at_a_time() -> None:
+    """And not all again for each few that had room: and once there is room for all, together."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        keys = [b"{tag}%d" % n for n in range(48)]
+        await asyncio.gather(*[clerk.put(key, key) for key in keys])
+        store.values_a_reply = 3
+        store.frames.clear()
+
+        values = await asyncio.gather(*[clerk.get(key) for key in keys])
+
+        assert values == keys
+        asked = [len(frame.operations) for _, frame in store.frames]
+        assert asked[0] == len(keys)
+        assert max(asked[1:]) == 4, "one more is tried now and then"
+        assert sum(asked) < 2.5 * len(keys)
+
+        store.values_a_reply = None
+        for _ in range(30):
+            store.frames.clear()
+            await asyncio.gather(*[clerk.get(key) for key in keys])
+        assert len(store.frames) == 1
+
+    with_clerk(story)
+
+
 def test_more_in_flight_than_a_window_takes_more_sessions() -> None:
     async def story(store: FakeStore, clerk: Clerk) -> None:
         await asyncio.gather(*[clerk.append(b"{tag}", b"%d " % n) for n in range(300)])

@@ -122,6 +122,8 @@ class FakeStore:
         self.bodies: list[bytes] = []
         self.queries = 0
         self.controller_up = True
+        self.values_a_reply: int | None = None
+        """For so many gets a reply has room; None: for all."""
         self.configure([gids[shard % len(gids)] for shard in range(nshards)])
 
     def configure(self, owners: Sequence[int], *, hand_over: bool = True) -> None:
@@ -222,10 +224,14 @@ class FakeStore:
         if to != group.leader:
             return Reply(Status.NOT_LEADER, number, leader)
         results: list[Result] = []
+        room = len(frame.operations) if self.values_a_reply is None else self.values_a_reply
         for operation in frame.operations:
             if fate is Fate.NOT_APPLIED:
                 results.append(Trouble.NOT_LEADER)
+            elif isinstance(operation, Get) and not room:
+                results.append(Trouble.REPLY_FULL)
             elif isinstance(operation, Get):
+                room -= 1
                 shard = self.routing(operation.key)
                 results.append(group.machine.get(group.rows, shard, operation.key))
             else:
