@@ -278,7 +278,13 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 def test_an_old_copy_put_back_counts_no_more_and_status_says_so(warm: Warm, tmp_path: Path) -> None:
-    """The node itself cannot know; its leader, which it told that it had more, can."""
+    """The node itself cannot know; its leader, which it told that it had more, can: as long as it
+    leads, and so nobody stands for election in between, nor evens leaderships."""
+    steady = {
+        "SHARDKV_HEAL": "false",
+        "SHARDKV_ELECTION_MIN_MS": "20000",
+        "SHARDKV_ELECTION_MAX_MS": "30000",
+    }
 
     async def append(cluster: Cluster, letter: str) -> str:
         async with cluster.eyes() as eyes, aio.connect(cluster.endpoints) as clerk:
@@ -292,7 +298,7 @@ def test_an_old_copy_put_back_counts_no_more_and_status_says_so(warm: Warm, tmp_
         cluster.send(name, signal.SIGTERM)
         cluster.wait_ended(name)
 
-    with running(tmp_path / "cluster") as cluster:
+    with running(tmp_path / "cluster", settings=steady) as cluster:
         leader = run(append(cluster, "a"))
         victim = min(cluster.nodes.keys() - {leader})
         directory = cluster.nodes[victim].data

@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 from labrpc.grpc.transport import GrpcTransport
 from shardkv.admin import NodeStatus, ReplicaStatus
 from shardkv.operating import Operator
+from tests.support.patience import Patience
 
 ROOT = Path(__file__).parents[2]
 SOON = 20.0
@@ -46,9 +47,9 @@ def environment(**more: str) -> dict[str, str]:
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = SOON) -> T:
     """The first true answer; `what` is for the failure's text."""
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        assert not patience.ended(), f"not within {seconds:g} s: {what}"
         time.sleep(0.01)
     return found
 
@@ -484,13 +485,12 @@ class Eyes:
 
     async def until(self, condition: Callable[[Seen], T], what: str, seconds: float = SOON) -> T:
         """The first true answer about what the nodes say."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
+        patience = Patience(seconds)
         while True:
             seen = await self._operator.observe()
             if found := condition(seen):
                 return found
-            assert loop.time() < deadline, f"not within {seconds:g} s: {what}\n{shown(seen)}"
+            assert not patience.ended(), f"not within {seconds:g} s: {what}\n{shown(seen)}"
             await asyncio.sleep(0.02)
 
     async def leader(self, gid: int, *, other_than: str = "") -> str:

@@ -13,6 +13,7 @@ from labrpc.errors import Refused, RpcError
 from labrpc.grpc.transport import GrpcTransport
 from labrpc.limits import PortLimits
 from labrpc.transport import Address
+from tests.support.patience import Patience
 
 CLUSTER = bytes(range(16))
 LOOPBACK = Address("127.0.0.1:0")
@@ -41,9 +42,11 @@ def run(scenario: Coroutine[Any, Any, None], loop_factory: LoopFactory | None = 
 
 async def until(condition: Callable[[], object]) -> None:
     """Return once the condition holds. Yields to the loop; fails after `SOON`."""
-    async with asyncio.timeout(SOON):
-        while not condition():  # noqa: ASYNC110 - real sockets set no event
-            await asyncio.sleep(0.001)
+    patience = Patience(SOON)
+    while not condition():  # real sockets set no event
+        if patience.ended():
+            raise TimeoutError(f"not within {SOON:g} s")
+        await asyncio.sleep(0.001)
 
 
 @asynccontextmanager
