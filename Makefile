@@ -37,7 +37,8 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## a cluster of 6 processes, real files, kill -9 and all; verified at the end
 	timeout --kill-after=10 $(DEMO_SECONDS_MAX) $(BIN)/shardkv demo
 
-# A file's tests share a worker: those of real processes stand on one cluster.
+# A file's tests share a worker: those of real processes stand on one cluster. `tests/conftest.py` says
+# which file is whose.
 test: $(STAMP)  ## every test
 	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
 		$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)
