@@ -105,6 +105,9 @@ PROMISES: Final = {
         "shardkv/test_batches.py::test_each_write_sees_those_before_it",
         "shardkv/test_routing.py::test_the_first_tag_that_is_not_empty_is_hashed",
     ),
+    "every official test of both editions": (
+        "labs/test_catalog.py::test_the_published_table_is_of_these_tests",
+    ),
     "TLS with client certificates says who may": (
         "processes/test_tls.py::test_a_command_that_is_not_let_in_says_why",
     ),

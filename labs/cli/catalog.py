@@ -59,6 +59,21 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("test")
 
 
+def counterparts(tests: Iterable[LabTest]) -> list[list[LabTest]]:
+    """What is there of each official test in each edition: one test, or one that runs with several
+    arguments."""
+    found: dict[tuple[Official, str], list[LabTest]] = {}
+    for test in tests:
+        found.setdefault((test.official, test.edition), []).append(test)
+    return list(found.values())
+
+
+def place_of(tests: Sequence[LabTest]) -> str:
+    """Where such a counterpart is, without the arguments if there are several."""
+    nodeid = tests[0].nodeid
+    return nodeid.partition("[")[0] if len(tests) > 1 else nodeid
+
+
 def matches(test: LabTest, what: str, name: str | None, edition: str | None) -> bool:
     """Whether a user means this test.
 
@@ -119,17 +134,14 @@ def table(
         failed: Ids of those of them that failed.
         spent: By lab, for the figures beside those of the official suites; None: none.
     """
-    found: dict[tuple[Official, str], list[LabTest]] = {}
-    for test in tests:
-        found.setdefault((test.official, test.edition), []).append(test)
+    found = {(own[0].official, own[0].edition): own for own in counterparts(tests)}
     rows = []
     for official in OFFICIAL:
-        counterparts = {edition: own for (of, edition), own in found.items() if of == official}
-        for edition, own in sorted(counterparts.items()):
-            nodeid = own[0].nodeid.partition("[")[0] if len(own) > 1 else own[0].nodeid
+        here = {edition: own for (of, edition), own in found.items() if of == official}
+        for edition, own in sorted(here.items()):
             passed = not any(test.nodeid in failed for test in own)
-            rows.append((edition, official, f"`{nodeid}`", "yes" if passed else "**no**"))
-        if not counterparts:
+            rows.append((edition, official, f"`{place_of(own)}`", "yes" if passed else "**no**"))
+        if not here:
             rows.append((official.edition, official, "", "not there yet"))
     lines = [f"| {e} | {of.lab} | {of.name} | {ours} | {passed} |" for e, of, ours, passed in rows]
     if spent:

@@ -12,13 +12,15 @@ from labs.cli.session import Choice, Ran
 
 
 def list_tests(arguments: argparse.Namespace) -> int:
-    tests = session.collect(_choice(arguments))
-    for test in tests:
-        official = test.official
+    rows = catalog.counterparts(session.collect(_choice(arguments)))
+    for tests in rows:
+        test, official = tests[0], tests[0].official
+        many = f"  ({len(tests)} runs)" if len(tests) > 1 else ""
         sys.stdout.write(
-            f"{test.edition:4}  {test.part:3} {official.lab:13} {official.name:44} {test.nodeid}\n"
+            f"{test.edition:4}  {test.part:6} {official.lab:13} {official.name:44} "
+            f"{catalog.place_of(tests)}{many}\n"
         )
-    return 0 if tests else _nothing(arguments)
+    return 0 if rows else _nothing(arguments)
 
 
 def run_tests(arguments: argparse.Namespace) -> int:

@@ -125,6 +125,16 @@ def test_a_wrong_server_fails_in_either_edition(edition: str, part: str, told: s
     assert f"LAB_IMPL={WRONG_KV}" in run.stdout
 
 
+def test_list_has_one_line_for_a_test_that_runs_with_many_arguments() -> None:
+    listed = labs("list", "labrpc", "killed")
+    assert listed.returncode == 0, listed.stderr
+
+    (line,) = listed.stdout.splitlines()
+    assert line.split()[3:] == [
+        "TestKilled", "tests/labrpc/test_labnet.py::test_killed", "(30", "runs)"
+    ]  # fmt: skip
+
+
 def test_list_names_the_tests_and_a_wrong_call_is_told() -> None:
     listed = labs("list", "3A", "--edition", "2025")
     assert listed.returncode == 0, listed.stderr

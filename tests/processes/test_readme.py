@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from labs.cli.official import OFFICIAL
 from shardkv.config import TABLE
 from tests.support.processes import PROGRAM, ROOT, SOON, Cluster, environment, wait_for
 
@@ -55,6 +56,15 @@ FOR_LONG: dict[str, Outcome] = {
     "shardkv ctl recover plan 1": (0, "^group 1: a majority lives"),
     "shardkv bench --clients 100": (0, r"100 in flight +[\d,]+/s"),
 }
+
+LABS: dict[str, Outcome] = {
+    "python -m labs list": (0, r"^both +3B +3 raft +TestBasicAgree3B|^2024 +3B +3 raft +TestBasic"),
+    "python -m labs run 3A": (0, r"^6 passed, 0 failed"),
+    "python -m labs run 3A --impl docs/examples/compact_raft.py:CompactRaft": (
+        0, r"^6 passed, 0 failed"
+    ),
+    "python -m labs simulate --seed 4711": (0, r"^seed 4711: right\."),
+}  # fmt: skip
 
 
 def section(heading: str) -> str:
@@ -96,11 +106,11 @@ class Newcomer:
         text = text.replace("PID", str(self.cluster.nodes["n2"].pid))
         return f"{text} --once" if text == "shardkv top" else text
 
-    def types(self, line: str, expected: Outcome) -> None:
+    def types(self, line: str, expected: Outcome, *, where: Path | None = None) -> None:
         """Type a command, and see that it ends as expected."""
         done = subprocess.run(
             ["/bin/bash", "-c", self.exchanged(line)],
-            cwd=self.directory,
+            cwd=where or self.directory,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -203,6 +213,17 @@ def test_run_it_for_long(newcomer: Newcomer) -> None:
     assert len(lines) == len(FOR_LONG)
     n7.send_signal(signal.SIGTERM)
     assert n7.wait(SOON) == 0
+
+
+@pytest.mark.timeout(240)
+def test_the_labs(newcomer: Newcomer) -> None:
+    lines = [line for line, _ in commands(section("The labs"))]
+    for line in lines:
+        newcomer.types(line, LABS[line], where=ROOT)
+
+    assert len(lines) == len(LABS)
+    tests = {(official.edition, official.lab, official.name) for official in OFFICIAL}
+    assert f"the {len(tests)} tests" in section("The labs")
 
 
 def test_run_it_elsewhere_names_what_is_there() -> None:

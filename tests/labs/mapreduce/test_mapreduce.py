@@ -76,13 +76,14 @@ def two_workers(app: str) -> Callable[[Job, list[str]], list[bytes]]:
 
 
 def job_count(job: Job, inputs: list[str]) -> list[bytes]:
-    """4 workers, two of which come when the job is over."""
-    coordinator = job.start_coordinator()
+    """4 workers; the last two come when the second has ended, which is when the job is over."""
+    processes = [job.start_coordinator()]
     for _ in range(2):
         background, foreground = (job.start_worker("jobcount") for _ in range(2))
+        processes.append(background)
         job.wait(foreground)
-        job.wait(background)
-    job.wait(coordinator)
+    for process in processes:
+        job.wait(process)
     return job.merged()
 
 
@@ -108,8 +109,10 @@ class Crashed(NamedTuple):
 
 
 def crash(job: Job, inputs: list[str]) -> Crashed:
-    """Three shells, each of which starts a worker when its last has crashed, until all is over."""
+    """A worker alone, and three shells, each of which starts a worker when its last has crashed,
+    until all is over. (The original's shells rest for a second in between.)"""
     coordinator = job.start_coordinator()
+    job.start_worker("crash", seed=f"{CRASH_SEED}/0")
     numbers = iter(range(1, 1000))
     ends: list[int] = []
 
