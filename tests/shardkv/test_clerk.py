@@ -5,11 +5,10 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from labrpc.sim.loop import run
 from raft.types import GroupId, NodeId
 from shardctrler.types import ConfigNumber, Directory, View
 from shardkv import client_sessions
@@ -45,31 +44,10 @@ from shardkv.operations import PARKED_MIN
 from shardkv.protocol import Frame, Leader, Proposal, Reply, Status
 from shardkv.types import ABSENT, Row, Version
 from shardkv.writes import Append, Delete, Put
+from tests.support.clerks import with_clerk
 from tests.support.fake_store import HOP_SECONDS, FakeStore, Fate
 
-T = TypeVar("T")
 KEY = b"key"
-
-
-def with_clerk(
-    story: Callable[[FakeStore, Clerk], Awaitable[T]],
-    store: FakeStore | None = None,
-    **options: Any,
-) -> T:
-    """Run the story in virtual time, with the store's and the clerk's books balanced at its end."""
-
-    async def main() -> T:
-        world = store or FakeStore()
-        clerk = Clerk(world, world, rng=Random("clerk"), **options)  # type: ignore[arg-type]
-        try:
-            result = await story(world, clerk)
-            assert not clerk._pending, "an operation has ended and is still on the books"
-            assert clerk._pending_bytes == 0
-            return result
-        finally:
-            await clerk.close()
-
-    return run(main())
 
 
 def mutations(frames: list[tuple[str, Frame]]) -> list[Mutation]:

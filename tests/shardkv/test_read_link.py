@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from labrpc.errors import Unreachable
 from labrpc.sim.loop import run
 from labrpc.transport import Address
 from raft.types import GroupId
+from shardctrler.types import ShardId
 from shardkv.consistency import reading
 from shardkv.errors import ShardKVError, TooStale
 from shardkv.protocol import Result, Status
-from shardkv.read_link import ReadLink, ReadPending
+from shardkv.read_link import LINGER_SECONDS, PASSED_OVER_SECONDS, ReadLink, ReadPending
 from shardkv.reading import (
     ReadFrame,
     ReadReply,
@@ -24,6 +26,7 @@ from shardkv.reading import (
     encode_read_reply,
 )
 from shardkv.reading import Result as Answered
+from shardkv.tokens import Mark, ReadSession
 from shardkv.types import Answer, Code, Row, Version
 
 G, NUMBER = GroupId(1), 7
@@ -38,6 +41,8 @@ class Group:
     def __init__(self, says: Callable[[str], Answered]) -> None:
         self.frames: list[tuple[str, ReadFrame]] = []
         self.rounds_in_vain = 0
+        self.slow: dict[str, float] = {}
+        self.dead: list[str] = []
         self._says = says
         self.link = ReadLink(
             G,
@@ -54,7 +59,9 @@ class Group:
     async def call(self, to: Address, method: str, body: bytes, *, timeout: float) -> bytes:
         frame = decode_read(body)
         self.frames.append((to, frame))
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(self.slow.get(to, 0.001))
+        if to in self.dead:
+            raise Unreachable("no connection")
         results = tuple([self._says(to) for _ in frame.questions])
         return encode_read_reply(ReadReply(Status.ANSWERED, NUMBER, 100, results))
 
@@ -67,9 +74,13 @@ class Group:
     def _round_failed(self) -> None:
         self.rounds_in_vain += 1
 
-    def ask(self, consistency: str, max_age: float | None = None) -> "asyncio.Future[Any]":
+    def ask(
+        self, consistency: str, max_age: float | None = None, marks: ReadSession | None = None
+    ) -> "asyncio.Future[Any]":
         future = asyncio.get_running_loop().create_future()
-        self.link.put(ReadPending(future, b"k", reading(consistency, max_age), None))
+        pending = ReadPending(future, b"k", reading(consistency, max_age), marks)
+        pending.shard = ShardId(3)
+        self.link.put(pending)
         return future
 
 
@@ -123,3 +134,78 @@ def test_a_member_that_is_behind_is_not_the_group(knows: str) -> None:
         assert len(group.frames) <= len(MEMBERS) + 1
 
     told(lambda to: SERVED if to == knows else BEHIND, story)
+
+
+@pytest.mark.parametrize(
+    ("consistency", "answer"),
+    [
+        pytest.param("spread", BEHIND, id="it asked its leader how far it has to be"),
+        pytest.param("stale", Answer(Code.WRONG_GROUP, (NUMBER,)), id="it knows as much"),
+    ],
+)
+def test_a_member_that_is_not_behind_speaks_for_its_group(consistency: str, answer: Answer) -> None:
+    async def story(group: Group) -> None:
+        assert await group.ask(consistency) == answer
+        assert len(group.frames) == 1
+
+    told(lambda to: answer, story)
+
+
+def test_what_a_session_was_shown_is_noted() -> None:
+    async def story(group: Group) -> None:
+        session = ReadSession(bytes(16))
+        await group.ask("spread", marks=session)
+        assert session.mark(ShardId(3)) == Mark(4, 100)
+
+    told(lambda to: SERVED, story)
+
+
+def test_a_member_that_is_slow_gets_no_second_frame_meanwhile() -> None:
+    async def story(group: Group) -> None:
+        group.slow = dict.fromkeys(MEMBERS, 1.0)
+        first = group.ask("spread")
+        await asyncio.sleep(0.1)
+        group.slow = {}
+        ((busy, _),) = group.frames
+        for _ in range(6):
+            await asyncio.wait_for(group.ask("spread"), 0.1)
+        assert busy not in [to for to, _ in group.frames[1:]]
+        await first
+
+    told(lambda to: SERVED, story)
+
+
+def test_a_member_that_did_not_answer_is_passed_over_for_a_while() -> None:
+    async def story(group: Group) -> None:
+        group.dead = ["a"]
+        for _ in range(30):
+            await group.ask("spread")
+        assert [to for to, _ in group.frames].count("a") == 1
+
+        group.dead = []
+        await asyncio.sleep(PASSED_OVER_SECONDS)
+        for _ in range(3):
+            await group.ask("spread")
+        assert {to for to, _ in group.frames[-3:]} == set(MEMBERS)
+
+    told(lambda to: SERVED, story)
+
+
+def test_who_is_passed_over_is_asked_only_where_nobody_else_is() -> None:
+    async def story(group: Group) -> None:
+        group.dead = ["a"]
+        for _ in range(3):
+            await group.ask("spread")
+        group.slow = {"b": 0.1, "c": 0.1}
+        waiting = []
+        for _ in range(3):
+            waiting.append(group.ask("spread"))
+            await asyncio.sleep(2 * LINGER_SECONDS)
+        await asyncio.gather(*waiting)
+        assert [to for to, _ in group.frames].count("a") == 1
+
+        group.dead = ["b", "c"]
+        await asyncio.wait_for(group.ask("spread"), 1.0)
+        assert group.frames[-1][0] == "a", "the others are as dead"
+
+    told(lambda to: SERVED, story)
