@@ -201,6 +201,8 @@ class ReplicatedStateMachine:
             NotLeader, Unavailable, ReplicaStopped: it cannot be known; ask elsewhere, or again.
         """
         await self.replica.read_barrier()
+        if self.stopped_because is not None:  # in the turn in which the barrier was passed
+            raise ReplicaStopped(self.stopped_because)
 
     # Proposing
 

@@ -34,7 +34,7 @@ from shardkv.limits import (
 from shardkv.machine import StoreMachine
 from shardkv.phases import Phase
 from shardkv.rows import counter_at
-from shardkv.types import Answer, CopyId
+from shardkv.types import Answer, Code, CopyId
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,10 @@ class Giver:
         """What follows a cursor, from applied state; or why there is nothing."""
         if request.freeze and self._rsm.leads:
             await self._freeze(request)
+            if self._rsm.stopped_because is not None:
+                # Perhaps in the middle of that entry: then the shard counts as frozen here, and
+                # rows that belong to it were never stored.
+                return PullReply(code=Code.BAD_COMMAND)
         pulled = self._machine.pull(
             self._replica.store.reader,
             request.shard,

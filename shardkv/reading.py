@@ -232,14 +232,17 @@ class ReplicaReads:
 
         What it returns holds until the next await of its caller, and no longer.
         """
-        if self._server.rsm.stopped_because is not None:
+        rsm = self._server.rsm
+        if rsm.stopped_because is not None:
             return Refusal(Trouble.UNCONFIRMED)
         if stale and self.age_ms <= age_ms_max and self._covers_all(marks):
             return None
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                await self._server.rsm.read()
+                await rsm.read()
         except (RaftError, TimeoutError):  # nobody confirmed how far this replica has to be
+            if rsm.stopped_because is not None:  # meanwhile, perhaps in the middle of an entry
+                return Refusal(Trouble.UNCONFIRMED)
             if not stale:
                 return Refusal(Trouble.UNCONFIRMED, self.age_ms)
             if self.age_ms > age_ms_max:

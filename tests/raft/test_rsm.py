@@ -419,6 +419,24 @@ async def test_a_read_waits_for_the_replicas_word(scene: Scene) -> None:
 
 
 @in_loop
+async def test_a_read_of_a_replica_that_stops_in_the_turn_of_its_barrier_is_refused(
+    scene: Scene,
+) -> None:
+    """Who reads goes on after the turn; what the machine keeps in memory may be half an entry's."""
+    rsm, replica = scene
+    barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    replica.read_barrier = lambda: barrier  # type: ignore[method-assign]
+    reading = asyncio.ensure_future(rsm.read())
+    await asyncio.sleep(0)
+
+    barrier.set_result(None)
+    rsm.stopped()
+
+    with pytest.raises(ReplicaStopped):
+        await reading
+
+
+@in_loop
 async def test_reload_reaches_the_machine(scene: Scene) -> None:
     rsm, replica = scene
     replica.append(EntryKind.COMMAND, encode_entry([b"a"]))

@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 import pytest
 
 from labrpc.sim.loop import run
-from raft.errors import NotLeader
+from raft.disk.overlay import Overlay
+from raft.errors import NotLeader, OutcomeUnknown
+from raft.types import Index
 from shardctrler.types import ConfigNumber
 from shardkv import giving
 from shardkv.commands import Command, OpenSession, decode
@@ -44,6 +46,8 @@ class Source:
         self.group.apply(second)
         self.leads = True
         self.fails = False
+        self.stops = False
+        self.stopped_because: str | None = None
         self.proposed: list[Command] = []
         self.store = self
         self.looked = 0
@@ -58,6 +62,10 @@ class Source:
         await asyncio.sleep(0)
         if self.fails:
             raise NotLeader(None)
+        if self.stops:
+            self.group.machine.apply(Index(99), command, Overlay(self.group.rows))  # never stored
+            self.stopped_because = "the entry's next command has a damaged row"
+            raise OutcomeUnknown("the replica stopped while the command was on its way")
         return self.group.apply(command)
 
     def _due(self) -> None:
@@ -128,6 +136,20 @@ def test_with_much_left_the_next_chunk_is_given_and_nothing_frozen() -> None:
 
         assert source.phase is Phase.MOVING
         assert reply.chunk is not None and reply.end is None and reply.changes_left > 100
+
+    told(story)
+
+
+def test_a_source_that_stops_in_the_entry_of_the_freeze_says_nothing_of_it() -> None:
+    """Its mirrors say that the shard is frozen, and where its copy ends; the rows do not."""
+
+    async def story(source: Source) -> None:
+        source.stops = True
+
+        reply = await source.pull(ROWS_DONE)
+
+        assert source.phase is Phase.LEAVING
+        assert (reply.chunk, reply.end) == (None, None)
 
     told(story)
 

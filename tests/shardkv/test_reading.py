@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from labrpc.sim.loop import run
-from raft.errors import NotLeader
+from raft.errors import NotLeader, ReplicaStopped
 from raft.types import GroupId
 from shardctrler.types import ShardId
 from shardkv.limits import FRAME_OPERATIONS_MAX, INTEGER_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
@@ -152,13 +152,16 @@ class FakeReplica:
 class FakeServer:
     """A replica that holds shard 3 under epoch 4, and whose leader confirms or does not."""
 
-    def __init__(self, *, age: float = 1.0, epoch: int = 4, confirms: bool = True) -> None:
+    def __init__(
+        self, *, age: float = 1.0, epoch: int = 4, confirms: bool = True, stops: bool = False
+    ) -> None:
         self.replica = FakeReplica(age=age)
         self.rsm = self
         self.machine = self
         self.stopped_because: str | None = None
         self.barriers = 0
         self._confirms = confirms
+        self._stops = stops
         self._epoch = epoch
 
     def record(self, shard: ShardId) -> ShardRecord:
@@ -167,6 +170,9 @@ class FakeServer:
     async def read(self) -> None:
         self.barriers += 1
         await asyncio.sleep(0.01)
+        if self._stops:
+            self.stopped_because = "RowDamaged"
+            raise ReplicaStopped(self.stopped_because)
         if not self._confirms:
             raise NotLeader()
 
@@ -193,6 +199,13 @@ def test_a_replica_that_has_stopped_answers_nobody_however_young_it_is() -> None
     server.stopped_because = "RowDamaged"
     assert confirm(server, stale=True, age_ms=1000) == Refusal(Trouble.UNCONFIRMED)
     assert server.barriers == 0
+
+
+def test_nor_does_one_that_stops_while_it_waits_for_what_a_session_has_seen() -> None:
+    server = FakeServer(age=0.0, stops=True)
+    refused = Refusal(Trouble.UNCONFIRMED)
+    assert confirm(server, stale=True, age_ms=5000, mark=Mark(4, 101)) == refused
+    assert server.barriers == 1
 
 
 def test_an_older_replica_asks_its_leader_before_it_refuses() -> None:
