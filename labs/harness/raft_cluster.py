@@ -102,6 +102,7 @@ class RaftCluster:
         self._readers: list[_Reader] = []
         self._reading: list[asyncio.Task[None] | None] = [None] * count
         self._lives = [0] * count
+        self._left_bytes = [0] * count  # of those that are down: their raft state at the crash
         self._ends: list[list[str]] = [[] for _ in range(count)]
         self.invariants = RaftInvariants(GID)
         for i, drive in enumerate(self.drives):
@@ -134,6 +135,7 @@ class RaftCluster:
         server = self.servers[i]
         if server is None:
             return
+        self._left_bytes[i] = server.persist_bytes()
         self._network.delete_server(i)
         self.drives[i].crash()
         server.kill()
@@ -237,8 +239,11 @@ class RaftCluster:
         return self._network.total_bytes
 
     def log_size(self) -> int:
-        """The largest raft state of any server, in bytes."""
-        return max(server.persist_bytes() for server in self.alive())
+        """The largest raft state of any server, in bytes; of one that is down what it left."""
+        return max(
+            self._left_bytes[i] if server is None else server.persist_bytes()
+            for i, server in enumerate(self.servers)
+        )
 
     # What the tests ask
 
