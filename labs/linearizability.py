@@ -185,19 +185,19 @@ class _Search(Generic[Op]):
                     if ended[at] < horizon:
                         horizon = ended[at]
             found = []
+            # (None of them began after the horizon: what lowered it began no earlier.)
             for at in candidates:
-                if began[at] <= horizon:
-                    after = step(state, answered[at])
-                    if after is ILLEGAL:
-                        continue
-                    found.append((done | 1 << at, low, after, open_))
-                    if is_read(answered[at]):
-                        # A read that fits may go first: it changes nothing, and nothing of what
-                        # is left has to precede it. So no other order need be tried.
-                        found = found[-1:]
-                        break
+                after = step(state, answered[at])
+                if after is ILLEGAL:
+                    continue
+                found.append((done | 1 << at, low, after, open_))
+                if is_read(answered[at]):
+                    # A read that fits may go first: it changes nothing, and nothing of what is
+                    # left has to precede it. So no other order need be tried.
+                    found = found[-1:]
+                    break
             else:
-                reads = [at for at in candidates if began[at] <= horizon and is_read(answered[at])]
+                reads = [at for at in candidates if is_read(answered[at])]
                 found += self._unknown_next((done, low, state, open_), horizon, answered, reads)
             for one in reversed(found):
                 key = (one[0], one[2], one[3])

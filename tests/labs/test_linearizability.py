@@ -83,6 +83,19 @@ def test_an_illegal_register_is_caught(lines: list[str]) -> None:
         judge_register(history(*lines))
 
 
+def test_a_read_before_its_write_is_told_without_a_search() -> None:
+    with pytest.raises(NotLinearizable, match="read before it was written"):
+        judge_register(history("0 get a 0-1", "0 put a 2-3"))
+
+
+def test_a_write_of_what_was_there_at_the_start_may_be_an_unknown_one() -> None:
+    """The value was read before that write was even asked for."""
+    judge_register(
+        history("0 get a 0-1", "0 put b 2-3", "1 put a 4-?", "0 get b 5-6", "0 get a 7-8"),
+        start=b"a",
+    )
+
+
 def test_giving_up_is_not_passing() -> None:
     operations = history(
         *[f"{n} put {n} 0-100" for n in range(12)], "12 get 3 101-102", "12 get 4 103-104"
@@ -160,6 +173,10 @@ def test_a_legal_list_passes(final: str) -> None:
     judge_list(history(*GOOD), final.encode(), b",")
 
 
+def test_what_begins_in_the_moment_in_which_another_ends_is_beside_it() -> None:
+    judge_list(history("0 append a, 0-5", "1 append b, 5-6"), b"b,a,", b",")
+
+
 @pytest.mark.parametrize(
     ("lines", "final", "says"),
     [
@@ -178,6 +195,18 @@ def test_a_legal_list_passes(final: str) -> None:
             "a,",
             "against the clocks",
             id="read before written",
+        ),
+        pytest.param(
+            ["0 append a, 0-1", "1 append b, 0-1", "2 get c,b, 2-3"],
+            "a,b,",
+            "no beginning of the final list",
+            id="a read that ends as the list does and begins otherwise",
+        ),
+        pytest.param(
+            ["0 append b, 0-2", "1 append a, 0-1", "2 append c, 3-4"],
+            "b,c,a,",
+            "against the clocks",
+            id="before one that ended, though not before the last that did",
         ),
         pytest.param(
             ["0 append a, 0-1!"], "a,", "said not to be done", id="a definite error that lied"

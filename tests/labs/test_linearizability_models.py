@@ -4,7 +4,7 @@ The judges of registers and lists: `test_linearizability.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from math import inf
 from random import Random
@@ -57,6 +57,14 @@ def test_the_smallest_window_is_shown() -> None:
     assert "get" in story[2] and "b'old 49'" in story[2]
 
 
+def test_what_was_overwritten_is_told_by_the_write_that_ended_first() -> None:
+    """Without a search: of the writes that began after the one that was read, any will do."""
+    with pytest.raises(NotLinearizable, match="had been overwritten") as violation:
+        judge_register([put(b"a", 0, 1), put(b"slow", 2, 10), put(b"quick", 3, 4), get(b"a", 5, 6)])
+
+    assert "b'quick'" in str(violation.value) and "b'slow'" not in str(violation.value)
+
+
 # Against every order there is
 
 
@@ -85,6 +93,16 @@ class Counter:
 
     def is_read(self, step: Step) -> bool:
         return step.kind == "read"
+
+
+@pytest.mark.parametrize("first", ["set", "add"])
+def test_a_window_may_end_alike_by_different_writes(first: str) -> None:
+    """Of two that nobody knows of either may have made the 1; only if the other is left is there a
+    2 later."""
+    unknown = {"set": Step("set", 1, 1, inf), "add": Step("add", 0, 1, inf)}
+    history = [replace(unknown.pop(first), began=0), *unknown.values()]
+
+    judge([*history, Step("read", 1, 2, 3), Step("read", 2, 4, 5)], Counter())
 
 
 def try_every_order(history: Sequence[Step]) -> bool:

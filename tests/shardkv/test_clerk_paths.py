@@ -6,17 +6,25 @@ As `test_clerk.py`: the real state machine without consensus, in virtual time.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from labrpc.errors import Refused
+from labrpc.errors import Refused, Unknown, Unreachable
 from labrpc.transport import Address
-from raft.types import GroupUuid, NodeId
-from shardctrler.types import Directory, GroupMember, GroupRecord, View
+from raft.types import GroupId, GroupUuid, NodeId
+from shardctrler.types import ConfigNumber, Directory, GroupMember, GroupRecord, View
 from shardkv.clerk import Clerk
 from shardkv.client_sessions import IDLE_SECONDS_MAX, SESSIONS_A_SHARD_MAX, ShardSessions
 from shardkv.commands import Mutation, OpenSession
-from shardkv.errors import DiskFull, InvalidArgument, OutcomeUnknown, Overloaded, Unavailable
+from shardkv.errors import (
+    DiskFull,
+    InvalidArgument,
+    OutcomeUnknown,
+    Overloaded,
+    TooStale,
+    Unavailable,
+)
 from shardkv.group_link import (
     CALL_SECONDS,
     EAGER_OPERATIONS,
@@ -24,6 +32,8 @@ from shardkv.group_link import (
     NO_ROOM_SECONDS,
 )
 from shardkv.protocol import Frame, Proposal, Reply, Result, Status, Trouble
+from shardkv.reading import READ, ReadReply, Refusal, Served, decode_read, encode_read_reply
+from shardkv.reading import Trouble as ReadTrouble
 from shardkv.types import Answer, Code, SessionId
 from tests.support.clerks import with_clerk
 from tests.support.fake_store import HOP_SECONDS, FakeStore, Fate
@@ -370,3 +380,70 @@ def test_a_late_session_leaves_the_question_for_another_open() -> None:
         assert opened(store.frames) == 2, "each has room for 64"
 
     with_clerk(story)
+
+
+# Reads on any replica
+
+
+class Reading(FakeStore):
+    """Members answer reads as `says` does: a refusal, or what the group's machine holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusals: dict[str, Refusal] = {}
+        self.dead: set[str] = set()
+        self.silent: set[str] = set()
+
+    async def call(self, to: Address, method: str, body: bytes, *, timeout: float) -> bytes:
+        await asyncio.sleep(HOP_SECONDS)
+        if to in self.dead:
+            raise Unreachable("no connection")
+        if to in self.silent:
+            await asyncio.sleep(timeout)
+            raise Unknown("no answer in time")
+        if method != READ:
+            return await super().call(to, method, body, timeout=timeout)
+        frame = decode_read(body)
+        group = self.groups[frame.gid]
+        results: list[Served | Answer | Refusal] = []
+        for question in frame.questions:
+            row = group.machine.get(group.rows, self.routing(question.key), question.key)
+            served = row if isinstance(row, Answer) else Served(row, 1)
+            results.append(self.refusals.get(to, served))
+        return encode_read_reply(
+            ReadReply(Status.ANSWERED, group.machine.number, 1, tuple(results))
+        )
+
+
+def test_a_stale_read_whose_time_is_over_says_how_old_the_state_is() -> None:
+    """Though one member does not answer at all."""
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        assert isinstance(store, Reading)
+        await clerk.put(KEY, b"v")
+        group = store.groups[store.config.shards[store.routing(KEY)]]
+        for member in group.members:
+            store.refusals[member] = Refusal(ReadTrouble.TOO_OLD, 4000)
+        store.silent = {group.members[2]}
+        with pytest.raises(TooStale, match="4"):
+            await clerk.get(KEY, consistency="stale", max_age=1.0, timeout=1.0)
+
+    with_clerk(story, Reading())
+
+
+def test_reads_that_wait_for_a_group_that_is_no_more_go_on_to_the_next_owner() -> None:
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        assert isinstance(store, Reading)
+        await clerk.put(KEY, b"v")
+        owner = store.config.shards[store.routing(KEY)]
+        heir = GroupId(3 - owner)
+        store.configure([heir] * 4)
+        number = ConfigNumber(store.config.number + 1)
+        heirs = {heir: store.config.groups[heir]}
+        store.config = replace(store.config, number=number, groups=heirs, departed={})
+        store.dead = set(store.groups[owner].members)
+
+        reads = [clerk.get(KEY, consistency="spread", timeout=3.0) for _ in range(3)]
+        assert await asyncio.gather(*reads) == [b"v"] * 3
+
+    with_clerk(story, Reading())

@@ -11,6 +11,7 @@ from labrpc.sim.loop import run
 from raft.errors import NotLeader, ReplicaStopped
 from raft.types import GroupId
 from shardctrler.types import ShardId
+from shardkv.holding import Holds
 from shardkv.limits import FRAME_OPERATIONS_MAX, INTEGER_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX
 from shardkv.listing import (
     From,
@@ -262,6 +263,32 @@ def test_a_reply_is_bounded_and_says_what_had_no_room() -> None:
     full = -(-REPLY_BYTES_MAX // VALUE_BYTES_MAX)  # the one that passes the bound has room yet
     assert reply.results[:full] == (Served(large, 4),) * full
     assert reply.results[full:] == (Refusal(Trouble.REPLY_FULL),) * (9 - full)
+
+
+def test_a_question_about_a_shard_that_is_about_to_come_in_waits_for_it() -> None:
+    """As a client's frame at the leader does: the shard is here in a moment."""
+
+    class Arriving(FakeServer):
+        routing = staticmethod(lambda key: S)
+        number = store = reader = None
+
+        def look_for(self, number: int) -> None:
+            """It is no news."""
+
+        def get(self, rows: object, shard: ShardId, key: bytes) -> Row:
+            return Row(b"in", Version(1)) if not self.holds else ABSENT
+
+    async def main() -> None:
+        server = Arriving()
+        server.replica.store = server  # type: ignore[attr-defined]
+        server.holds = Holds()  # type: ignore[attr-defined]
+        server.holds.begin(S)  # type: ignore[attr-defined]
+        asyncio.get_running_loop().call_later(0.05, server.holds.end, S)  # type: ignore[attr-defined]
+        frame = ReadFrame(G, 0, True, 5000, (Question(b"k", NOTHING),))
+        reply = await ReplicaReads(server).answer(frame)  # type: ignore[arg-type]
+        assert reply.results == (Served(Row(b"in", Version(1)), 4),)
+
+    run(main())
 
 
 def test_a_replica_of_an_older_epoch_covers_nothing() -> None:
