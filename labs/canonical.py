@@ -16,10 +16,12 @@ from raft.types import GroupId, Index, Membership
 from shardctrler.types import ShardId
 from shardkv.held import prefixes
 from shardkv.machine import StoreMachine
-from shardkv.rows import CHANGES, COPIES, prefix_of
+from shardkv.rows import CHANGES, COPIES, after_prefix, prefix_of
 
 LAST_KEY: Final = b"\xff" * 8
 KINDS: Final = (COPIES[0], CHANGES[0])
+BESIDE_COPIES: Final = ((b"", CHANGES[0]), (CHANGES[1], COPIES[0]), (COPIES[1], LAST_KEY))
+"""The ranges of the keys that belong to no copy."""
 PREFIX_BYTES: Final = len(prefix_of(ShardId(0), 0))  # type: ignore[arg-type]
 
 
@@ -49,12 +51,14 @@ def live_bytes(replica: Replica) -> int:
     store: Any = replica.store
     machine: Any = replica._machine
     own = store._prefix  # as `store.reader` would, but for a copy of each key without it
-    skip, kind_end, end = len(own), len(own) + 1, len(own) + PREFIX_BYTES
     alive = _alive(_innermost(machine))
+    spans = [(b"", LAST_KEY)]
+    if alive is not None:
+        spans = [*BESIDE_COPIES, *[(prefix, after_prefix(prefix)) for prefix in alive]]
     size = 0
-    for key, row in store._disk.range(own, own + LAST_KEY):
-        if alive is None or key[skip:end] in alive or key[skip:kind_end] not in KINDS:
-            size += len(key) - skip + len(row)
+    for lo, hi in spans:
+        rows, held = store._disk.weigh(own + lo, own + hi)
+        size += held - rows * len(own)
     return size
 
 

@@ -384,6 +384,11 @@ class SimDisk:
         """Every row, also those that cannot be read, in no order."""
         return self._rows.all()
 
+    def weigh(self, lo: bytes, hi: bytes) -> tuple[int, int]:
+        """How many rows with `lo <= key < hi` there are, also those that cannot be read, and their
+        bytes, keys and all."""
+        return self._rows.weigh(lo, hi)
+
     @property
     def bytes_held(self) -> int:
         """Bytes of every row, keys and all."""

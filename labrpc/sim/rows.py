@@ -31,6 +31,12 @@ class SortedRows:
         rows = self._rows
         return iter([(key, rows[key]) for key in keys])
 
+    def weigh(self, lo: bytes, hi: bytes) -> tuple[int, int]:
+        """How many rows with `lo <= key < hi` there are, and their bytes, keys and all. Reads none
+        of them, and costs a small part of what a loop over them would."""
+        keys = self._keys[bisect_left(self._keys, lo) : bisect_left(self._keys, hi)]
+        return len(keys), sum(map(len, keys)) + sum(map(len, map(self._rows.__getitem__, keys)))
+
     def all(self) -> Sequence[tuple[bytes, bytes]]:
         """Every row as it stands now, in no order."""
         return list(self._rows.items())

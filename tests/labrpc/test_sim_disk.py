@@ -250,3 +250,21 @@ def test_a_slow_disk_takes_its_time() -> None:
 
     work: Coroutine[Any, Any, float] = main(SimDrive(Random(1)))
     assert run(work) == 2.0
+
+
+def test_rows_are_weighed_without_reading_them() -> None:
+    """Whoever watches a disk must not be the reader at whose read the node ends."""
+
+    async def main() -> None:
+        drive = SimDrive(Random(1))
+        disk = drive.disk("data")
+        disk.write([(A, b"1"), (B, b"22"), (b"bb", b"333")])
+        drive.fail_next_read()
+
+        assert disk.weigh(A, C) == (3, 1 + 1 + 1 + 2 + 2 + 3)
+        assert disk.weigh(B, b"bb") == (1, 1 + 2)
+        assert disk.weigh(C, b"d") == (0, 0)
+        with pytest.raises(DiskFailed):
+            disk.get(A)
+
+    run(main())

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+import labs.bounds
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import Unhandled, run
 from labs.__main__ import main
+from labs.canonical import live_bytes, live_rows
 from labs.checkers import quorums_meet
 from labs.cluster import SimCluster
 from labs.history import Kind, Operation
@@ -18,6 +20,7 @@ from labs.knobs import Knobs
 from labs.nemesis import FAULTS
 from labs.observer import REQUIRED_PROBES, InvariantBroken, Observer, missing
 from labs.scenario import ScenarioConfig, broken_invariant, play
+from raft.replica import Replica
 from raft.types import Member, Membership, NodeId, ReplicaId
 from shardkv.pending import Pending
 
@@ -227,3 +230,19 @@ def test_the_faults_of_a_run_can_be_named() -> None:
     assert outcome.faults == ()
     assert outcome.crashes == 0
     assert len(set(FAULTS)) == len(FAULTS)
+
+
+def test_what_a_state_weighs_is_what_its_live_rows_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while shards move: what was let go lies beside what is live, and does not count."""
+    weighed: list[int] = []
+
+    def both(replica: Replica) -> int:
+        rows = sum(len(key) + len(row) for key, row in live_rows(replica))
+        assert live_bytes(replica) == rows
+        weighed.append(rows)
+        return rows
+
+    monkeypatch.setattr(labs.bounds, "live_bytes", both)
+    outcome, _ = play(3, ScenarioConfig(seconds=6.0, topology="T1", faults=("changes", "isolate")))
+
+    assert outcome.hand_overs > 0 and len(set(weighed)) > 30
