@@ -352,7 +352,7 @@ class RaftInvariants:
             elif value is None:
                 continue
             elif kind == TAIL:
-                before, durable.tail = durable.tail, decode_tail(self.gid, value)
+                before, durable.tail = durable.tail, _tail(self.gid, value)
                 durable.cut_by = max(before.last.index - durable.tail.last.index, 0)
             elif kind == HARD_STATE:
                 self._vote_durable(node, durable, decode_hard_state(self.gid, value))
@@ -902,6 +902,8 @@ class _WatchedMachine:
         return self._inner.garbage(rows, rows_max)
 
 
+_tail = lru_cache(maxsize=64)(decode_tail)
+"""Most replicas of a group store the same bytes, one after the other."""
 STREAMS_MAX: Final = 3
 PAGE_BYTES: Final = 2**62
 _GROUP_OF_KEY: Final = Struct(">Q")  # after a key's first byte, in both databases
