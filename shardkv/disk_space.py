@@ -84,6 +84,17 @@ class DiskSpace:
             await asyncio.sleep(LOOK_SECONDS)
             self.look()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever asks after the node's health must hear."""
+        if self.roomy:
+            return ()
+        mark = self._percent_min
+        return (
+            f"{self.space.percent:.1f} % of the disk is free, less than free_percent_min "
+            f"({mark:g}): clients' writes are refused until {mark * LIFT:.1f} % is",
+        )
+
     def look(self) -> None:
         """Look now."""
         try:
@@ -94,10 +105,7 @@ class DiskSpace:
         mark = self._percent_min
         if self.roomy and space.percent < mark:
             self.roomy = False
-            log.warning(
-                "%.1f %% of the disk is free, less than free_percent_min (%g): clients' writes are "
-                "refused until %.1f %% is. Free some space", space.percent, mark, mark * LIFT,
-            )  # fmt: skip
+            log.warning("%s. Free some space", *self.warnings)
         elif not self.roomy and space.percent >= mark * LIFT:
             self.roomy = True
             log.warning("%.1f %% of the disk is free: clients' writes are taken", space.percent)

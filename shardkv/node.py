@@ -275,6 +275,7 @@ class Node:
             assembly=lambda: self._assembly,
             databases=lambda: self._databases,
             frames=lambda: self._peers.frames,
+            roomy=lambda: self._space.roomy,
         )
         self._front = FrontDoor(
             FrontConfig.of(self._config),
@@ -283,7 +284,7 @@ class Node:
             wall_clock=time.time,
             aside=aside,
             tls=self._tls.http() if self._tls is not None else None,
-            warnings=self._warnings,
+            warnings=lambda: (*self._warnings, *self._space.warnings),
         )
         await self._front.start()
 

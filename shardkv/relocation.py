@@ -169,15 +169,15 @@ class Relocation:
         """
         await self._operator.pursue(next_wait, deadline=self._deadline, progress=self._progress)
 
-    async def forgotten(self, node: str) -> None:
-        """Let the cluster forget a node that is gone for good. Nothing, if it is not registered.
+    async def forgotten(self, node: str) -> bool:
+        """Let the cluster forget a node that is gone for good; whether there was one registered.
 
         Raises:
             MembersRefused: it answers, or a group has a member there: nothing was changed.
             shardctrler.errors.ShardCtrlerError: of the controller.
         """
         if not await self.may_be_forgotten(node):
-            return
+            return False
         until = min(self._deadline, asyncio.get_running_loop().time() + REPORTED_SECONDS)
         while True:
             try:
@@ -189,7 +189,7 @@ class Relocation:
                     raise
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
-                return
+                return True
 
     async def may_be_forgotten(self, node: str) -> bool:
         """Whether there is such a node to forget; nothing is done.

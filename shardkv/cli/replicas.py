@@ -203,21 +203,21 @@ def forget(request: Request, node: str, dry_run: bool) -> None:
     Refused, with no effect, while it answers or a group has a replica there.
     """
 
-    async def work() -> None:
+    async def work() -> bool:
         async with _relocation(request, "forget") as relocation:
             if dry_run:
-                known = await relocation.may_be_forgotten(node)
-                _print_outline(request, [f"forget {node}"] if known else [])
-            else:
-                await relocation.forgotten(node)
+                return await relocation.may_be_forgotten(node)
+            return await relocation.forgotten(node)
 
-    run(work(), write=not dry_run)
+    known = run(work(), write=not dry_run)
     if dry_run:
-        return
-    if request.as_json:
-        print_json({"forgotten": node})
-    else:
+        _print_outline(request, [f"forget {node}"] if known else [])
+    elif request.as_json:
+        print_json({"forgotten": node, "was_known": known})
+    elif known:
         sys.stdout.write(f"{node} is forgotten\n")
+    else:
+        sys.stdout.write(f"nothing to do: no node {quoted(node)} is registered\n")
 
 
 def _change(request: Request, verb: str, change: Change, dry_run: bool, done: str) -> None:

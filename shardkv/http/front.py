@@ -70,7 +70,7 @@ class FrontDoor:
         wall_clock: Seconds since the epoch.
         aside: Runs what takes long beside the loop.
         tls: Speak HTTPS.
-        warnings: What `/health` shall tell besides.
+        warnings: What `/health` shall tell besides, now.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class FrontDoor:
         wall_clock: Callable[[], float],
         aside: Aside,
         tls: ssl.SSLContext | None = None,
-        warnings: tuple[str, ...] = (),
+        warnings: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._config = config
         self._inside = inside

@@ -39,6 +39,8 @@ class Parts(NamedTuple):
     tracing: "Tracing | None" = None
     frames: Callable[[], Mapping[str, int]] = dict
     """What became of frames to and from other nodes (`GrpcTransport.frames`)."""
+    roomy: Callable[[], bool] = lambda: True
+    """Whether the disk is above its watermark."""
 
     def means(self) -> Means | None:
         """By what operators' actions are carried out."""
@@ -78,6 +80,7 @@ class Parts(NamedTuple):
                 "log": self.directory / LOG_DATABASE,
                 "data": self.directory / DATA_DATABASE,
             },
+            roomy=self.roomy,
             free_bytes=lambda: space_of(self.directory).free,
         )
 

@@ -49,6 +49,7 @@ class Figures(NamedTuple):
     frames: Callable[[], Mapping[str, int]]  # between nodes, by what became of them
     syncs: Callable[[], Mapping[str, Histogram]]  # of each database
     directories: Mapping[str, Path]  # of each database
+    roomy: Callable[[], bool]
     free_bytes: Callable[[], int]
 
 
@@ -273,6 +274,11 @@ def _disk(figures: Figures) -> Iterator[Family]:
     for name, directory in sorted(figures.directories.items()):
         sizes.add_metric((name,), _directory_bytes(directory))
     yield sizes
+    yield _gauge(
+        "shardkv_disk_full",
+        "1 while less than free_percent_min of the disk is free: clients' writes are refused.",
+        int(not figures.roomy()),
+    )
     yield _gauge(
         "shardkv_disk_free_bytes", "Free where the node keeps its data.", figures.free_bytes()
     )

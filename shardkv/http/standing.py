@@ -45,7 +45,7 @@ def reasons_not_ready(status: NodeStatus, owed: Sequence[int] = ()) -> list[str]
 def health_document(
     status: NodeStatus, warnings: tuple[str, ...] = (), owed: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The body of `/health` and `/readyz`. `warnings`: what is barely right in the settings."""
+    """The body of `/health` and `/readyz`. `warnings`: what is barely right."""
     reasons = reasons_not_ready(status, owed)
     return {
         "status": "unhealthy" if reasons else "healthy",

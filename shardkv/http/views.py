@@ -25,7 +25,7 @@ class Views:
 
     Args:
         watching: None while the node is starting.
-        warnings: Of the settings, for `/health`.
+        warnings: Of the settings and the disk, for `/health`.
         owed: Groups that count a replica here, and there is none.
     """
 
@@ -34,7 +34,7 @@ class Views:
         status: Callable[[], NodeStatus],
         watching: Callable[[], Watching | None],
         metrics: Callable[[], bytes],
-        warnings: tuple[str, ...] = (),
+        warnings: Callable[[], tuple[str, ...]] = tuple,
         owed: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         self._status = status
@@ -50,7 +50,7 @@ class Views:
     async def health(self, asked: Asked) -> Reply:
         query_of(asked.query)
         now = self._status()
-        document = health_document(now, self._warnings, self._owed())
+        document = health_document(now, self._warnings(), self._owed())
         return json_reply(document, 503 if document["reasons"] else 200)
 
     async def alive(self, asked: Asked) -> Reply:

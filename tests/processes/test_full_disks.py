@@ -6,9 +6,11 @@ it lifts by itself. `test_healing.py` has the short forms, on one disk for all n
 """
 
 import asyncio
+import json
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,6 +35,7 @@ MIB = 1024 * 1024
 DISK_BYTES = 2048 * MIB
 BALLAST_BYTES = TABLE["ballast_bytes"].default
 """What a node has if nobody says otherwise: a little more than it needs to open its databases."""
+PROBE_SECONDS_MAX = 1.0
 Disks = Mapping[str, SmallDisk]
 
 
@@ -119,6 +122,8 @@ def test_where_most_disks_are_full_puts_are_refused_and_deletes_taken(tmp_path: 
                 assert ended.status == 1 and "nothing was written" in ended.err
                 assert await clerk.get("kept") == b"before", "reads go on"
                 await clerk.delete("deleted")
+                for name in full:
+                    assert_it_says_so(cluster, name)
 
             for disk in disks.values():
                 disk.empty()
@@ -127,6 +132,24 @@ def test_where_most_disks_are_full_puts_are_refused_and_deletes_taken(tmp_path: 
 
     with with_disks(tmp_path) as (cluster, disks):
         run(scenario(cluster, disks))
+
+
+def assert_it_says_so(cluster: Cluster, name: str) -> None:
+    """A probe is answered at once, by the truth: it serves, and takes no clients' writes."""
+    host, _, port = cluster.nodes[name].client.rpartition(":")
+    base = f"http://{host}:{int(port) + 2}"
+
+    def probed(path: str) -> bytes:
+        with urllib.request.urlopen(base + path, timeout=PROBE_SECONDS_MAX) as answer:
+            content: bytes = answer.read()
+            return content
+
+    (warning,) = wait_for(lambda: json.loads(probed("/readyz"))["warnings"], "a warning")
+    assert "free_percent_min" in warning and "writes are refused" in warning
+    assert json.loads(probed("/readyz"))["status"] == "healthy", "to restart it would help nobody"
+    assert b"\nshardkv_disk_full 1.0\n" in probed("/metrics")
+    said = b"its disk is below free_percent_min: it takes no clients' writes"
+    wait_for(lambda: said in cluster.cli("ctl", "explain", name).out, f"{name} explained")
 
 
 async def refused(clerk: Clerk, seconds: float = 30.0) -> None:

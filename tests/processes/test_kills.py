@@ -94,11 +94,16 @@ def test_a_minority_answers_no_read_and_no_write(tmp_path: Path) -> None:
             assert seen.status == 1 and b'"leader": null' in seen.out
             assert "group 1 has no leader" in seen.err and seen.seconds < 4
 
+            for words in (["move", "0", "1"], ["leave", "1"], ["forget", "n9"]):
+                ended = cluster.cli("ctl", *words, "--timeout", "1")
+                assert ended.status == 3 and ended.out == b"" and ended.seconds < 4, ended
+
             back = next(iter(cluster.nodes.keys() - {leader}))
             cluster.restart(back)
             assert await clerk.get("before", timeout=20) == b"1"
             assert await clerk.get("during", timeout=20) in (None, b"1")
             await clerk.put("after", "1", timeout=20)
+            assert cluster.cli("ctl", "query").out.startswith(b"config 1: "), "no change came of it"
 
     with running(tmp_path) as cluster:
         run(scenario(cluster))

@@ -193,6 +193,16 @@ def test_the_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -
             for text in ["", "host", "host:", ":7000", "::1:7000", "http://h:1", "a:1,,b:2",
                          "h" * 300 + ":1", "h:1\x00", "h:1\nx"]
         ),
+        *(
+            pytest.param(["ctl", *verb, "--", *text], "must be", id=f"ctl {verb[-1]} {text[0]!r}")
+            for verb, text in [
+                (["move"], ["-1", "1"]), (["move"], ["17", "0x2"]), (["leave"], ["-1"]),
+                (["join"], ["-1=n1"]), (["query"], ["-1"]), (["transfer"], ["-1", "n1"]),
+                (["add-replica"], ["1e3", "n1"]), (["remove-replica"], ["\uff11", "n1"]),
+                (["replace"], ["x:n2", "n3"]), (["replace"], ["-1:n2", "n3"]),
+                (["recover", "plan"], ["-1"]), (["abandon", "--cluster", "0"], ["0"]),
+            ]
+        ),
         pytest.param(["ctl", "join", "n4,n5"], "must be GID=NODE,NODE,...", id="no gid"),
         pytest.param(["ctl", "join", "3=n4,,n5"], "names no node between", id="no node"),
         pytest.param(["ctl", "join", "-3=n4"], "No such option", id="a negative gid"),

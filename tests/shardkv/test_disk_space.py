@@ -53,6 +53,23 @@ def test_the_two_marks_lie_apart() -> None:
     assert roomy == [True, True, False, False, False, True, True, False]
 
 
+def test_who_asks_after_a_node_with_a_full_disk_is_told() -> None:
+    """As long as it lasts: with the figure of the last look, and what must be free again."""
+    left = iter([0.5, 0.049, 0.055, 0.06])
+    disk = DiskSpace(lambda: Space(int(next(left) * 1000), 1000))
+
+    told = []
+    for _ in range(4):
+        disk.look()
+        told.append(disk.warnings)
+
+    text = (
+        "% of the disk is free, less than free_percent_min (5): clients' writes are refused until "
+        "6.0 % is"
+    )
+    assert told == [(), (f"4.9 {text}",), (f"5.5 {text}",), ()]
+
+
 def test_without_a_watermark_nobody_is_refused() -> None:
     disk = DiskSpace(lambda: Space(0, 1000), percent_min=0)
 

@@ -64,6 +64,7 @@ def test_what_was_done_is_counted(tmp_path: Path) -> None:
     assert found["shardkv_tasks"][0][1] > 1
     frames = {s["outcome"]: n for s, n in found["shardkv_peer_frames_total"]}
     assert frames == {"sent": 2, "dropped": 1, "received": 2, "failed": 1}
+    assert found["shardkv_disk_full"] == [({}, 0.0)]
     assert found["process_resident_memory_bytes"][0][1] > 1e6
     operations = {s["kind"]: n for s, n in found["shardkv_operations_total"]}
     frames = {s["kind"]: n for s, n in found["shardkv_operation_seconds_count"]}
