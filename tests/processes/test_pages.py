@@ -9,6 +9,7 @@ shell, a line that ends with a backslash goes on in the next, and what follows i
 either stream, where `...` stands for anything within a line, and alone on a line for any lines. A
 ```python block is a program, which must end well. What is not a command is done by a remark:
 
+- `<!-- tried: directory needs=... -->`: in place of a cluster; the section starts one itself.
 - `<!-- tried: lose n2 -->`: its machine and its disk.
 - `<!-- tried: soon -->`: what the next command prints comes in a while; it is asked again.
 
@@ -31,7 +32,7 @@ import pytest
 from tests.support.processes import PROGRAM, ROOT, Cluster, environment
 
 PAGES = ("operations.md", "reads.md")
-PORT = re.compile(r"(127\.0\.0\.1|localhost):74(\d\d)")
+PORT = re.compile(r"(127\.0\.0\.1:|localhost:|--base-port )74(\d\d)")
 COMMAND_SECONDS_MAX = 60.0
 
 
@@ -118,13 +119,14 @@ class Reader:
         match step:
             case Act(("cluster", *flags)):
                 named = dict(flag.split("=") for flag in flags)
-                needed = named.pop("needs", "sh")
-                if shutil.which(needed) is None:
-                    pytest.skip(f"{needed} is not here")
+                self.need(named.pop("needs", "sh"))
                 settings = {key: named.pop(key) for key in list(named) if key.isupper()}
                 self.cluster = Cluster(self.directory, settings=settings)
                 words = [word for key, value in named.items() for word in (f"--{key}", value)]
                 self.cluster.start(*words, "--base-port", str(self.cluster.base_port))
+            case Act(("directory", flag)):
+                self.need(flag.removeprefix("needs="))
+                self.cluster = Cluster(self.directory)
             case Act(("lose", name)):
                 assert self.cluster is not None
                 self.cluster.kill(name)
@@ -142,10 +144,15 @@ class Reader:
             case Program(text):
                 self.play(self.exchanged(text))
 
+    def need(self, program: str) -> None:
+        """A program without which the section cannot be played."""
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not here")
+
     def exchanged(self, text: str) -> str:
         assert self.cluster is not None
         base = self.cluster.base_port
-        return PORT.sub(lambda port: f"{port[1]}:{base + int(port[2])}", text)
+        return PORT.sub(lambda port: f"{port[1]}{base + int(port[2])}", text)
 
     def play(self, text: str) -> None:
         """A program."""
@@ -219,7 +226,7 @@ def test_a_procedure_is_what_the_page_says(heading: str, tmp_path: Path) -> None
         for step in sections()[heading]:
             reader.follow(step)
     except BaseException:
-        if reader.cluster is not None:
+        if reader.cluster is not None and reader.cluster.nodes:
             sys.stderr.write(reader.cluster.logs() + "\n")
         raise
     finally:
