@@ -73,6 +73,11 @@ class Raft(Facts):
         now: Loop seconds.
     """
 
+    __slots__ = (
+        "__dict__", "_candidacy", "_forwarded", "_install", "_now", "_rest", "_told_hard_state",
+        "dropped",
+    )  # fmt: skip
+
     def __init__(
         self,
         config: RaftConfig,

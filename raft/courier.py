@@ -24,6 +24,7 @@ from raft.snapshot_stream import SnapshotChunk
 FRAME_BYTES_MAX: Final = 1024 * 1024
 MESSAGE_BYTES: Final = 64  # what a message without entries takes, about
 ENTRY_BYTES: Final = 24  # what an entry takes beside its data, about
+TIMER_SECONDS: Final = 0.001  # a loop's timer may ring early by its clock's resolution
 BARE_MESSAGES_MAX: Final = FRAME_BYTES_MAX // MESSAGE_BYTES  # without entries, in one frame
 
 
@@ -53,6 +54,7 @@ class FrameCourier:
         self._codec = codec
         self._hold_seconds = hold_seconds
         self._held: dict[str, list[Parcel]] = {}  # in no hurry
+        self._held_since: dict[str, float] = {}  # the first of them, in loop seconds
         self._held_timer: asyncio.TimerHandle | None = None
         self._urgent: dict[str, list[Parcel]] = {}
         self._entries: dict[str, list[Parcel]] = {}
@@ -71,28 +73,40 @@ class FrameCourier:
 
     def _hold(self, address: str, parcel: Parcel) -> None:
         held = self._held.get(address)
-        if held is None:
-            self._held[address] = [parcel]
-        else:
+        if held is not None:
             held.append(parcel)
+            return
+        loop = asyncio.get_running_loop()
+        self._held[address], self._held_since[address] = [parcel], loop.time()
         if self._held_timer is None:
-            loop = asyncio.get_running_loop()
             self._held_timer = loop.call_later(self._hold_seconds, self._release)
 
     def _release(self) -> None:
-        """Send what found no company."""
+        """Send what found no company, and only that: what came a moment ago has time yet."""
         self._held_timer = None
-        held, self._held = self._held, {}
-        for address, parcels in held.items():
-            self._urgent.setdefault(address, []).extend(parcels)
+        loop = asyncio.get_running_loop()
+        since_all, hold = self._held_since, self._hold_seconds
+        late = loop.time() - hold + TIMER_SECONDS
+        for address in [a for a, since in since_all.items() if since <= late]:
+            self._urgent.setdefault(address, []).extend(self._take_held(address))
+        if since_all:  # later than now by more than `TIMER_SECONDS`
+            self._held_timer = loop.call_at(min(since_all.values()) + hold, self._release)
         self.flush()
 
-    def close(self) -> None:
-        """Send nothing more."""
+    def _take_held(self, address: str) -> list[Parcel]:
+        del self._held_since[address]
+        return self._held.pop(address)
+
+    def _forget_timer(self) -> None:
         if self._held_timer is not None:
             self._held_timer.cancel()
             self._held_timer = None
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._forget_timer()
         self._held.clear()
+        self._held_since.clear()
 
     def flush(self) -> None:
         if not self._urgent and not self._entries:
@@ -101,7 +115,9 @@ class FrameCourier:
         entries, self._entries = self._entries, {}
         if self._held:
             for address in [a for a in self._held if a in urgent or a in entries]:
-                urgent.setdefault(address, []).extend(self._held.pop(address))
+                urgent.setdefault(address, []).extend(self._take_held(address))
+            if not self._held:
+                self._forget_timer()  # all left with this node's own heartbeats, as nearly always
         for address, parcels in entries.items():
             urgent.setdefault(address, []).extend(parcels)
         for address, parcels in urgent.items():

@@ -14,6 +14,8 @@ from raft.types import NOBODY, Index, Membership, ReplicaId, Role, Term
 class Facts:
     """The base of `raft.core.Raft`, which alone changes what is shown here."""
 
+    __slots__ = ("_leader", "_state", "id", "log")
+
     def __init__(self, state: State) -> None:
         self._state = state
         self._leader: Leader | None = None

@@ -323,10 +323,11 @@ class Host:
         if self._closed:
             return
         due, self._due = self._due, {}
+        now = self._loop.time()
         for replica in due:
             replica.turn()
             if replica.stopped_because is None:
-                self._deadlines.note(replica, replica.core.deadline)
+                self._deadlines.note(replica, self._look_at(replica.core.deadline, now))
         self._courier.flush()
         self._arm()
         for replica in due:
@@ -381,7 +382,9 @@ class Host:
 
     def _look_at(self, deadline: float, now: float) -> float:
         """When to look again for a deadline: with the last beat of this node before it, since by
-        then it has nearly always moved on."""
+        then it has nearly always moved on, and so a node at rest wakes for its beats alone."""
+        if deadline == NEVER:
+            return NEVER
         every = self._config.heartbeat_seconds
         beat = floor(deadline / every) * every
         return beat if now < beat < deadline else deadline

@@ -44,6 +44,12 @@ class Leader:
         resigned: Why it must step down, None while it leads. The core looks after each call.
     """
 
+    __slots__ = (
+        "__dict__",
+        "_began_at", "_heartbeat_at", "_now", "_own_disk", "_state", "_uncommitted",
+        "_uncommitted_bytes", "reads", "replication", "resigned", "transfer",
+    )  # fmt: skip
+
     def __init__(self, state: State, now: float) -> None:
         self._state = state
         self.replication = Replication(state)

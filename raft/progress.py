@@ -47,6 +47,14 @@ class Progress:
             what it promised, and counts for nothing until the term ends.
     """
 
+    __slots__ = (
+        "__dict__",
+        "bare", "caught_up", "flight_bytes", "flights", "heard", "id", "lost", "match", "next",
+        "question", "question_at", "question_round", "recheck", "recheck_prev", "removed_at",
+        "round_began", "round_target", "sampled_match", "sampled_round", "sending",
+        "staged_round", "token", "told_round", "waiting", "waiting_round",
+    )  # fmt: skip
+
     def __init__(self, replica: ReplicaId, next_: Index, now: float) -> None:
         self.id = replica
         self.match = Index(0)

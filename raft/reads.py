@@ -48,6 +48,8 @@ class Round(NamedTuple):
 class LeaderReads:
     """Reads that a leader was asked for: lives and dies with its leadership."""
 
+    __slots__ = ("__dict__", "_gathered", "_rounds", "_state", "_waiting")
+
     def __init__(self, state: State) -> None:
         self._state = state
         self._gathered: list[Read] = []
@@ -113,6 +115,8 @@ class ForwardedReads:
     Attributes:
         patient: The patient question, for the answers to heartbeats; empty: there is none.
     """
+
+    __slots__ = ("__dict__", "_asked", "_state", "patient")
 
     def __init__(self, state: State) -> None:
         self._state = state

@@ -93,9 +93,10 @@ class Replica:
         boot: A number no earlier life of this node used; it makes read contexts unique.
     """
 
-    # Python keeps more than 30 attributes of an object in a hash table of its own: a look into one
-    # that was not touched since the last heartbeat costs two trips to main memory instead of one.
-    # (The labs put probes and faults into single replicas: these go there.)
+    # Slots, here and in what a heartbeat looks at of the core: a node with hundreds of groups finds
+    # none of them in the processor's caches, so each look costs a trip to main memory, or two where
+    # Python keeps attributes beside the object. (Probes, faults and mutants of the labs and tests
+    # are put into single objects: these go to `__dict__`.)
     __slots__ = (
         "__dict__",
         "_addresses", "_addresses_of", "_committed", "_courier", "_freshness", "_hard_state_save",

@@ -86,6 +86,8 @@ class Replication:
         round: The number of heartbeat rounds so far in this term.
     """
 
+    __slots__ = ("__dict__", "_last_slice", "_state", "followers", "round")
+
     def __init__(self, state: State) -> None:
         self._state = state
         self.followers: dict[ReplicaId, Progress] = {}

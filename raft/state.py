@@ -44,6 +44,14 @@ class State:
             true while the term lasts.
     """
 
+    __slots__ = (
+        "__dict__",
+        "_counted", "_electorate", "_is_counted", "_unapplied", "_unapplied_bytes", "agreed",
+        "applied", "commit", "config", "early", "election_at", "emitted", "heard_at", "id",
+        "installing", "leader", "log", "messages", "reads", "rng", "role", "send_snapshot",
+        "slow_disk_at", "term", "vote",
+    )  # fmt: skip
+
     def __init__(
         self,
         config: RaftConfig,

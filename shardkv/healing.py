@@ -295,8 +295,13 @@ def _view(
             best = leaders.get(led.gid)
             if best is None or led.term > best[1].term:  # of several that think so the latest
                 leaders[led.gid] = (name, led)
+    held = {
+        name: frozenset(found.replicas)
+        for name, found in beats.items()
+        if found is not None and found.running
+    }
     groups = tuple(
-        _group(watch, *leaders[gid], beats, now) if gid in leaders else GroupView(gid)
+        _group(watch, *leaders[gid], held, now) if gid in leaders else GroupView(gid)
         for gid in sorted({CONTROLLER, *known, *leaders})
     )
     view = ClusterView(
@@ -328,8 +333,15 @@ def _node(node: str, found: Beat | None, watch: _Watch, now: float) -> NodeView:
 
 
 def _group(
-    watch: _Watch, node: str, led: LedGroup, beats: Mapping[str, Beat | None], now: float
+    watch: _Watch,
+    node: str,
+    led: LedGroup,
+    held: Mapping[str, frozenset[tuple[int, int]]],
+    now: float,
 ) -> GroupView:
+    """Args:
+    held: The (gid, replica id) that each running node says it has.
+    """
     before = watch.leaders.get(led.gid)
     if before is None or (before.node, before.term) != (node, led.term):
         before = watch.leaders[led.gid] = _Leader(node, led.term, now)
@@ -348,9 +360,7 @@ def _group(
     orphans = [
         member
         for member in newcomers
-        if (found := beats.get(member.node)) is not None
-        and found.running
-        and (led.gid, member.replica) not in found.replicas
+        if member.node in held and (led.gid, member.replica) not in held[member.node]
     ]
     if orphans:
         orphan_since = watch.orphans_since.setdefault(led.gid, now)
@@ -360,9 +370,7 @@ def _group(
     wiped = tuple(
         member.replica
         for member in led.voters
-        if (found := beats.get(member.node)) is not None
-        and found.running
-        and (led.gid, member.replica) not in found.replicas
+        if member.node in held and (led.gid, member.replica) not in held[member.node]
     )
     same, wiped_since = watch.wiped_since.get(led.gid, ((), now))
     if wiped != same:

@@ -172,6 +172,31 @@ def test_the_unhurried_are_released_each_time() -> None:
     run(main())
 
 
+def test_the_unhurried_that_came_a_moment_ago_wait_for_company_yet() -> None:
+    """Released with those that are late they would be a frame each time: the next heartbeats to
+    their node, which they can wait for, are due soon."""
+
+    async def main() -> None:
+        wire = Wire()
+        wire.post(UNHURRIED, to="away")
+        await asyncio.sleep(0.09)
+        wire.post(UNHURRIED)
+        await asyncio.sleep(0.05)
+        assert wire.said == [("away", [UNHURRIED])]
+
+        wire.post(BEAT)
+        wire.courier.flush()
+        assert wire.said[1:] == [("there", [BEAT, UNHURRIED])]
+
+        wire.post(UNHURRIED)
+        await asyncio.sleep(0.09)
+        assert len(wire.said) == 2
+        await asyncio.sleep(0.02)
+        assert wire.said[2:] == [("there", [UNHURRIED])]
+
+    run(main())
+
+
 def test_very_many_messages_without_entries_are_several_frames_too() -> None:
     async def main() -> None:
         wire = Wire()
