@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.certs import Authority, variables
-from tests.support.pods import CheckedLoad, Pods, why_not
+from tests.support.pods import ASK_SECONDS, CheckedLoad, Pods, why_not
 from tests.support.processes import Cluster, run_program, wait_for
 
 pytestmark = pytest.mark.timeout(280)
@@ -39,7 +39,7 @@ def start_all(pods: Pods) -> None:
         pods.start(name)
     pods.wait_ready()
     # A node that holds nothing yet is ready, too: the founding may be on its way.
-    wait_for(lambda: "2 groups" in pods.command("ctl", "query"), "the founding")
+    wait_for(lambda: "2 groups" in pods.command("ctl", "query"), "the founding", pause=ASK_SECONDS)
 
 
 def test_a_rolling_restart_under_load_and_a_new_address_each_lose_nothing(
@@ -154,7 +154,9 @@ def test_a_pod_that_lost_its_volume_comes_back_as_a_stranger_and_is_replaced(pod
     pods.start("kv-2")
 
     lost = "counts a replica here that is lost"
-    wait_for(lambda: pods.probe("kv-2", "ready") == 1 and lost in pods.said, "not ready", 60)
+    wait_for(
+        lambda: pods.probe("kv-2", "ready") == 1 and lost in pods.said, "not ready", 60, pause=0.05
+    )
     pods.wait_ready("kv-2")
     pods.command("ctl", "wait", "--timeout", "60")
     after = voters(pods, "kv-0")
@@ -178,12 +180,13 @@ def test_a_blank_node_is_alive_and_says_what_it_waits_for(pods: Pods) -> None:
     """Who is silent may hold a cluster: the first seed waits for it."""
     pods.start("kv-0")
     pods.start("kv-1")
-    wait_for(lambda: pods.probe("kv-0", "live") == 0, "kv-0 alive")
+    wait_for(lambda: pods.probe("kv-0", "live") == 0, "kv-0 alive", pause=ASK_SECONDS)
 
     silent = pods.client_of("kv-2")
     wait_for(
         lambda: pods.probe("kv-0", "ready") == 1 and f"{silent} must answer" in pods.said,
         "what kv-0 waits for",
+        pause=ASK_SECONDS,
     )
     assert pods.cluster_ids() == set()
     assert pods.terminate("kv-0") == 0  # a stop is obeyed here, too
@@ -195,7 +198,7 @@ def test_a_blank_node_is_alive_and_says_what_it_waits_for(pods: Pods) -> None:
 
 def test_two_processes_on_one_volume_are_one_too_many(pods: Pods) -> None:
     pods.start("kv-0")
-    wait_for(lambda: pods.probe("kv-0", "live") == 0, "kv-0 alive")
+    wait_for(lambda: pods.probe("kv-0", "live") == 0, "kv-0 alive", pause=ASK_SECONDS)
 
     second = run_program(
         "auto",

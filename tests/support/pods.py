@@ -16,10 +16,20 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.processes import ROOT, environment, free_base_port, is_running, wait_for
+from tests.support.processes import (
+    ROOT,
+    Ended,
+    Warm,
+    environment,
+    free_base_port,
+    is_running,
+    wait_for,
+)
 
 PORT = 7400
 NETWORK = "10.213"
+ASK_SECONDS = 0.1
+"""Between two questions about what is waited for, each of which is a process."""
 
 
 @functools.cache
@@ -60,6 +70,7 @@ class Pods:
         self._tag = secrets.token_hex(2)
         self._next_host = 10
         self._base_port = 0 if self.isolated else free_base_port(count)
+        self._client: Warm | None = None
         self.addresses: dict[str, str] = {}
         if self.isolated:
             run("ip", "link", "add", self._bridge, "type", "bridge")
@@ -168,29 +179,30 @@ class Pods:
         if not self.isolated:
             host, _, port = self.client_of(name).rpartition(":")
             http = f"{host}:{int(port) + 2}"
-        done = subprocess.run(
-            self.inside("client", [sys.executable, "-m", "shardkv", "probe", what, "--http", http]),
-            capture_output=True, cwd=ROOT, env=environment(**self.settings), check=False,
-        )  # fmt: skip
-        self.said = (done.stdout + done.stderr).decode()
-        return done.returncode
+        ended = self._ask("probe", what, "--http", http)
+        self.said = ended.out.decode() + ended.err
+        return ended.status
 
     def command(self, *words: str) -> str:
         """A `shardkv` command, run by the client, that must end well; what it printed."""
-        done = subprocess.run(
-            self.inside("client", [sys.executable, "-m", "shardkv", *words]),
-            capture_output=True, text=True, cwd=ROOT, check=False,
-            env=environment(SHARDKV_ENDPOINTS=self.seeds, **self.settings),
-        )  # fmt: skip
-        assert done.returncode == 0, (words, done.stderr, self.logs())
-        return done.stdout
+        ended = self._ask(*words, SHARDKV_ENDPOINTS=self.seeds)
+        assert ended.status == 0, (words, ended.err, self.logs())
+        return ended.out.decode()
+
+    def _ask(self, *words: str, **more: str) -> Ended:
+        """A command line at the client's place. What is waited for is asked many times, and would
+        take a core from the nodes if each time all were imported anew."""
+        if self._client is None:
+            self._client = Warm(self.directory, prefix=self.inside("client", []))
+        return self._client.run(*words, **self.settings, **more)
 
     def wait_ready(self, *names: str, seconds: float = 90) -> None:
         for name in names or self.names:
             wait_for(
-                lambda name=name: self.probe(name, "ready") == 0,
+                lambda name=name: self.probe(name, "ready") == 0,  # type: ignore[misc]
                 f"{name} ready",
-                seconds,  # type: ignore[misc]
+                seconds,
+                pause=ASK_SECONDS,
             )
 
     def terminate(self, name: str) -> int:
@@ -218,6 +230,8 @@ class Pods:
         return "\n".join(tails)
 
     def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
         for process in self.processes.values():
             if process.poll() is None and is_running(process.pid):
                 process.kill()

@@ -45,12 +45,14 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"} | more
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = SOON) -> T:
+def wait_for(
+    condition: Callable[[], T], what: str, seconds: float = SOON, *, pause: float = 0.01
+) -> T:
     """The first true answer; `what` is for the failure's text."""
     patience = Patience(seconds)
     while not (found := condition()):
         assert not patience.ended(), f"not within {seconds:g} s: {what}"
-        time.sleep(0.01)
+        time.sleep(pause)
     return found
 
 
@@ -158,12 +160,16 @@ class Warm:
     """Runs command lines, one at a time, each in a process forked from one that has imported all.
 
     What runs is what `shardkv` runs; only a third of a second of imports is saved each time.
+
+    Args:
+        directory: Where the streams of what runs are.
+        prefix: A command line that runs another one, somewhere.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, prefix: Sequence[str] = ()) -> None:
         self._streams = [directory / f"warm.{name}" for name in ("in", "out", "err")]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _WARM],
+            [*prefix, sys.executable, "-c", _WARM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
