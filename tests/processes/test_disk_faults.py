@@ -77,7 +77,7 @@ def test_an_error_of_the_disk_ends_the_node_at_once(tmp_path: Path, call: str) -
     would succeed, and must not be made."""
 
     async def scenario(cluster: Cluster) -> None:
-        async with cluster.eyes() as eyes, Load(cluster.endpoints, pause=0.03) as load:
+        async with cluster.eyes() as eyes, Load(cluster.endpoints) as load:
             await load.some(50)
             victim = await pick(cluster, eyes, "follower")
             cluster.kill(victim)

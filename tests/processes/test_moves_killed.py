@@ -59,7 +59,7 @@ def test_either_leader_is_killed_at_each_step_of_a_hand_over(tmp_path: Path) -> 
             doomed.start(cluster, name, dooms)
         async with cluster.eyes() as eyes:
             await eyes.whole()
-            async with Load(cluster.endpoints, pause=0.03) as load:
+            async with Load(cluster.endpoints) as load:
                 await moves(cluster, eyes, load, dooms)
             await eyes.whole()
 

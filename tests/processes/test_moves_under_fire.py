@@ -23,7 +23,7 @@ BALLAST_BYTES = 40_000
 
 def test_groups_leave_and_join_while_leaders_and_everything_are_killed(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
-        async with cluster.eyes() as eyes, Load(cluster.endpoints, pause=0.03) as load:
+        async with cluster.eyes() as eyes, Load(cluster.endpoints) as load:
             await put_ballast(cluster)
             operator = Operator(cluster, eyes)
 

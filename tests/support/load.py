@@ -19,7 +19,8 @@ class Load:
 
     Args:
         endpoints: Of the cluster.
-        pause: A client waits so many seconds at most between two operations.
+        pause: A client waits so many seconds at most between two operations. By default all of
+            them ask for some 300 a second, and leave the nodes and other tests a part of two cores.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Load:
         clients: int = 6,
         lists: int = 4,
         registers: int = 8,
-        pause: float = 0.012,
+        pause: float = 0.03,
         timeout: float = 15.0,
         impatience: float = 0.25,
     ) -> None:
