@@ -59,6 +59,9 @@ HANDSHAKE_SECONDS: Final = 5.0
 DIAL_SECONDS: Final = 1.0
 """A channel that is not connected by then drops what was queued, and what is sent until it is."""
 
+UNUSED_SECONDS: Final = 60.0
+"""An address that is not connected, and was not spoken to for so long, is dialled no more."""
+
 UNARY_SECONDS_MAX: Final = 30.0
 """The deadline of a typed call whose client has set none, or a later one."""
 

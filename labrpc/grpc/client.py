@@ -111,6 +111,13 @@ class CallStream:
         self._unsent: dict[int, _Unsent] = {}  # in order; a subset of `_waiting`
         self._gathered = asyncio.Event()
         self._holding: asyncio.Task[None] | None = None
+        self.asked = 0
+        """Calls so far."""
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a stream, or one is being opened."""
+        return self._holding is not None
 
     async def call(self, method: str, body: bytes, timeout: float) -> bytes:
         """As `labrpc.transport.Transport.call`."""
@@ -124,6 +131,7 @@ class CallStream:
             raise Unreachable(f"no time left to call {self._address}")
         assert isinstance(body, bytes), "what is packed later fails where nobody waits for it"
         loop = asyncio.get_running_loop()
+        self.asked += 1
         number = next(self._ids)
         future: asyncio.Future[bytes] = loop.create_future()
         expires = loop.time() + timeout

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from labrpc.grpc.tls import Tls
@@ -111,14 +111,14 @@ class Doctor:
 
     Args:
         missing: The addresses whose connection is wanted and is not there.
-        refresh: Called before each look.
+        refresh: Awaited before each look.
     """
 
     def __init__(
         self,
         tls: Tls | None,
         missing: Callable[[], Iterable[Address]],
-        refresh: Callable[[], None],
+        refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._tls, self._missing, self._refresh = tls, missing, refresh
         self._told: dict[Address, str] = {}
@@ -135,7 +135,7 @@ class Doctor:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            self._refresh()
+            await self._refresh()
             missing = sorted(set(self._missing()))
             for address in [there for there in self._told if there not in missing]:
                 del self._told[address]

@@ -1,7 +1,8 @@
 """The transport of real processes: `labrpc.transport.Transport` on gRPC."""
 
 import asyncio
-from typing import Final
+import logging
+from typing import Final, NamedTuple
 
 import grpc.aio
 
@@ -14,11 +15,25 @@ from labrpc.grpc.handshake import Identity
 from labrpc.grpc.kv import KvHandler
 from labrpc.grpc.server import GrpcServer
 from labrpc.grpc.tls import Material, Tls, dial, dial_with
-from labrpc.limits import CHANNEL_QUEUED_BYTES_MAX, CLOSE_GRACE_SECONDS, PortLimits
+from labrpc.limits import (
+    CHANNEL_QUEUED_BYTES_MAX,
+    CLOSE_GRACE_SECONDS,
+    UNUSED_SECONDS,
+    PortLimits,
+)
 from labrpc.transport import Address, CallHandler, FrameHandler
+
+log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 0.2
 """What gRPC gets to end a connection's streams in."""
+
+
+class _Unused(NamedTuple):
+    """How often an address had been tried, and since when that is so."""
+
+    tries: int
+    since: float  # loop seconds
 
 
 class GrpcTransport:
@@ -70,7 +85,8 @@ class GrpcTransport:
         self._channels: dict[tuple[Address, bool], PeerChannel] = {}
         self._dialled_with: Material | None = None
         self._replaced: list[grpc.aio.Channel] = []  # in use until whoever uses them dials again
-        self._doctor = Doctor(tls, self._missing, self._renew)
+        self._unused: dict[tuple[Address, bool], _Unused] = {}
+        self._doctor = Doctor(tls, self._missing, self._look_after)
         self._closed = False
 
     @property
@@ -185,6 +201,44 @@ class GrpcTransport:
             self._replaced += self._connections.values()
             self._connections.clear()
         return now
+
+    async def _look_after(self) -> None:
+        self._renew()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Dial nobody any more who is not there and is not spoken to: nodes leave for good, and
+        gRPC would look for each of them once a second, for ever. Who is spoken to again is dialled
+        again."""
+        now = asyncio.get_running_loop().time()
+        for key in list(self._connections):
+            if key not in self._connections or not self._is_unused(key, now):
+                continue
+            to, bulk = key
+            # All of it before anything is awaited: whoever speaks to it from here on begins anew.
+            connection, channel = self._connections.pop(key), self._channels.pop(key, None)
+            if not bulk:
+                self._calls.pop(to, None)
+            del self._unused[key]
+            self._replaced.append(connection)  # `close` must find it, wherever this is cut off
+            log.info("%s is dialled no more: it is away, and nobody speaks to it", to)
+            if channel is not None:
+                await channel.close()
+            await connection.close(_CLOSE_SECONDS)
+            self._replaced.remove(connection)
+
+    def _is_unused(self, key: tuple[Address, bool], now: float) -> bool:
+        """Whether an address has been away, and nobody has spoken to it, for `UNUSED_SECONDS`."""
+        to, bulk = key
+        channel, calls = self._channels.get(key), None if bulk else self._calls.get(to)
+        used = channel is not None and (channel.connected or channel.queued_bytes > 0)
+        used = used or (calls is not None and calls.held)
+        tries = (channel.frames_dropped if channel else 0) + (calls.asked if calls else 0)
+        known = self._unused.get(key)
+        if used or known is None or known.tries != tries:
+            self._unused[key] = _Unused(tries, now)
+            return False
+        return now - known.since >= UNUSED_SECONDS
 
     def _renew(self) -> None:
         """Have who waits for a connection with certificates that were exchanged meanwhile dial with

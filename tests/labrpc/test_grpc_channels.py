@@ -9,6 +9,8 @@ import grpc.aio
 import pytest
 import uvloop
 
+from labrpc.errors import Unreachable
+from labrpc.grpc import diagnosis, transport
 from labrpc.grpc import wire_pb2 as wire
 from labrpc.grpc.channel import FEED, PeerChannel
 from labrpc.limits import BODY_BYTES_MAX
@@ -325,3 +327,37 @@ def test_a_mistake_at_this_end_costs_a_dial_and_not_the_peer(
 
     run(scenario())
     assert "it is dialled again" in caplog.text
+
+
+def test_who_is_away_and_not_spoken_to_is_dialled_no_more(
+    go: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes leave for good; who was dialled once must not be dialled for ever."""
+    monkeypatch.setattr(diagnosis, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(transport, "UNUSED_SECONDS", 0.1)
+
+    async def scenario() -> None:
+        got: list[bytes] = []
+        away, missed = closed_port(), closed_port()
+        async with server() as me, server() as peer:
+            peer.listen(got.append)
+            channel = me.channel(peer.address)
+            channel.send(b"a")
+            me.channel(away).send(b"a")
+            with pytest.raises(Unreachable):
+                await me.call(away, "echo", b"", timeout=SOON)
+
+            def let_go() -> bool:
+                me.channel(missed).send(b"a")  # which does not let it be
+                return (away, False) not in me._connections and me._replaced == []
+
+            await until(let_go)
+
+            assert set(me._channels) == {(peer.address, False), (missed, False)}
+            assert away not in me._calls
+            assert me.channel(peer.address) is channel and channel.connected
+            async with server(address=away) as back:
+                back.listen(got.append)
+                await until(lambda: me.channel(away).send(b"b") and b"b" in got)
+
+    go(scenario())
