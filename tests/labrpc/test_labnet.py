@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from labrpc.sim.labnet import LabEnd, LabNetwork, LabServer
+from labrpc.sim.labnet import HOP_SECONDS_MAX, LabEnd, LabNetwork, LabServer
 from labrpc.sim.loop import Unhandled, run
 
 Scenario = Callable[[LabNetwork], Coroutine[Any, Any, None]]
@@ -330,6 +330,84 @@ def test_a_late_answer_arrives_though_its_server_is_gone() -> None:
         answers = await asyncio.gather(*calls)
 
         assert answers == [b"handler2-1"] * 50
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("reordering", [False, True])
+@pytest.mark.parametrize("how", ["server", "end"])
+def test_a_server_that_goes_before_it_answers_has_answered_nothing(
+    reordering: bool, how: str
+) -> None:
+    """Also where its answer would have been a late one."""
+
+    async def scenario(network: LabNetwork) -> None:
+        network.long_reordering = reordering
+        loop = asyncio.get_running_loop()
+
+        async def slow(body: bytes) -> bytes:
+            await asyncio.sleep(0.01)
+            return body
+
+        for number in range(20):
+            network.add_server(number, LabServer({"S.slow": slow}))
+            end = end_to(network, number, f"end {number}")
+            asking = end.call("S.slow", b"x")
+            go = network.delete_server if how == "server" else network.delete_end
+            loop.call_later(0.005, go, number if how == "server" else end.name)
+            assert await asking is None
+
+    play(scenario)
+
+
+def test_a_waiting_call_notices_its_server_s_end_at_its_next_look() -> None:
+    """Every 100 ms from the moment in which the handler began."""
+
+    async def scenario(network: LabNetwork) -> None:
+        network.add_server("s", JunkServer().server())
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        asking = end_to(network, "s").call("Junk.handler3", b"1")
+        loop.call_later(0.25, network.delete_server, "s")
+
+        assert await asking is None
+
+        assert 0.3 < loop.time() - began < 0.3 + 2 * HOP_SECONDS_MAX
+
+    play(scenario)
+
+
+def test_a_handler_that_was_cancelled_has_answered_nothing() -> None:
+    async def scenario(network: LabNetwork) -> None:
+        handling: list[asyncio.Task[Any]] = []
+
+        async def slow(body: bytes) -> bytes:
+            task = asyncio.current_task()
+            assert task is not None
+            handling.append(task)
+            await asyncio.sleep(10)
+            return body
+
+        network.add_server("s", LabServer({"S.slow": slow}))
+        asking = end_to(network, "s").call("S.slow", b"x")
+        await asyncio.sleep(0.01)
+        handling[0].cancel()
+
+        assert await asyncio.wait_for(asking, 1.0) is None
+
+    play(scenario)
+
+
+def test_an_answer_on_its_way_is_lost_with_its_server() -> None:
+    async def scenario(network: LabNetwork) -> None:
+        loop = asyncio.get_running_loop()
+
+        def last(body: bytes) -> bytes:
+            loop.call_soon(network.delete_server, "s")
+            return body
+
+        network.add_server("s", LabServer({"S.last": last}))
+        assert await end_to(network, "s").call("S.last", b"x") is None
 
     play(scenario)
 

@@ -1,10 +1,12 @@
 """The virtual loop: time jumps, nothing hangs, nothing fails unseen."""
 
 import asyncio
+from random import Random
 
 import pytest
 
 from labrpc.sim.loop import (
+    CANCELLED_TIMERS_MAX,
     Deadlock,
     SimulationError,
     Stalled,
@@ -47,6 +49,39 @@ def test_timers_of_one_moment_ring_in_the_order_they_were_set() -> None:
         return rang
 
     assert run(main()) == list(range(100))
+
+
+def test_timers_that_are_set_by_their_delay_ring_in_that_order_too() -> None:
+    async def main() -> list[int]:
+        rang: list[int] = []
+        for number in range(100):
+            asyncio.get_running_loop().call_later(1.0, rang.append, number)
+        await asyncio.sleep(2.0)
+        return rang
+
+    assert run(main()) == list(range(100))
+
+
+def test_cancelled_timers_are_let_go_and_the_others_keep_their_order() -> None:
+    async def main() -> list[float]:
+        loop, rng = asyncio.get_running_loop(), Random(1)
+        assert isinstance(loop, VirtualLoop)
+        rang: list[float] = []
+        for _ in range(5 * CANCELLED_TIMERS_MAX):
+            when = rng.uniform(10.0, 20.0)
+            timer = loop.call_at(when, rang.append, when)
+            if rng.random() < 0.8:
+                timer.cancel()
+        await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0)
+        assert len(loop._timers) < 2 * CANCELLED_TIMERS_MAX
+        await asyncio.sleep(20.0)
+        return rang
+
+    rang = run(main())
+
+    assert len(rang) > CANCELLED_TIMERS_MAX / 2
+    assert rang == sorted(rang)
 
 
 def test_the_clock_stands_exactly_at_the_timer_that_rings() -> None:
@@ -211,6 +246,21 @@ def test_a_paused_process_stands_still_and_takes_up_all_that_came() -> None:
     assert run(main()) == [
         ("b", 1.0), ("b", 2.0), ("a", 2.5), ("b", 3.0), ("a", 3.5), ("a", 4.5),
     ]  # fmt: skip
+
+
+def test_what_came_to_a_paused_process_comes_in_its_order() -> None:
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        seen: list[int] = []
+        for number in range(10):
+            loop.call_at(1.0 + number / 10, seen.append, number, context=process_context("a"))
+        loop.call_at(0.5, loop.pause, "a")
+        loop.call_at(2.5, loop.resume, "a")
+        await asyncio.sleep(3.0)
+        return seen
+
+    assert run(main()) == list(range(10))
 
 
 def test_a_fast_clock_shows_more_and_rings_sooner_for_its_own_process_alone() -> None:

@@ -184,13 +184,18 @@ def test_a_slow_link_takes_its_time() -> None:
 def test_faults_of_one_link_outlast_a_change_of_all_until_healed() -> None:
     async def main() -> None:
         network = SimNetwork(Chance(1))
-        a, b, _ = pair(network)
+        a, b, got = pair(network)
         a.serve("echo", echo)
         network.set_faults(HEALTHY.with_(loss=1.0), A, B)
         network.set_faults(HEALTHY.with_(loss=0.0))
         assert await ask(a) in (Unknown, Unreachable)
         network.heal()
         assert await ask(a) == b"x"
+        network.set_faults(HEALTHY.with_(loss=1.0))
+        a.channel(B).send(b"lost")
+        await asyncio.sleep(1.0)
+        assert got == [], "it is like any other link again"
+        network.set_faults(HEALTHY)
         with pytest.raises(ValueError, match="both ends"):
             network.set_faults(HEALTHY, A)
         assert await ask(b, A) == b"x"
@@ -313,6 +318,42 @@ def test_a_link_draws_from_a_stream_of_its_own() -> None:
 
     assert trace(1) == trace(1, chatter)
     assert trace(1) != trace(2)
+
+
+def test_a_cut_moves_no_later_draw() -> None:
+    """Or a run without it would be another run altogether."""
+
+    async def main(*, cut: bool) -> list[tuple[float, bytes]]:
+        network = SimNetwork(Chance(1), HEALTHY.with_(loss=0.3))
+        a, b, _ = pair(network)
+        loop = asyncio.get_running_loop()
+        seen: list[tuple[float, bytes]] = []
+        b.listen(lambda frame: seen.append((loop.time(), frame)))
+        for number in range(100):
+            if cut and number == 20:
+                network.cut(A, B)
+            if cut and number == 50:
+                network.mend(A, B)
+            a.channel(B).send(b"%03d" % number)
+            await asyncio.sleep(0.01)
+        return [(when, frame) for when, frame in seen if not b"020" <= frame < b"050"]
+
+    assert run(main(cut=True)) == run(main(cut=False))
+
+
+def test_a_frame_larger_than_the_queue_goes_where_nothing_is_before_it() -> None:
+    async def main() -> None:
+        faults = HEALTHY.with_(queue_bytes_max=1000, bytes_per_second=10_000)
+        a, _, got = pair(SimNetwork(Chance(1), faults))
+        channel = a.channel(B)
+        assert channel.send(bytes(2000))
+        assert not channel.send(b"x"), "no room behind it"
+        await asyncio.sleep(1.0)
+        assert channel.send(b"y")
+        await asyncio.sleep(1.0)
+        assert got == [bytes(2000), b"y"]
+
+    run(main())
 
 
 def test_corruption_changes_bytes_of_frames_and_of_nothing_else() -> None:
