@@ -1,5 +1,7 @@
 """What a gid means changes by two commands alone: compare-and-set, numbered in the history."""
 
+from dataclasses import replace
+
 import pytest
 
 from raft.disk.overlay import Overlay
@@ -28,6 +30,7 @@ from shardctrler.machine import SESSIONS_SKIPPED, rehome
 from shardctrler.types import (
     NO_GROUP,
     RETIRED,
+    Directory,
     GroupInfo,
     GroupMember,
     GroupRecord,
@@ -292,6 +295,29 @@ def test_a_configuration_of_another_history_is_refused() -> None:
     before = survivor.machine.view
     assert adopt(4) == Answer(Code.HISTORY_DIFFERS, (4,)), "it follows another"
     assert survivor.machine.view == before
+
+
+def test_groups_that_the_later_directory_does_not_name_are_kept() -> None:
+    """A gid means one group for ever: what the survivor knows, and what the page itself names."""
+    was, survivor = behind(Join((group(3),)))
+    assert survivor.ask(UpdateMembers(G2, 7, (HERE,))).code is Code.OK
+    mine = survivor.machine.view.directory
+    bare = Directory(mine.version + 5, {G1: mine.groups[G1]}, mine.nodes)
+
+    assert survivor.ask(Adopt(View(was.machine.config(2), bare))) == ok(2)
+
+    groups = survivor.machine.view.directory.groups
+    assert (groups[G1], groups[G2]) == (mine.groups[G1], GroupRecord(uuid(2), 7, (HERE,)))
+    info = was.machine.config(2).groups[G3]
+    assert groups[G3] == GroupRecord(info.uuid, 0, info.members), "of no version yet"
+
+
+def test_a_page_of_another_number_of_shards_is_refused() -> None:
+    was, survivor = behind()
+    newest, directory = was.machine.view
+    fewer = replace(newest, shards=newest.shards[:-1], previous=newest.previous[:-1])
+
+    assert survivor.ask(Adopt(View(fewer, directory))) == Answer(Code.BAD_COMMAND)
 
 
 def test_to_adopt_travels_whole() -> None:

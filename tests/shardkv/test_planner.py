@@ -463,3 +463,15 @@ def test_evening_ends_and_leaves_nobody_with_two_more_than_another_could_take(se
     for one in view.groups:
         for voter in one.voters:
             assert counts[one.leader] - counts[voter.node] < 2
+
+
+def test_changes_that_somebody_else_began_keep_no_group_waiting() -> None:
+    """Only so many groups are mended at a time; what an operator does is his to bound."""
+    catching_up = {"learners": (member(4, "n4"),), "promote": (4,), "heard": ("n2",)}
+    theirs = [group(gid, **catching_up) for gid in range(2, 2 + POLICY.changes_max)]
+    ours = [other._replace(ours=(4,)) for other in theirs]
+
+    assert isinstance(plan(four(GONE, WITHOUT_N3, *theirs), POLICY).step, Replace)
+    waits = plan(four(GONE, WITHOUT_N3, *ours), POLICY)
+    assert not isinstance(waits.step, Replace)
+    assert f"group 1 waits: {POLICY.changes_max} groups are being mended" in waits.why
