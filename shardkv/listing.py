@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heapreplace
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from raft.disk.heads import Head, Range, heads, size_of
+from raft.disk.heads import Head, Range, heads
 from raft.ports import Reader
 from raft.types import GroupId
 from shardctrler.types import ShardId
@@ -285,7 +285,7 @@ class Least:
         self._rows: list[list[tuple[bytes, bytes]]] = []  # of each span, what is not taken, turned
         self._ended: list[bool] = []  # of each span: no more can be read
         self._heads: list[tuple[bytes, int]] = []
-        for at, (rows, ended) in enumerate(self._read(spans)):
+        for at, (rows, ended, _) in enumerate(self._read(spans)):
             if rows:
                 self._heads.append((rows[0][0], at))
                 rows.reverse()
@@ -328,12 +328,12 @@ class Least:
         """Read more of a span; whether enough may be read yet."""
         lo, hi = self._spans[at]
         found = self._read([(lo[: self._skip] + after + b"\0", hi)])
-        for rows, ended in found:
+        for rows, ended, _ in found:
             rows.reverse()
             self._rows[at], self._ended[at] = rows, ended
         return bool(found)
 
     def _read(self, ranges: Sequence[Range]) -> list[Head]:
         found = heads(self._reader, ranges, self._share, self._scan, self._skip)
-        self._scan -= sum(map(size_of, found))
+        self._scan -= sum([head.size for head in found])
         return found

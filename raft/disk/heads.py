@@ -14,6 +14,8 @@ class Head(NamedTuple):
 
     rows: list[tuple[bytes, bytes]]
     ended: bool
+    size: int
+    """The bytes of its values."""
 
 
 class HeadReader(Protocol):
@@ -44,7 +46,7 @@ def heads(
         if bytes_max <= 0:
             break
         head = first_rows(reader.range(lo, hi), rows_max, bytes_max, skip)
-        bytes_max -= size_of(head)
+        bytes_max -= head.size
         found.append(head)
     return found
 
@@ -54,14 +56,10 @@ def first_rows(
 ) -> Head:
     """One at least, if there is one."""
     taken: list[tuple[bytes, bytes]] = []
+    size = 0
     for key, value in rows:
         taken.append((key[skip:], value))
-        bytes_max -= len(value)
-        if len(taken) >= rows_max or bytes_max <= 0:
-            return Head(taken, ended=False)
-    return Head(taken, ended=True)
-
-
-def size_of(head: Head) -> int:
-    """The bytes of its values."""
-    return sum([len(value) for _, value in head.rows])
+        size += len(value)
+        if len(taken) >= rows_max or size >= bytes_max:
+            return Head(taken, False, size)
+    return Head(taken, True, size)

@@ -344,7 +344,9 @@ class LevelDB:
             return []
         if len(self._buffer) > RANGE_ROWS:
             self._hand_over()
-        writes = self._buffer.written(min(lo for lo, _ in ranges), max(hi for _, hi in ranges))
+        writes: list[Write] = []
+        if not self._buffer.is_empty:
+            writes = self._buffer.written(min(lo for lo, _ in ranges), max(hi for _, hi in ranges))
         keys = [key for key, _ in writes]
         found = []
         try:
@@ -353,14 +355,14 @@ class LevelDB:
                 for lo, hi in ranges:
                     if bytes_max <= 0:
                         break
-                    newer = writes[bisect_left(keys, lo) : bisect_left(keys, hi)] if writes else ()
-                    if newer:
+                    at = bisect_left(keys, lo) if writes else 0
+                    if at < len(keys) and keys[at] < hi:
+                        newer = writes[at : bisect_left(keys, hi)]
                         rows = merged(_from(raw, lo, hi), newer, reverse=False)
                         head = first_rows(rows, rows_max, bytes_max, skip)
                     else:
                         head = _head(raw, lo, hi, rows_max, bytes_max, skip)
-                    for _, value in head.rows:
-                        bytes_max -= len(value)
+                    bytes_max -= head.size
                     found.append(head)
             finally:
                 raw.close()
@@ -682,6 +684,7 @@ def _head(
 ) -> Head:
     """What `first_rows` makes of `_from`, in half the time: a list asks for it of each shard."""
     rows: list[tuple[bytes, bytes]] = []
+    size = 0
     valid, item = raw.valid, raw.item
     raw.seek(lo)
     while valid():
@@ -689,11 +692,11 @@ def _head(
         if key >= hi:
             break
         rows.append((key[skip:], value))
-        bytes_max -= len(value)
-        if len(rows) >= rows_max or bytes_max <= 0:
-            return Head(rows, ended=False)
+        size += len(value)
+        if len(rows) >= rows_max or size >= bytes_max:
+            return Head(rows, False, size)
         raw.next()
-    return Head(rows, ended=True)
+    return Head(rows, True, size)
 
 
 def _backwards(

@@ -41,6 +41,11 @@ class WriteBuffer:
         return len(self._rows)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the database holds all that was written."""
+        return not (self._rows or self._batches)
+
+    @property
     def batches(self) -> tuple[Batch, ...]:
         """What is being handed over, the newest first."""
         return self._batches

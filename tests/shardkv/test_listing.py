@@ -141,7 +141,9 @@ def by_range(disk: Disk, ranges: Sequence[tuple[bytes, bytes]], rows_max: int) -
     found = []
     for lo, hi in ranges:
         rows = list(disk.range(lo, hi))
-        found.append(Head(rows[:rows_max], ended=len(rows) < rows_max))
+        head = rows[:rows_max]
+        size = sum(len(value) for _, value in head)
+        found.append(Head(head, len(rows) < rows_max, size))
     return found
 
 
