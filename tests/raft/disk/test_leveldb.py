@@ -303,9 +303,17 @@ def test_files_that_hold_nothing_may_go(tmp_path: Path, name: str) -> None:
 
 
 def image(source: Path, target: Path) -> Path:
-    """What a copy of the directory holds while the database is open: a crash, as files see it."""
-    shutil.copytree(source, target)
-    return target
+    """What a copy of the directory holds while the database is open: a crash, as files see it.
+
+    LevelDB's own thread may delete a file while it is copied; then it is copied anew.
+    """
+    while True:
+        try:
+            shutil.copytree(source, target)
+        except shutil.Error:
+            shutil.rmtree(target)
+        else:
+            return target
 
 
 def test_flushed_rows_lie_in_tables(tmp_path: Path) -> None:
