@@ -7,12 +7,14 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from shardkv.http import wire
-from shardkv.http.wire import HttpServer
+from shardkv.http.limits import URL_BYTES_MAX
+from shardkv.http.wire import GuardedProtocol, HttpServer, _State
 
 SECONDS = 5.0
 
@@ -257,6 +259,38 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
     with_server(story)
 
 
+def test_a_client_that_reads_again_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "SEND_SECONDS", 1.0)
+
+    async def story(server: HttpServer, port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /flood HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(0.1)
+        (connection,) = server._state.connections
+        assert isinstance(connection, GuardedProtocol) and connection._stuck is not None
+        tail = b""
+        while not tail.endswith(b"\r\n0\r\n\r\n"):
+            tail = (tail + await reader.read(1 << 20))[-16:]
+        await asyncio.sleep(1.2)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert status(await reader.read()) == 200
+        writer.close()
+
+    with_server(story)
+
+
+def test_a_target_that_comes_in_pieces_is_no_longer_for_that() -> None:
+    async def story(server: HttpServer, port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /" + b"a" * (URL_BYTES_MAX - 100))
+        await asyncio.sleep(0.1)
+        writer.write(b"a" * 200 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert status(await reader.read()) == 414
+        writer.close()
+
+    with_server(story)
+
+
 def test_too_many_connections_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "CONNECTIONS_MAX", 2)
 
@@ -289,3 +323,20 @@ def test_a_stop_does_not_wait_for_a_request_that_never_ends(
         await asyncio.gather(slow, idle)
 
     with_server(story)
+
+
+def test_the_date_of_answers_is_at_most_a_second_old() -> None:
+    """By a clock that only goes forward; it is made only where somebody asks for it."""
+    clock, wall = SimpleNamespace(now=100.0), SimpleNamespace(now=0.0)
+    clock.time = lambda: clock.now
+    state = _State(clock, lambda: wall.now)  # type: ignore[arg-type]
+
+    def date(seconds: float) -> bytes:
+        clock.now, wall.now = 100.0 + seconds, seconds
+        ((name, value),) = state.default_headers
+        assert name == b"date"
+        return value
+
+    assert [date(seconds)[-12:] for seconds in (0.0, 0.9, 1.0, 1.9, 5.0)] == [
+        b"00:00:00 GMT", b"00:00:00 GMT", b"00:00:01 GMT", b"00:00:01 GMT", b"00:00:05 GMT",
+    ]  # fmt: skip
