@@ -16,12 +16,10 @@ from raft.types import GroupId, Index, Membership
 from shardctrler.types import ShardId
 from shardkv.held import prefixes
 from shardkv.machine import StoreMachine
-from shardkv.rows import CHANGES, COPIES, after_prefix, prefix_of
+from shardkv.rows import CHANGES, COPIES, prefix_of
 
 LAST_KEY: Final = b"\xff" * 8
 KINDS: Final = (COPIES[0], CHANGES[0])
-BESIDE_COPIES: Final = ((b"", CHANGES[0]), (CHANGES[1], COPIES[0]), (COPIES[1], LAST_KEY))
-"""The ranges of the keys that belong to no copy."""
 PREFIX_BYTES: Final = len(prefix_of(ShardId(0), 0))  # type: ignore[arg-type]
 
 
@@ -50,15 +48,15 @@ def live_bytes(replica: Replica) -> int:
     """What the live rows take, keys and all."""
     store: Any = replica.store
     machine: Any = replica._machine
-    own = store._prefix  # as `store.reader` would, but for a copy of each key without it
+    own = store._prefix
+    skip, kind_end = len(own), len(own) + 1
     alive = _alive(_innermost(machine))
-    spans = [(b"", LAST_KEY)]
-    if alive is not None:
-        spans = [*BESIDE_COPIES, *[(prefix, after_prefix(prefix)) for prefix in alive]]
     size = 0
-    for lo, hi in spans:
-        rows, held = store._disk.weigh(own + lo, own + hi)
-        size += held - rows * len(own)
+    for prefix, (rows, held) in store._disk.weigh(skip + PREFIX_BYTES).items():
+        if prefix.startswith(own) and (
+            alive is None or prefix[skip:] in alive or prefix[skip:kind_end] not in KINDS
+        ):
+            size += held - rows * skip  # the machine's keys begin after it
     return size
 
 

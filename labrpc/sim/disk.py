@@ -384,10 +384,10 @@ class SimDisk:
         """Every row, also those that cannot be read, in no order."""
         return self._rows.all()
 
-    def weigh(self, lo: bytes, hi: bytes) -> tuple[int, int]:
-        """How many rows with `lo <= key < hi` there are, also those that cannot be read, and their
-        bytes, keys and all."""
-        return self._rows.weigh(lo, hi)
+    def weigh(self, prefix_bytes: int) -> Mapping[bytes, Sequence[int]]:
+        """By what keys begin with, so many bytes of it: how many rows, also those that cannot be
+        read, and their bytes, keys and all."""
+        return self._rows.weigh(prefix_bytes)
 
     @property
     def bytes_held(self) -> int:

@@ -1,7 +1,7 @@
 """The rows of a simulated map in memory: in key order, shared with snapshots, readable or not."""
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 Write = tuple[bytes, bytes | None]
@@ -10,6 +10,9 @@ Write = tuple[bytes, bytes | None]
 
 class SortedRows:
     """Rows in key order. Shared with snapshots, and copied when written while shared."""
+
+    _drawers: dict[bytes, list[int]] | None = None  # see `weigh`; None: nobody asked
+    _drawer_bytes = 0
 
     def __init__(self, rows: dict[bytes, bytes]) -> None:
         self._rows = rows
@@ -31,11 +34,31 @@ class SortedRows:
         rows = self._rows
         return iter([(key, rows[key]) for key in keys])
 
-    def weigh(self, lo: bytes, hi: bytes) -> tuple[int, int]:
-        """How many rows with `lo <= key < hi` there are, and their bytes, keys and all. Reads none
-        of them, and costs a small part of what a loop over them would."""
-        keys = self._keys[bisect_left(self._keys, lo) : bisect_left(self._keys, hi)]
-        return len(keys), sum(map(len, keys)) + sum(map(len, map(self._rows.__getitem__, keys)))
+    def weigh(self, prefix_bytes: int) -> Mapping[bytes, Sequence[int]]:
+        """By what keys begin with, so many bytes of it (a shorter key is its own beginning): how
+        many rows begin so, and their bytes, keys and all.
+
+        Reads no row. The first call counts; from then on each write keeps the count, so that
+        whoever looks often pays for what has changed and not for what is there.
+        """
+        if self._drawers is None or self._drawer_bytes != prefix_bytes:
+            self._drawers, self._drawer_bytes = {}, prefix_bytes
+            for key, row in self._rows.items():
+                self._weighs(key, 1, len(key) + len(row))
+        return self._drawers
+
+    def _weighs(self, key: bytes, rows: int, size: int) -> None:
+        """So many rows and bytes more are below what this key begins with."""
+        drawers, prefix = self._drawers, key[: self._drawer_bytes]
+        assert drawers is not None
+        drawer = drawers.get(prefix)
+        if drawer is None:
+            drawers[prefix] = [rows, size]
+        else:
+            drawer[0] += rows
+            drawer[1] += size
+            if not drawer[0]:
+                del drawers[prefix]
 
     def all(self) -> Sequence[tuple[bytes, bytes]]:
         """Every row as it stands now, in no order."""
@@ -44,7 +67,7 @@ class SortedRows:
     def put(self, batch: Sequence[Write]) -> None:
         if self._shared:
             self._rows, self._keys, self._shared = dict(self._rows), list(self._keys), False
-        rows, keys, size = self._rows, self._keys, self.size
+        rows, keys, size, weighed = self._rows, self._keys, self.size, self._drawers is not None
         for key, value in batch:
             before = rows.get(key)
             if value is None:
@@ -52,12 +75,18 @@ class SortedRows:
                     del rows[key]
                     del keys[bisect_left(keys, key)]
                     size -= len(key) + len(before)
+                    if weighed:
+                        self._weighs(key, -1, -len(key) - len(before))
                 continue
             if before is None:
                 insort(keys, key)
                 size += len(key) + len(value)
+                if weighed:
+                    self._weighs(key, 1, len(key) + len(value))
             else:
                 size += len(value) - len(before)
+                if weighed and len(value) != len(before):
+                    self._weighs(key, 0, len(value) - len(before))
             rows[key] = value
         self.size = size
 
@@ -77,6 +106,7 @@ class UnreadableRows(SortedRows):
     ) -> None:
         self._rows, self._keys, self._shared = rows._rows, rows._keys, rows._shared
         self.size = rows.size
+        self._drawers, self._drawer_bytes = rows._drawers, rows._drawer_bytes
         self._spoilt, self._fail = spoilt, fail
 
     def get(self, key: bytes) -> bytes | None:
@@ -116,4 +146,5 @@ class UnreadableRows(SortedRows):
         rows = object.__new__(SortedRows)
         rows._rows, rows._keys, rows._shared = self._rows, self._keys, self._shared
         rows.size = self.size
+        rows._drawers, rows._drawer_bytes = self._drawers, self._drawer_bytes
         return rows

@@ -261,10 +261,38 @@ def test_rows_are_weighed_without_reading_them() -> None:
         disk.write([(A, b"1"), (B, b"22"), (b"bb", b"333")])
         drive.fail_next_read()
 
-        assert disk.weigh(A, C) == (3, 1 + 1 + 1 + 2 + 2 + 3)
-        assert disk.weigh(B, b"bb") == (1, 1 + 2)
-        assert disk.weigh(C, b"d") == (0, 0)
+        assert disk.weigh(1) == {A: [1, 1 + 1], B: [2, 1 + 2 + 2 + 3]}
         with pytest.raises(DiskFailed):
             disk.get(A)
+
+    run(main())
+
+
+def test_what_was_weighed_once_follows_each_write() -> None:
+    """As a count of all rows would say, whatever is put, replaced, deleted and put again."""
+
+    async def main() -> None:
+        rng, drive = Random(4711), SimDrive(Random(1))
+        disk = drive.disk("data")
+        disk.weigh(2)
+        for turn in range(300):
+            keys = [
+                bytes(rng.choices(b"ab", k=rng.randint(1, 4))) for _ in range(rng.randint(1, 4))
+            ]
+            batch: list[Write] = [
+                (key, b"x" * rng.randint(0, 9) if rng.random() < 0.6 else None) for key in keys
+            ]
+            disk.write(batch)
+            if turn % 50 == 10:
+                disk.snapshot()
+            if turn % 50 == 20:
+                drive.fail_next_read()
+            if turn % 50 == 30:
+                drive.heal()
+            counted: dict[bytes, list[int]] = {}
+            for key, row in disk.rows():
+                held = counted.setdefault(key[:2], [0, 0])
+                held[0], held[1] = held[0] + 1, held[1] + len(key) + len(row)
+            assert disk.weigh(2) == counted
 
     run(main())
