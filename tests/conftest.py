@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
     from xdist.workermanage import WorkerController
 
-REAL = "tests/processes/"
+REAL = ("tests/processes/", "tests/shardkv/http/test_real_node.py")
 LONG = ("tests/simulation/", "tests/labs/")
 """What has files that take long comes first, so that at the end short ones are left to share."""
 
