@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,12 +15,14 @@ from raft.disk.heads import Head, heads
 from raft.disk.leveldb import LevelDB
 from raft.ports import Disk
 from shardkv import listing
-from shardkv.limits import PAGE_ROWS_MAX
-from shardkv.listing import Least, Listed
+from shardkv.limits import PAGE_BYTES_MAX, PAGE_ROWS_MAX, VALUE_BYTES_MAX
+from shardkv.listing import From, Least, Listed, ListFrame, ListReply, Part, answer_list
 from shardkv.protocol import BadFrame, pack
 from shardkv.rows import encode_row
 from shardkv.scan import rows_wanted
+from shardkv.tokens import NOTHING
 from shardkv.types import Version
+from tests.support.stores import S0, A, Group, configures, put
 
 SHARDS = 8
 MANY = 10**9
@@ -30,11 +34,13 @@ class Store:
     def __init__(self, keys: Sequence[bytes], rng: Random, value_bytes: int = 10) -> None:
         self.disk = SimDrive(Random(1)).disk("data")
         self.all: list[Listed] = []
+        self.shards: dict[bytes, int] = {}
         for number, key in enumerate(sorted(keys), 1):
             value = rng.randbytes(rng.randrange(1, value_bytes))
             self.all.append(Listed(key, Version(number), value))
             row = encode_row(number, value)
-            self.disk.write([(b"%c" % rng.randrange(SHARDS) + key, row)])
+            shard = self.shards[key] = rng.randrange(SHARDS)
+            self.disk.write([(b"%c" % shard + key, row)])
 
     def least(self, rows_max: int, shards: Sequence[int] = range(SHARDS)) -> Least:
         spans = [(b"%c" % shard, b"%c" % (shard + 1)) for shard in shards]
@@ -111,6 +117,62 @@ def test_large_rows_are_not_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < len(looked_at) < SHARDS
     assert 0 < len(taken) <= 5
     assert all(least.more(shard) for shard in looked_at)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_however_little_may_be_read_no_row_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Of the shards that were looked at: who goes on in them after the last key of a page would
+    never come to it. Of the others nothing was said."""
+    rng = Random(seed)
+    monkeypatch.setattr(listing, "SCAN_BYTES_MAX", rng.randrange(1, 3000))
+    store = Store(keys(rng, 200), rng, value_bytes=100)
+
+    least = store.least(30)
+
+    taken = least.take(30, MANY, values=True)
+
+    seen = [row for row in store.all if least.more(store.shards[row.key]) is not None]
+    assert list(taken) == seen[: len(taken)] != []
+
+
+def answered(group: Group, **asked: Any) -> ListReply:
+    """What a replica that is young enough says."""
+    replica = SimpleNamespace(
+        age=0.0, applied=group.index, store=SimpleNamespace(reader=group.rows)
+    )
+    server = SimpleNamespace(
+        machine=group.machine,
+        holds=None,
+        look_for=lambda number: None,
+        replica=replica,
+        rsm=SimpleNamespace(stopped_because=None),
+    )
+    frame = ListFrame(group.gid, 1, True, 1000, b"", True, 10**6, 10**9, (From(S0, None, NOTHING),))
+
+    async def main() -> ListReply:
+        return await answer_list(server, frame._replace(**asked))  # type: ignore[arg-type]
+
+    return run(main())
+
+
+def test_a_page_has_its_bounds_whoever_asks_for_more() -> None:
+    group = Group(A)
+    for configure in configures([A] * 4):
+        group.apply(configure)
+    session = group.open()
+    for seq in range(1, PAGE_ROWS_MAX + 2):
+        group.apply(put(session, seq, b"k%05d" % seq, b"v", floor=seq))
+    reply = answered(group)
+    assert len(reply.rows) == PAGE_ROWS_MAX and reply.parts == (Part(1, True),)
+
+    size = VALUE_BYTES_MAX
+    for seq in range(PAGE_ROWS_MAX + 2, PAGE_ROWS_MAX + 2 + PAGE_BYTES_MAX // size + 1):
+        group.apply(put(session, seq, b"large%05d" % seq, bytes(size), floor=seq))
+    reply = answered(group, prefix=b"large")
+    assert 0 < sum(len(row.value or b"") for row in reply.rows) <= PAGE_BYTES_MAX
+    assert reply.parts == (Part(1, True),)
 
 
 def test_more_that_follow_no_row_are_refused() -> None:
