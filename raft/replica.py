@@ -373,13 +373,13 @@ class Replica:
 
     def collect_garbage(self, rows_max: int) -> None:
         """Delete a slice of what the machine will never read again; each replica by itself."""
-        self._guarded(partial(self._collect_garbage, rows_max))
-
-    def _collect_garbage(self, rows_max: int) -> None:
-        if self._installing is None and (
-            deletes := self._machine.garbage(self.store.reader, rows_max)
-        ):
-            self.store.commit(deletes, self.store.applied, None)
+        if self.stopped_because is not None or self._installing is not None:
+            return
+        try:
+            if deletes := self._machine.garbage(self.store.reader, rows_max):
+                self.store.commit(deletes, self.store.applied, None)
+        except Exception as error:
+            self._fall_silent(error)
 
     def stop(self, because: str) -> None:
         """Fall silent: nothing is sent, saved or applied from here on."""

@@ -84,6 +84,7 @@ class ControllerServer:
         self._session_idle_seconds = session_idle_seconds
         self._loop = asyncio.get_running_loop()
         self._watches: dict[asyncio.Future[None], None] = {}  # an ordered set
+        self._last_told: tuple[View, bytes] | None = None
         self._expiry: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -150,8 +151,14 @@ class ControllerServer:
             )
             left = deadline - self._loop.time()
             if news or left <= 0 or len(self._watches) >= WATCHES_MAX:
-                return encode_reply(Reply(Status.OK, encode_view(view)))
+                return self._told(view)
             await self._news(min(left, LOOK_SECONDS))
+
+    def _told(self, view: View) -> bytes:
+        """The reply to watches. Each node asks every two seconds, and mostly there is no news."""
+        if self._last_told is None or self._last_told[0] is not view:
+            self._last_told = (view, encode_reply(Reply(Status.OK, encode_view(view))))
+        return self._last_told[1]
 
     async def _news(self, seconds: float) -> None:
         """Return at the next change of the view, or after so long."""
