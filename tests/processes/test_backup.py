@@ -18,6 +18,7 @@ from raft.types import GroupId
 from shardkv import admin, aio
 from shardkv.admin import Nothing
 from shardkv.commands import Mutation, Op, OpenSession, encode
+from shardkv.held import EPOCH
 from shardkv.once import TOKEN_BYTES, Once
 from shardkv.protocol import KV, Status, decode_reply, encode_frame
 from shardkv.routing import SlotRouting
@@ -140,6 +141,8 @@ def test_a_cluster_is_backed_up_under_load_and_restored(cluster: Cluster, tmp_pa
         with shardkv.connect(new.endpoints) as kv:
             for key, value in KEYS.items():
                 assert kv.get(key) == value
+            key, value = next(iter(KEYS.items()))
+            assert kv.put(key, value, if_version=1) > EPOCH, "2 may have been given meanwhile"
             kv.put("after", "the restore")
         run(grown(new))
         assert not (new.data / "growing").exists()

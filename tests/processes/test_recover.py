@@ -10,7 +10,9 @@ import pytest
 
 import shardkv
 from shardkv import aio
+from shardkv.errors import VersionMismatch
 from shardkv.routing import SlotRouting
+from shardkv.steps import RECOVERED_BEGINS
 from tests.support.processes import (
     Cluster,
     Ended,
@@ -107,7 +109,11 @@ def test_two_of_three_nodes_are_lost_and_the_third_goes_on(tmp_path: Path) -> No
         with shardkv.connect(cluster.endpoints[:1]) as kv:
             for key, value in KEYS.items():
                 assert kv.get(key) == value
-            kv.put("since", "the recovery")
+            assert kv.put("since", "the recovery") > RECOVERED_BEGINS
+            lost = kv.put("key 0", KEYS[b"key 0"], if_version=1)
+            assert lost > RECOVERED_BEGINS, "a version that was lost is not given again"
+            with pytest.raises(VersionMismatch):
+                kv.put("key 0", "by who has read what is lost", if_version=2)
 
         for name in ("n4", "n5"):
             new_node(cluster, name)
@@ -195,7 +201,7 @@ def test_a_group_that_is_lost_whole_is_given_up(tmp_path: Path) -> None:
             for key, value in KEYS.items():
                 lost = ROUTING(key) in gone["shards"]
                 assert kv.get(key) == (None if lost else value)
-            kv.put(b"key 1", b"again")
+            assert kv.put(b"key 1", b"again") > RECOVERED_BEGINS
             assert kv.get(b"key 1") == b"again"
         refused(cluster.cli("ctl", "abandon", "1", "--cluster", identity), 1, "no group 1")
         refused(cluster.cli("ctl", "abandon", "2", "--cluster", identity), 1)
