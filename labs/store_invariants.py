@@ -109,7 +109,8 @@ class StoreInvariants:
         self._groups: dict[GroupId, Followed] = {}
         self._serving: list[GroupId | None] = [None] * nshards
         self._taken: list[list[tuple[int, GroupId]]] = [[] for _ in range(nshards)]
-        self._frozen: dict[tuple[ShardId, int], _Frozen] = {}
+        self._at_rest: dict[ShardId, _Frozen] = {}  # as it was frozen last
+        self._frozen: dict[tuple[ShardId, int, int], _Frozen] = {}  # by configuration and copy
         self._counters = [0] * nshards
         self._configs: dict[int, ShardConfig] = {}
         self._answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term, Index]] = {}
@@ -346,11 +347,13 @@ class StoreInvariants:
         self.observer.tell(f"g{machine.gid} freezes shard={shard} config={machine.number}")
         self.on_step("freezes", machine.gid)
         self._serves_no_more(machine.gid, shard)
-        self._frozen[shard, 0] = self._hashes(machine, shard, rows)
+        self._at_rest[shard] = self._hashes(machine, shard, rows)
 
     def _gives(self, machine: "WatchedMachine", shard: ShardId, was: Phase, rows: Reader) -> None:
-        frozen = self._frozen[shard, machine.number] = self._hashes(machine, shard, rows)
-        if frozen != self._frozen[shard, 0]:
+        frozen = self._hashes(machine, shard, rows)
+        if machine.is_named:  # else it is not given out before it is renewed
+            self._frozen[shard, machine.number, machine.record(shard).copy_id] = frozen
+        if frozen != self._at_rest[shard]:
             self.observer.broke(
                 "S3", f"group {machine.gid}: shard {shard} changed while it was {was.name}"
             )
@@ -407,7 +410,7 @@ class StoreInvariants:
             )
         if isinstance(step, Install):
             self.on_step("installs", gid)
-            frozen = self._frozen.get((shard, step.number))
+            frozen = self._frozen.get((shard, step.number, step.copy_id))
             if not (frozen is not None and frozen.gid == before.peer):
                 self.observer.broke(
                     "S2",
@@ -434,7 +437,8 @@ class StoreInvariants:
             self.observer.probe("hand-over of a recovered group begun anew")
             if not step.arriving:
                 self._serves_no_more(gid, shard)
-                self._frozen[shard, step.number] = self._hashes(machine, shard, rows)
+                frozen = self._hashes(machine, shard, rows)
+                self._frozen[shard, step.number, after.copy_id] = frozen
         elif isinstance(step, Restart):
             self.on_step("restarts", gid)
             self.observer.tell(f"g{gid} restarts shard={shard} copy={after.copy_id}")

@@ -674,6 +674,10 @@ class StoreMachine:
             return steps.OUT_OF_STEP
         if copy_id > record.copy_id:
             return steps.OUT_OF_STEP
+        if not self.is_named and record.copy_id < steps.RECOVERED_BEGINS:
+            # Of a group that was recovered and has not renewed it (`steps.renew`): who has staged
+            # what this group forgot would put two copies together, and go on with its sessions.
+            return steps.OUT_OF_STEP
         if copy_id not in (NO_COPY, record.copy_id):
             cursor = b""
         assert held.changes is not None, record

@@ -288,6 +288,11 @@ def test_what_leaves_a_recovered_group_is_copied_anew_from_what_it_remembers() -
         assert to.apply(chunk) == DONE
         cursor = chunk.next_cursor
 
+    behind = Answer(Code.OUT_OF_STEP)
+    assert survivor.machine.pull(survivor.rows, S0, N2, b"") == behind, "not before it is renewed"
+    frozen_too = Freeze(S0, N2, to.machine.record(S0).copy_id)
+    assert survivor.apply(frozen_too) == DONE
+    assert survivor.machine.pull(survivor.rows, S0, N2, cursor) == behind, "nor frozen"
     step = Renew(S0, N2, ConfigNumber(3), arriving=False)
     assert todo(N2, survivor.machine.unsettled, survivor.machine.changes, recovered=N3)[0] == step
     assert survivor.apply(step) == DONE
