@@ -21,6 +21,7 @@ from shardkv.copies import PullReply, PullRequest, SettledReply, SettledRequest
 from shardkv.phases import Phase
 from shardkv.rows import ShardRecord
 from shardkv.server import GroupServer
+from shardkv.steps import RECOVERED_BEGINS
 from shardkv.types import Code
 
 _GIVES = (Phase.MOVING, Phase.LEAVING)
@@ -136,7 +137,8 @@ class Waits:
 
 
 def _could_give(server: GroupServer, request: PullRequest) -> bool:
-    """Whether a shard is on its way under that configuration, by what is applied here."""
+    """Whether a shard is on its way under that configuration, by what is applied here; of a group
+    that was recovered, once its copy is renewed (`steps.renew`)."""
     if server.rsm.stopped_because is not None or request.shard >= server.machine.nshards:
         return False
     record = server.machine.record(request.shard)
@@ -144,6 +146,7 @@ def _could_give(server: GroupServer, request: PullRequest) -> bool:
         record.phase in _GIVES
         and record.number == request.number
         and record.copy_id >= request.copy_id
+        and (server.machine.is_named or record.copy_id >= RECOVERED_BEGINS)
     )
 
 
