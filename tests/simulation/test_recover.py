@@ -169,16 +169,18 @@ class World:
         return found
 
     def begun_anew(self, *gids: GroupId) -> list[int]:
-        """The shards that these groups serve and that began anew: versions there tell it."""
+        """The shards that these groups serve and that began anew: their session numbers tell it."""
         found = []
         for gid in gids:
             node = self.cluster.leader(gid)
             assert node is not None and node.assembly is not None
-            machine = node.assembly.groups[gid].server.machine
+            server = node.assembly.groups[gid].server
+            rows = server.replica.store.reader
             found += [
                 shard.id
-                for shard in machine._shards
-                if shard.record.phase is Phase.SERVING and shard.highest_deleted >= RECOVERED_BEGINS
+                for shard in server.machine._shards
+                if shard.record.phase is Phase.SERVING
+                and shard.sessions._counter(rows)[0] >= RECOVERED_BEGINS
             ]
         return sorted(found)
 
