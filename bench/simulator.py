@@ -15,16 +15,16 @@ Compare only runs of one length. A simulated second of work costs ten times what
 and each run ends with some twenty at rest or nearly so: the longer it is, the more of it is work.
 On one core of an AMD EPYC with Python 3.11.7, others at work on the other one:
 
-    seconds of work           20        60       240
-    t1                     49-56        45        35
-    five                   49-59     39-41        31
+    seconds of work           20        60
+    t1                     49-56        45
+    five                   49-59     39-41
 
 While there is work, at 40 to 60 operations a second: 25 to 40 ms of CPU a second of `t1`, 31 to
 44 ms of `five`; at rest 3 to 4 ms. So an operation costs 0.6 ms in groups of three and 0.8 ms in a
 group of five, which takes it through some fifty callbacks: eight frames, five disks, five state
-machines. No part stands out. Some 15 % are watchers; collecting garbage, the loop itself and the
-judge at the end take a few hundredths, and a callback of the fourth minute costs a tenth more than
-one of the first, since values that are appended to grow.
+machines. No part stands out: some 15 % are watchers; the loop itself, the collector and the judge
+at the end take a few hundredths. No part grows with the run either: in the fourth minute of `t1`
+each costs what it did in the first, a call.
 """
 
 import argparse
