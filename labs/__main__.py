@@ -19,6 +19,7 @@ examples:
   python -m labs run kvraft --impl mymodule:MyServer --edition 2025
   python -m labs simulate --seed 4711 --trace story.txt --history operations.jsonl
   python -m labs simulate --seeds 1..200 --jobs 2
+  python -m labs simulate --seeds 1..40 --also bereft --seconds 8     (or: extinct, death)
 """
 
 

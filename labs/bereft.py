@@ -1,4 +1,4 @@
-"""One run in which a group loses its majority for good, and operators go on from what is left.
+"""One run in which a group loses its majority for good (`bereft`), or all of itself (`extinct`).
 
 Clients ask, shards move, other things go wrong, and then all replicas of a group but one are gone,
 disks and all; the one that is left may have been cut off for a while, and be behind. Operators look
@@ -11,13 +11,11 @@ linearizable. The group that goes on grows again, and comes to rest like any oth
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from labrpc.errors import RpcError
 from labrpc.sim.chance import Chance
-from labrpc.sim.loop import run
 from labrpc.transport import Address
 from labs.cluster import SimCluster
 from labs.history import History, Kind
@@ -26,6 +24,7 @@ from labs.memory import Memory
 from labs.nemesis import Nemesis
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
+from labs.outcome import Outcome, c1, outcome_of
 from labs.pairs import judge_pair
 from labs.rest import Rest, everything_ends
 from labs.sim_node import SimNode
@@ -41,13 +40,15 @@ from shardkv.recovering import Losses, Recoverer, RecoveryRefused
 
 NSHARDS: Final = 12
 GROUPS: Final = 3
-CLIENTS: Final = 6
+BEREFT: Final = "bereft"
+EXTINCT: Final = "extinct"
+"""The kinds of fault that make a run one of these."""
 FAULTS: Final = (
     "loss", "delay", "duplication", "reordering", "crash", "kill", "stutter", "slow-disk",
     "migration-crash", "changes", "transfer",
 )  # fmt: skip
-"""Kinds that go on meanwhile; each with probability 1/2. None that cuts off for long: a plan is of
-the moment, and what others have decided and not yet done it does not know."""
+"""Kinds that may go on meanwhile. None that cuts off for long: a plan is of the moment, and what
+others have decided and not yet done it does not know."""
 CHANGES_SECONDS: Final = 0.8
 """The longest pause between two changes of an administrator: a survivor shall miss some."""
 BEHIND_SECONDS: Final = 4.0
@@ -64,9 +65,11 @@ class BereftConfig:
     """How large a run is. Times in virtual seconds."""
 
     seconds: float = 8.0
-    whole: bool | None = None
-    """Whether nothing is left of the group; None: drawn from the seed."""
-    workload: WorkloadConfig = field(default_factory=lambda: WorkloadConfig(clients=CLIENTS))
+    whole: bool = False
+    """Whether nothing is left of the group."""
+    faults: tuple[str, ...] = FAULTS
+    """Which kinds there are besides; those of `FAULTS` count."""
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
 
 
 class _Watched(Recoverer):
@@ -84,12 +87,11 @@ class Bereft:
     """One run. `play` it on a virtual loop."""
 
     def __init__(self, seed: int | str, config: BereftConfig, observer: Observer) -> None:
-        self._config, self._observer = config, observer
+        self._config, self.observer = config, observer
         self._chance = Chance(seed)
         self._rng = self._chance.rng("bereft")
-        self._faults = [kind for kind in FAULTS if self._rng.random() < 0.5]
-        drawn = self._rng.random() < 0.25
-        self._whole = drawn if config.whole is None else config.whole
+        self.faults = tuple(kind for kind in FAULTS if kind in config.faults)
+        self._whole = config.whole
         nodes = 3 * (GROUPS + 1)
         names = [f"n{number + 1}" for number in range(nodes)]
         self._cluster = SimCluster(
@@ -106,17 +108,17 @@ class Bereft:
         self._gid = self._rng.choice(self._cluster.gids)
         self.history = History()
 
-    async def play(self) -> None:
+    async def play(self) -> Outcome:
         """
         Raises:
             InvariantBroken: something was wrong.
         """
         with self._cluster.oracle.waits.watching():
-            await self._play()
+            return await self._play()
 
-    async def _play(self) -> None:
+    async def _play(self) -> Outcome:
         config, cluster, chance = self._config, self._cluster, self._chance
-        self._observer.tell(f"faults {' '.join(self._faults)}")
+        self.observer.tell(f"faults {' '.join(self.faults)}")
         await cluster.start()
         pairs = [cluster.client() for _ in range(config.workload.clients)]
         _, admin = cluster.client()
@@ -125,9 +127,9 @@ class Bereft:
         workload = Workload(
             clerks, chance.rng("workload"), config.workload, self.history, cluster.oracle
         )
-        operator = Operator(cluster, admin, [*self._faults, "changes"], chance.rng("changes"))
+        operator = Operator(cluster, admin, [*self.faults, "changes"], chance.rng("changes"))
         nemesis = Nemesis(
-            cluster, self._faults, chance.rng("faults"), pause_max=1.5,
+            cluster, list(self.faults), chance.rng("faults"), pause_max=1.5,
             election_seconds=self._longest, acknowledged=lambda: 1,
         )  # fmt: skip
         asking = asyncio.ensure_future(workload.run())
@@ -143,14 +145,20 @@ class Bereft:
             cluster, admin, workload,
             election_seconds=self._longest, clients=config.workload.clients,
         )  # fmt: skip
-        await rest.come(cluster.compaction, cluster.raft)
+        rest_seconds = await rest.come(cluster.compaction, cluster.raft)
         await rest.stay_quiet(cluster.raft)
         await self._judge(workload, rest)
+        configs = (await rest.newest()).number
         for clerk, controller in pairs:
             await clerk.close()
             await controller.close()
+        outcome = outcome_of(
+            cluster, self.history, (*self.faults, EXTINCT if self._whole else BEREFT), "custom",
+            rest_seconds=rest_seconds, configs=configs, crashes=nemesis.crashes,
+        )  # fmt: skip
         await everything_ends(cluster, self._longest)
-        self._observer.finish()
+        self.observer.finish()
+        return outcome
 
     # The loss
 
@@ -203,7 +211,7 @@ class Bereft:
         return made
 
     def _tell(self, line: str) -> None:
-        self._observer.tell(f"operator: {line}")
+        self.observer.tell(f"operator: {line}")
 
     async def _go_on(self, admin: ControllerClient) -> None:
         cluster, gid, rng = self._cluster, self._gid, self._rng
@@ -225,14 +233,14 @@ class Bereft:
                     await recoverer.apply(admin, gid, deadline=now + COMMAND_SECONDS)
                 break
             except TimeoutError:
-                self._observer.probe("recovery died half-way")
+                self.observer.probe("recovery died half-way")
             except (ShardKVError, ShardCtrlerError, RpcError, BadAdmin) as error:
                 self._tell(f"{type(error).__name__}: {error}")
                 if cluster.uuids[gid] != before and isinstance(error, RecoveryRefused):
                     break  # it lives: it had been born when the command died
             await self._revive()
             self._not_for_ever(ends)
-        self._observer.probe("group went on from a survivor")
+        self.observer.probe("group went on from a survivor")
         await self._grow(ends)
 
     async def _look(self, recoverer: _Watched, admin: ControllerClient) -> None:
@@ -252,7 +260,7 @@ class Bereft:
             self._not_for_ever(ends)
         cluster.oracle.memory.announced = dict.fromkeys(one.shard for one in fates.anew)
         if fates.stands_at < fates.newest:
-            self._observer.probe("survivor was configurations behind")
+            self.observer.probe("survivor was configurations behind")
 
     def _strike(self) -> None:
         """The survivor dies while it is born again."""
@@ -302,7 +310,7 @@ class Bereft:
             await asyncio.sleep(0.5)
             self._not_for_ever(ends)
         del self._cluster.placement[gid]
-        self._observer.probe("group given up")
+        self.observer.probe("group given up")
 
     async def _let_another_join(self, admin: ControllerClient) -> None:
         """All the others have left: somebody must take the shards."""
@@ -321,40 +329,17 @@ class Bereft:
     async def _judge(self, workload: Workload, rest: Rest) -> None:
         oracle = self._cluster.oracle
         operations = oracle.memory.left(self.history.operations)
-        for key in workload.keys:
-            last = await workload.ask(0, Kind.GET, key, None, rest.answer_seconds)
-            if not last.happened:
-                raise InvariantBroken("L2", f"a healed cluster does not answer: {last}")
-            oracle.judge_last(last)
-            seen = [*[one for one in operations if one.key == key], last]
-            if key in workload.lists:
-                judge_list(seen, last.value)
-            else:
-                judge_register(seen)
-        for left, right, _ in workload.pairs:
-            judge_pair(left, right, operations)
-        self._observer.finish()
-
-
-def play(
-    seed: int | str,
-    config: BereftConfig | None = None,
-    *,
-    sink: Callable[[str], None] | None = None,
-) -> Observer:
-    """Play one run to its end; returns what was seen in it.
-
-    Args:
-        sink: Takes the trace, line by line.
-
-    Raises:
-        InvariantBroken, AssertionError: something was wrong.
-    """
-    observers: list[Observer] = []
-
-    async def main() -> None:
-        observers.append(Observer(sink))
-        await Bereft(seed, config or BereftConfig(), observers[0]).play()
-
-    run(main(), seed=seed)
-    return observers[0]
+        with c1():
+            for key in workload.keys:
+                last = await workload.ask(0, Kind.GET, key, None, rest.answer_seconds)
+                if not last.happened:
+                    raise InvariantBroken("L2", f"a healed cluster does not answer: {last}")
+                oracle.judge_last(last)
+                seen = [*[one for one in operations if one.key == key], last]
+                if key in workload.lists:
+                    judge_list(seen, last.value)
+                else:
+                    judge_register(seen)
+            for left, right, _ in workload.pairs:
+                judge_pair(left, right, operations)
+        self.observer.finish()

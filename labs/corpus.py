@@ -1,12 +1,12 @@
 """Seeds that found something once, kept to be played again: a line a seed, its flags, what it was.
 
-    SEED [--faults A,B] [--topology T] [--seconds S] [--clients N] # L1: what it found
+    SEED [--faults A,B] [--also C] [--topology T] [--seconds S] [--clients N] # L1: what it found
 
 Empty lines and lines that begin with `#` are passed over. What a seed does changes with every draw
 that is put in before another; so a cause that matters has a test of its own as well.
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +48,7 @@ def read_corpus(path: Path, faults: Callable[[str], tuple[str, ...]]) -> list[Ke
     parser = _Parser(add_help=False)
     parser.add_argument("seed", type=int)
     parser.add_argument("--faults", type=faults)
+    parser.add_argument("--also", type=faults, default=())
     parser.add_argument("--topology")
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--clients", type=int)
@@ -58,20 +59,25 @@ def read_corpus(path: Path, faults: Callable[[str], tuple[str, ...]]) -> list[Ke
         words, _, found = line.partition(" # ")
         try:
             read = parser.parse_args(split(words))
+            config = _config(read)
         except (BadCorpus, ValueError) as error:
             raise BadCorpus(f"{path.name}, line {number}: {error}") from None
         if not found.strip():
             raise BadCorpus(f"{path.name}, line {number}: say after ' # ' what it found")
-        usual = ScenarioConfig()
-        clients = usual.workload.clients if read.clients is None else read.clients
-        config = replace(
-            usual,
-            faults=read.faults,
-            topology=read.topology,
-            seconds=usual.seconds if read.seconds is None else read.seconds,
-            workload=replace(usual.workload, clients=clients),
-        )
         kept.append(Kept(read.seed, config, found.strip()))
     if len(kept) > SEEDS_MAX:
         raise BadCorpus(f"{path.name}: {len(kept)} seeds, {SEEDS_MAX} may be kept")
     return kept
+
+
+def _config(read: Namespace) -> ScenarioConfig:
+    usual = ScenarioConfig()
+    clients = usual.workload.clients if read.clients is None else read.clients
+    return replace(
+        usual,
+        faults=read.faults,
+        also=read.also,
+        topology=read.topology,
+        seconds=usual.seconds if read.seconds is None else read.seconds,
+        workload=replace(usual.workload, clients=clients),
+    )

@@ -5,7 +5,7 @@ Tiny bounds reach in seconds what production reaches in weeks: compaction, snaps
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
@@ -32,6 +32,9 @@ TIMES_WEIGHTS: Final = (6, 6, 5, 2, 1)
 SHORT_IDLE_SECONDS: Final = 4.0
 SHORT_VALUE_BYTES: Final = 40
 """What lists reach within a run, and nothing else does."""
+
+PIECE_BYTES: Final = 200
+"""A small part of what a group holds after some seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,17 @@ class Knobs:
             freeze_bytes=rng.choice([1, 500, FREEZE_BYTES]),
             change_rows_max=rng.choice([2, 20, CHANGE_ROWS_MAX]),
             value_bytes_max=rng.choice([SHORT_VALUE_BYTES, *[VALUE_BYTES_MAX] * 3]),
+        )
+
+    def in_pieces(self) -> "Knobs":
+        """The same, but for logs that keep hardly anything of what is durable, and snapshots of
+        more than one piece."""
+        piece = min(self.raft.snapshot_chunk_bytes_max, PIECE_BYTES)
+        keep = min(self.compaction.keep_entries, 2)
+        return replace(
+            self,
+            raft=replace(self.raft, snapshot_chunk_bytes_max=piece),
+            compaction=replace(self.compaction, keep_entries=keep),
         )
 
 

@@ -16,6 +16,7 @@ from raft.ports import Reader
 from raft.types import GroupId, Index, Term
 from shardctrler.types import ShardId
 from shardkv.machine import StoreMachine
+from shardkv.once import Once
 from shardkv.rows import DATA, decode_row, prefix_of
 from shardkv.types import Answer
 
@@ -66,6 +67,7 @@ class Recalled:
     groups: dict[GroupId, Followed]
     serving: list[GroupId | None]
     answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term, Index]]
+    by_name: dict[tuple[int, Once], tuple[Answer, GroupId, Index]]
     keys: dict[bytes, Known]
     effects: dict[tuple[bytes, bytes], int]
 
@@ -79,6 +81,8 @@ class Memory:
     - of a shard that the group served, or was giving away or taking over, and that no other group
       has: the states that those entries led to;
     - of a shard that begins anew, all states.
+
+    A shard that nobody served then was on its way: whoever takes it may have all of it.
 
     Nobody serves such a shard until a group takes it, and then its rows must be what is recalled:
     no more is lost than was announced, and nothing else is there (C8). Shards that another group
@@ -94,7 +98,7 @@ class Memory:
         self.lost: dict[bytes, tuple[float, float]] = {}
         """By key: since when, and until when, what clients were told of may be lost."""
         self._values: dict[tuple[bytes, bytes | None], None] = {}  # that lost writes wrote
-        self._open: dict[ShardId, None] = {}  # recalled, and not yet compared
+        self._open: dict[ShardId, tuple[GroupId, Index]] = {}  # recalled, and not yet compared
         self._kept: dict[GroupId, Index] = {}  # where the log of a group's survivor ended
 
     def recall(self, gid: GroupId, agreed: Index, end: Index) -> None:
@@ -111,14 +115,24 @@ class Memory:
         group.number = 0
         self._kept[gid] = end
         for number, owner in enumerate(oracle.serving):
+            shard = ShardId(number)
+            if owner == gid:
+                self._lose(shard, gid, agreed)
             if owner in (None, gid):
                 oracle.serving[number] = None
-                self._open[ShardId(number)] = None
+                self._open[shard] = (gid, agreed)
+
+    def _lose(self, shard: ShardId, gid: GroupId, agreed: Index) -> None:
+        """What group `gid` did to a shard by entries beyond `agreed` is lost."""
+        oracle = self._oracle
         for request, (_, by, _, index) in list(oracle.answers.items()):
-            if by == gid and index > agreed and ShardId(request[0]) in self._open:
+            if by == gid and index > agreed and request[0] == shard:
                 del oracle.answers[request]
+        for named, (_, by, index) in list(oracle.by_name.items()):
+            if by == gid and index > agreed and named[0] == shard:
+                del oracle.by_name[named]
         for name, key in oracle.keys.items():
-            if self._shard_of(name) in self._open:
+            if self._shard_of(name) == shard:
                 self._forget(name, key, lambda origin: origin[0] == gid and origin[1] > agreed)
 
     def gone(self, gid: GroupId) -> None:
@@ -153,7 +167,7 @@ class Memory:
         plan has announced: with what is recalled, or, of those, with nothing."""
         if shard not in self._open and shard not in self.announced:
             return
-        self._open.pop(shard, None)
+        lost = self._open.pop(shard, None)
         oracle = self._oracle
         prefix = prefix_of(shard, machine.record(shard).generation) + DATA
         found: dict[bytes, tuple[bytes | None, int]] = {}
@@ -164,14 +178,20 @@ class Memory:
         if shard in self.announced and all(stands == (None, 0) for stands in found.values()):
             self._begin_anew(shard, found)
             return
+        if lost is not None and any(stands != self._last(name) for name, stands in found.items()):
+            # It was on its way, and its target had not yet heard all that there was.
+            self._lose(shard, *lost)
         for name, stands in found.items():
-            last = oracle.keys[name].states[-1]
-            if stands != (last.value, last.version):
+            if stands != self._last(name):
                 oracle.observer.broke(
                     "C8",
                     f"group {machine.gid} takes shard {shard} after a recovery with {stands} at "
-                    f"{name!r}; what the plan left of it is {(last.value, last.version)}",
+                    f"{name!r}; what the plan left of it is {self._last(name)}",
                 )
+
+    def _last(self, name: bytes) -> tuple[bytes | None, int]:
+        last = self._oracle.keys[name].states[-1]
+        return last.value, last.version
 
     def _begin_anew(self, shard: ShardId, names: Iterable[bytes]) -> None:
         oracle = self._oracle
@@ -183,12 +203,18 @@ class Memory:
                 self._note(name, 0.0)
         for request in [request for request in oracle.answers if request[0] == shard]:
             del oracle.answers[request]
+        for named in [named for named in oracle.by_name if named[0] == shard]:
+            del oracle.by_name[named]
         oracle.observer.probe("shard begun anew, as the plan said")
 
     def may_be_done_after_all(self, gid: GroupId, index: Index) -> bool:
         """Whether an entry was in a survivor's log, in the place of one that is lost: who was told
         that it was not done was told so by the lost one."""
         return index <= self._kept.get(gid, 0)
+
+    def lost_since(self, key: bytes, began: float) -> bool:
+        """Whether anything that was done to a key was lost since then."""
+        return began <= self.lost.get(key, (0.0, -1.0))[1]
 
     def is_lost(self, operation: Operation) -> bool:
         """Whether what an operation did, or was shown, may be lost."""

@@ -15,6 +15,7 @@ from labs.strikes.deaths import DeathStrikes
 from labs.strikes.disks import DiskStrikes
 from labs.strikes.network import NetworkStrikes
 from labs.strikes.nodes import NodeStrikes
+from labs.strikes.stories import StoryStrikes
 
 FAULTS: Final = (
     # network
@@ -36,6 +37,7 @@ FAULTS: Final = (
     "points",
     # network again; what comes later stands last, so that known seeds draw as before
     "corruption", "lonely", "transfer-cut", "unheard",
+    "second-candidate", "newer-snapshot", "swaps",
 )  # fmt: skip
 """Every kind; a seed draws each with probability 1/2."""
 
@@ -45,14 +47,15 @@ RARE: Final = 0.02
 COSTLY_FAULTS: Final = ("overload",)
 """Kinds that make a run half as long again."""
 COSTLY: Final = 0.25
-NAMED_FAULTS: Final = ("death",)
-"""Kinds that a run has when they are named, and no seed draws: `death` makes it a run of another
-kind, in which the cluster mends itself (`labs/healing.py`)."""
+NAMED_FAULTS: Final = ("death", "bereft", "extinct")
+"""Kinds that a run has when they are named, and no seed draws. Each makes it a run of another kind:
+with `death` the cluster mends itself (`labs/healing.py`); with `bereft` and `extinct` a group loses
+its majority, or all of itself, and operators see to it (`labs/bereft.py`)."""
 
 NOT_STRUCK: Final = frozenset(
     {
         "deadlines", "changes", "two-admins", "transfer", "members", "controller-members", "drift",
-        "points", "overload",
+        "points", "overload", "swaps", "bereft", "extinct",
     }
 )  # fmt: skip
 """Kinds that others carry out: the workload, the operator, the loop, the parts."""
@@ -86,13 +89,16 @@ class Nemesis:
         self._arena = Arena(
             cluster, rng, election_seconds=election_seconds, acknowledged=acknowledged
         )
+        disks, stories = DiskStrikes(self._arena), StoryStrikes(self._arena)
         self._sources = (
-            NetworkStrikes(self._arena), NodeStrikes(self._arena), DiskStrikes(self._arena),
-            DeathStrikes(self._arena),
+            NetworkStrikes(self._arena), NodeStrikes(self._arena), disks,
+            DeathStrikes(self._arena), stories,
         )  # fmt: skip
         self._strikes: dict[str, Strike] = {}
         for source in self._sources:
             self._strikes.update(source.strikes())
+        openings = {**disks.openings(), **stories.openings()}
+        self._openings = {kind: openings[kind] for kind in self._kinds if kind in openings}
 
     @property
     def crashes(self) -> int:
@@ -100,27 +106,37 @@ class Nemesis:
         return self._arena.crashes
 
     async def strike(self, seconds: float) -> None:
-        """Strike for so long; what is under way then goes on until it ends or is healed."""
+        """Strike for so long; what is under way then goes on until it ends or is healed.
+
+        A run begins with one of the stories that it has, alone: what it leads to hardly ever comes
+        about among other faults."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         if not self._kinds:
             await asyncio.sleep(seconds)
             return
+        if self._openings:
+            await asyncio.sleep(self._rng.uniform(0, self._pause_max))
+            kind = self._rng.choice(list(self._openings))
+            self._begin(kind, self._openings[kind])
+            await self._wait(until - loop.time())
         while loop.time() < until:
             await asyncio.sleep(self._rng.uniform(0, self._pause_max))
             kind = self._rng.choice(self._kinds)
-            self._cluster.observer.tell(f"nemesis {kind}")
-            task = loop.create_task(self._strikes[kind]())
-            self._under_way = [other for other in self._under_way if not other.done()] + [task]
+            self._begin(kind, self._strikes[kind])
             if len(self._under_way) > 2 or self._rng.random() < 0.5:
-                await self._wait_for_some(until)
+                await self._wait(min(until - loop.time(), self._arena.lasts()))
 
-    async def _wait_for_some(self, until: float) -> None:
+    def _begin(self, kind: str, strike: Strike) -> None:
+        self._cluster.observer.tell(f"nemesis {kind}")
+        task = asyncio.get_running_loop().create_task(strike())
+        self._under_way = [other for other in self._under_way if not other.done()] + [task]
+
+    async def _wait(self, seconds: float) -> None:
         """For what is under way, but not for one that lasts long."""
-        left = until - asyncio.get_running_loop().time()
         gathered = asyncio.gather(*self._under_way)
         try:
-            async with asyncio.timeout(max(min(left, self._arena.lasts()), 0.0)):
+            async with asyncio.timeout(max(seconds, 0.0)):
                 await asyncio.shield(gathered)
         except TimeoutError:
             return  # it goes on beside what comes next

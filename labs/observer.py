@@ -46,6 +46,10 @@ OFTEN_PROBES: Final = (
     "power cut of all nodes with acked writes",
     "unknown outcome that took effect",
     "unknown outcome that did not",
+    "vote after restart in same term refused",
+    "snapshot interrupted by a newer one",
+    "mutual moves",
+    "disk full at a vote or term",
 )
 """What every campaign of `OFTEN_SEEDS_MIN` seeds or more must visit."""
 
@@ -63,7 +67,6 @@ REQUIRED_PROBES: Final = (
     "damage refused: promises flipped",
     "damage refused: data progress flipped",
     "disk full at an entry",
-    "disk full at a vote or term",
     "disk of a leader failed",
     "disk of a follower failed",
     "disk of a leader stalled",
@@ -101,6 +104,29 @@ REQUIRED_PROBES: Final = (
     "overload borne",
 )
 """What every campaign of `PROBED_SEEDS_MIN` seeds or more must visit."""
+
+NAMED_PROBES: Final = {
+    "death": (
+        "node died with its disk",
+        "stranger came under a dead node's name",
+        "healing made a replica anew",
+    ),
+    "bereft": (
+        "acknowledged write lost with a majority",
+        "shard begun anew, as the plan said",
+        "survivor was configurations behind",
+        "recovery died half-way",
+        "hand-over of a recovered group begun anew",
+        "group went on from a survivor",
+    ),
+    "extinct": (
+        "acknowledged write lost with a majority",
+        "shard begun anew, as the plan said",
+        "group given up",
+    ),
+}
+"""By the fault that makes a run one of its own kind: what a campaign of `NAMED_SEEDS_MIN` such runs
+must visit instead."""
 
 
 class InvariantBroken(AssertionError):

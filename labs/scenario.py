@@ -18,28 +18,38 @@ order (swarm testing, Groce et al., ISSTA 2012).
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
 from labrpc.sim.chance import Chance
 from labrpc.sim.loop import VirtualLoop, run
+from labs.bereft import BEREFT, EXTINCT, Bereft, BereftConfig
 from labs.bounds import Bounds
 from labs.cluster import SimCluster
 from labs.healing import POLICY, SPARE_SECONDS, Administrators
 from labs.history import History, Kind
 from labs.knobs import Knobs, turned
-from labs.linearizability import NotLinearizable, Undecided, judge_list, judge_register
-from labs.nemesis import COSTLY, COSTLY_FAULTS, FAULTS, RARE, RARE_FAULTS, Nemesis
+from labs.linearizability import judge_list, judge_register
+from labs.nemesis import (
+    COSTLY,
+    COSTLY_FAULTS,
+    FAULTS,
+    NAMED_FAULTS,
+    RARE,
+    RARE_FAULTS,
+    Nemesis,
+)
 from labs.observer import InvariantBroken, Observer
 from labs.operator import Operator
+from labs.outcome import Outcome, c1, outcome_of
 from labs.overload import Overload
 from labs.pairs import judge_pair
 from labs.points import Points
 from labs.rest import Rest, everything_ends
+from labs.swaps import swaps
 from labs.topology import Topology, custom, drawn, topology
 from labs.weaker_reads import WeakerReads
 from labs.workload import Workload, WorkloadConfig
@@ -70,27 +80,12 @@ class ScenarioConfig:
     knobs: Knobs | None = None
     """None: drawn from the seed."""
 
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run came to."""
-
-    acknowledged: int
-    unknown: int
-    refused: int
-    hand_overs: int
-    configs: int
-    crashes: int
-    rest_seconds: float
-    faults: tuple[str, ...]
-    topology: str
-    story_hash: str
-    probes: Counter[str]
-    checks: int
-    seconds: float = 0.0
-    """Virtual seconds that the whole run took."""
-    events: int = 0
-    """Callbacks of the loop."""
+    def __post_init__(self) -> None:
+        named = [kind for kind in NAMED_FAULTS if kind in (*(self.faults or ()), *self.also)]
+        if len(named) > 1:
+            raise ValueError(
+                f"{' and '.join(named)} make runs of different kinds: name one of them"
+            )
 
 
 def drawn_faults(seed: int | str) -> tuple[str, ...]:
@@ -118,6 +113,8 @@ class Scenario:
         self.faults = drawn_faults(seed) if config.faults is None else config.faults
         self.faults += tuple(kind for kind in config.also if kind not in self.faults)
         self.knobs = config.knobs or Knobs.draw(self._chance.rng("knobs"))
+        if "newer-snapshot" in self.faults:
+            self.knobs = self.knobs.in_pieces()
         self.topology = self._topology(config)
         self._ruined = "ruin" in self.faults
         self._heals = "death" in self.faults
@@ -157,7 +154,8 @@ class Scenario:
 
     async def play(self) -> Outcome:
         # What parts answer each other is watched below the points, which refuse without a reason.
-        with turned(self.knobs), self._cluster.oracle.waits.watching():
+        swapping = swaps() if "swaps" in self.faults else nullcontext()
+        with turned(self.knobs), self._cluster.oracle.waits.watching(), swapping:
             self.points = Points(self._cluster, self._chance.rng("points"))
             self.points.on = False  # until the cluster stands
             with self.points.put_in() if "points" in self.faults else nullcontext():
@@ -257,7 +255,7 @@ class Scenario:
         for key in workload.keys:
             await workload.ask(0, Kind.GET, key, None, SHORT_DEADLINE_SECONDS)
         operations = self.history.by_key()
-        with _c1():
+        with c1():
             for key in workload.keys:
                 if key in workload.lists and key in operations:
                     judge_list(operations[key], self._cluster.oracle.last_value(key))
@@ -291,7 +289,7 @@ class Scenario:
 
     async def _judge(self, workload: Workload, rest: Rest) -> None:
         oracle, operations = self._cluster.oracle, self.history.by_key()
-        with _c1():
+        with c1():
             for key in workload.keys:
                 last = await workload.ask(0, Kind.GET, key, None, rest.answer_seconds)
                 if not last.happened:
@@ -306,31 +304,16 @@ class Scenario:
         oracle.judge_unknown(self.history.operations)
         self.observer.finish()
 
+    def _outcome(self, rest_seconds: float, configs: int, crashes: int) -> Outcome:
+        return outcome_of(
+            self._cluster, self.history, self.faults, self.topology.name,
+            rest_seconds=rest_seconds, configs=configs, crashes=crashes,
+        )  # fmt: skip
+
     def _judge_pairs(self, workload: Workload) -> None:
         """C1 of two keys together: nobody saw half a batch."""
         for left, right, _ in workload.pairs:
             judge_pair(left, right, self.history.operations)
-
-    def _outcome(self, rest_seconds: float, configs: int, crashes: int) -> Outcome:
-        for node in self._cluster.nodes.values():
-            node.tell_counts()
-        ends = [operation.happened for operation in self.history.operations]
-        checks = [watcher.checks for watcher in self._cluster.watchers.values()]
-        assert all(checks), "a run that checked nothing shows nothing"
-        return Outcome(
-            acknowledged=ends.count(True),
-            unknown=ends.count(None),
-            refused=ends.count(False),
-            hand_overs=self._cluster.oracle.hand_overs,
-            configs=configs,
-            crashes=crashes,
-            rest_seconds=rest_seconds,
-            faults=self.faults,
-            topology=self.topology.name,
-            story_hash=self.observer.story_hash,
-            probes=self.observer.probes,
-            checks=sum(checks),
-        )
 
 
 def has_majority(cluster: SimCluster, gid: GroupId, core: set[str]) -> bool:
@@ -342,15 +325,6 @@ def has_majority(cluster: SimCluster, gid: GroupId, core: set[str]) -> bool:
         for voters in (membership.voters, membership.outgoing)
         if voters
     )
-
-
-@contextmanager
-def _c1() -> Iterator[None]:
-    """The judges do not know the invariants' numbers."""
-    try:
-        yield
-    except (NotLinearizable, Undecided) as error:
-        raise InvariantBroken("C1", str(error)) from error
 
 
 def broken_invariant(error: BaseException) -> str:
@@ -366,14 +340,25 @@ def broken_invariant(error: BaseException) -> str:
 class Played(AssertionError):
     """A run that was wrong: what is needed to tell of it."""
 
-    def __init__(self, error: BaseException, scenario: Scenario) -> None:
+    def __init__(self, error: BaseException, run: Scenario | Bereft) -> None:
         self.invariant = broken_invariant(error)
         told = error.__cause__ if isinstance(error.__cause__, InvariantBroken) else error
         text = str(told) or repr(told)
         self.text = text if self.invariant in text else f"{self.invariant}: {text}"
-        self.last = list(scenario.observer.last)
-        self.history = scenario.history
+        self.last = list(run.observer.last)
+        self.history = run.history
         super().__init__(self.text)
+
+
+def _run_of(seed: int | str, config: ScenarioConfig, observer: Observer) -> Scenario | Bereft:
+    faults = drawn_faults(seed) if config.faults is None else config.faults
+    kinds = (*faults, *config.also)
+    if BEREFT not in kinds and EXTINCT not in kinds:
+        return Scenario(seed, config, observer)
+    bereft = BereftConfig(
+        seconds=config.seconds, whole=EXTINCT in kinds, faults=kinds, workload=config.workload
+    )
+    return Bereft(seed, bereft, observer)
 
 
 def play(
@@ -390,7 +375,7 @@ def play(
     Raises:
         Played: something was wrong; the notes name the seed and how to play it again.
     """
-    scenario: list[Scenario] = []
+    runs: list[Scenario | Bereft] = []
     loops: list[VirtualLoop] = []
 
     async def main() -> Outcome:
@@ -398,18 +383,18 @@ def play(
         assert isinstance(loop, VirtualLoop)
         loops.append(loop)
         observer = Observer(sink, wire=sink is not None)
-        scenario.append(Scenario(seed, config or ScenarioConfig(), observer))
-        outcome = await scenario[0].play()
+        runs.append(_run_of(seed, config or ScenarioConfig(), observer))
+        outcome = await runs[0].play()
         outcome.seconds = loop.time()
         return outcome
 
     try:
         outcome = run(main(), seed=seed)
     except Exception as error:
-        if not scenario:
+        if not runs:
             raise
-        played = Played(error, scenario[0])
+        played = Played(error, runs[0])
         played.add_note(f"again: python -m labs simulate --seed {seed}")
         raise played from error
     outcome.events = loops[0].events
-    return outcome, scenario[0].history
+    return outcome, runs[0].history

@@ -114,13 +114,13 @@ class StoreInvariants:
         self._counters = [0] * nshards
         self._configs: dict[int, ShardConfig] = {}
         self._answers: dict[tuple[int, int, int], tuple[Answer, GroupId, Term, Index]] = {}
-        self._by_name: dict[tuple[int, Once], Answer] = {}
+        self._by_name: dict[tuple[int, Once], tuple[Answer, GroupId, Index]] = {}
         self._keys: dict[bytes, Known] = {}
         self._undone: dict[tuple[bytes, bytes], None] = {}
         self._now = true_clock()
         recalled = Recalled(
             observer=observer, now=self._now, groups=self._groups, serving=self._serving,
-            answers=self._answers, keys=self._keys, effects=self.effects,
+            answers=self._answers, by_name=self._by_name, keys=self._keys, effects=self.effects,
         )  # fmt: skip
         self.memory = Memory(recalled, SlotRouting(nshards))
 
@@ -213,7 +213,8 @@ class StoreInvariants:
         elif isinstance(decoded, Abandoned):
             self._given_up(machine, shards, rows)
         elif isinstance(decoded, PassTime):  # the shard may have forgotten its old names
-            self._by_name = {n: a for n, a in self._by_name.items() if n[0] != decoded.shard}
+            for name in [name for name in self._by_name if name[0] == decoded.shard]:
+                del self._by_name[name]
         elif isinstance(decoded, OpenSession):
             self._opened(machine, decoded, answer)
         elif isinstance(decoded, Chunk | Install | Freeze | Restart | Renew | Drop):
@@ -316,18 +317,23 @@ class StoreInvariants:
             self._look_at_balance(before, config)
 
     def _look_at_balance(self, before: ShardConfig, config: ShardConfig) -> None:
-        """S10: a join or a leave balances, with as few moves as that takes."""
+        """S10: a join or a leave balances, with as few moves as that takes. So does giving a group
+        up; what another one still holds of its shards is that one's first."""
         loads = {gid: config.shards.count(gid) for gid in sorted(config.groups)}
         if not loads:
             return
         if max(loads.values()) - min(loads.values()) > 1:
             self.observer.broke("S10", f"configuration {config.number} spreads shards as {loads}")
+        stood = [
+            holder if owner in config.abandoned else owner
+            for owner, holder in zip(before.shards, config.previous, strict=True)
+        ]
         base, more = divmod(len(config.shards), len(loads))
-        kept = sorted((before.shards.count(gid) for gid in loads), reverse=True)
+        kept = sorted((stood.count(gid) for gid in loads), reverse=True)
         fewest = len(config.shards) - sum(
             min(count, base + (at < more)) for at, count in enumerate(kept)
         )
-        moved = sum(a != b for a, b in zip(before.shards, config.shards, strict=True))
+        moved = sum(a != b for a, b in zip(stood, config.shards, strict=True))
         if moved > fewest:
             self.observer.broke(
                 "S10", f"configuration {config.number} moves {moved} shards, {fewest} would do"
@@ -543,15 +549,15 @@ class StoreInvariants:
         name = (write.shard, write.once)
         known = self._by_name.get(name)
         if known is None:
-            self._by_name[name] = answer
+            self._by_name[name] = (answer, gid, index)
             return False
         kind = "batch" if isinstance(write, Batch) else "write"
         self.observer.probe(f"named {kind} answered from the table")
         if changed:
             self.observer.broke("C3", f"group {gid}: {write} takes effect again at {index}")
-        if answer != known:
+        if answer != known[0]:
             self.observer.broke(
-                "C5", f"group {gid}: {write} is answered {answer} at {index}, {known} at first"
+                "C5", f"group {gid}: {write} is answered {answer} at {index}, {known[0]} at first"
             )
         return True
 

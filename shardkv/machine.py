@@ -590,7 +590,9 @@ class StoreMachine:
             after = steps.abandon(record, self.gid, previous, lost, config.number, index)
             held = self._become(self._shards[shard], after, rows)
             if arrives:
-                self._begin_after(held, config.number, rows)
+                # It may be to go there again, and to begin anew once more, before `config` comes.
+                before = (config.number - self.number) * steps.ANEW_APART
+                self._begin_after(held, config.number, rows, before=before)
             elif after.phase is Phase.PARKED:  # it was frozen: the lost group may have served it
                 self._go_beyond(held, config.number, rows)
         return DONE
@@ -616,10 +618,12 @@ class StoreMachine:
         rows.put(held.highest_key, encode_version(begins))
         self._mirror(held, rows)
 
-    def _begin_after(self, held: HeldShard, number: ConfigNumber, rows: Rows) -> None:
+    def _begin_after(
+        self, held: HeldShard, number: ConfigNumber, rows: Rows, *, before: int = 0
+    ) -> None:
         """A shard whose rows are lost begins anew: with session numbers and versions that it cannot
-        have given before, so that nobody who remembers one is taken for another (C3)."""
-        beyond = number * steps.RECOVERED_BEGINS
+        have given before, so that nobody who remembers one is taken for another (C3, S4)."""
+        beyond = number * steps.RECOVERED_BEGINS - before
         held.sessions.skip(rows, beyond)
         rows.put(held.highest_key, encode_version(beyond))
         self._mirror(held, rows)

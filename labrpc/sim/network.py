@@ -138,7 +138,7 @@ class SimNetwork:
         self._chance = chance
         self._faults = faults
         self.archive: deque[tuple[Address, bytes]] | None = None
-        """Frames that passed, for `replay`; None: none are kept."""
+        """Frames that were sent, lost ones too, for `replay`; None: none are kept."""
         self._links: dict[tuple[Address, Address], _Link] = {}
         self._processes: dict[Address, SimTransport] = {}
 
@@ -209,10 +209,8 @@ class SimNetwork:
         if self.archive is None:
             self.archive = deque(maxlen=frames_max)
 
-    def replay(self, at: int) -> None:
+    def replay(self, to: Address, frame: bytes) -> None:
         """Let a frame that was kept arrive again, at whatever process lives there now."""
-        assert self.archive is not None
-        to, frame = self.archive[at]
         process = self._processes.get(to)
         if process is not None:
             loop = asyncio.get_running_loop()
@@ -529,11 +527,11 @@ class SimChannel:
         link = self._link
         arrives = departs + link.delay()
         network = self._source.network
+        if network.archive is not None:
+            network.archive.append((self._to, frame))
         if link.loses():
             network.counts.lost += 1
             return
-        if network.archive is not None:
-            network.archive.append((self._to, frame))
         if link.spoils:
             self._spoil(frame, target, arrives)
             return

@@ -25,8 +25,9 @@ from typing import Final, TextIO
 from labs.corpus import BadCorpus, read_corpus
 from labs.history import History
 from labs.nemesis import COSTLY_FAULTS, FAULTS, NAMED_FAULTS, RARE_FAULTS
-from labs.observer import OFTEN_PROBES, REQUIRED_PROBES, missing
-from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
+from labs.observer import NAMED_PROBES, OFTEN_PROBES, REQUIRED_PROBES, missing
+from labs.outcome import Outcome
+from labs.scenario import Played, ScenarioConfig, drawn_faults, play
 from labs.topology import GROUPS_MAX, NODES_MAX, WEIGHTS
 
 ROOT: Final = Path(__file__).parents[2]
@@ -34,6 +35,8 @@ PROBED_SEEDS_MIN: Final = 400
 """A campaign of so many runs must visit every required probe."""
 OFTEN_SEEDS_MIN: Final = 60
 """A campaign of so many runs must visit those that are often visited."""
+NAMED_SEEDS_MIN: Final = 25
+"""A campaign of so many runs of one of the `NAMED_FAULTS` must visit that one's."""
 AGAIN_EVERY: Final = 20
 """Of a campaign every so many-th seed is played twice, and must tell the same story (H2)."""
 SHRINK_SECONDS: Final = 60.0
@@ -90,7 +93,14 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
         help=f"kinds, or none: {', '.join(KINDS)}",
     )
     verb.add_argument(
-        "--also", type=_faults, default=(), metavar="A,B", help="kinds besides those of the seed"
+        "--also",
+        type=_faults,
+        default=(),
+        metavar="A,B",
+        help="kinds besides those of the seed. Of these at most one, since each makes a run of its "
+        "own kind: death (nodes are gone for good, the cluster mends itself), bereft (a group has "
+        "no majority any more, and goes on from what is left: ctl recover), extinct (nothing is "
+        "left of a group, and it is given up: ctl abandon)",
     )
     verb.add_argument("--trace", type=Path, metavar="FILE", help="one line of text an event")
     verb.add_argument("--history", type=Path, metavar="FILE", help="one line of JSON an operation")
@@ -127,7 +137,11 @@ def _faults(text: str) -> tuple[str, ...]:
 def simulate(arguments: argparse.Namespace) -> int:
     """Returns 0 if every run was right, and every required probe was visited."""
     logging.getLogger().addHandler(logging.NullHandler())  # what faults make the parts say
-    config = _config(arguments)
+    try:
+        config = _config(arguments)
+    except ValueError as error:
+        sys.stderr.write(f"labs simulate: {error}\n")
+        return 2
     runs: Iterable[tuple[int, ScenarioConfig]] = ()
     if arguments.corpus is not None:
         try:
@@ -300,7 +314,7 @@ def _shrink(seed: int | str, config: ScenarioConfig, invariant: str, budget: flo
 
 def _smaller(config: ScenarioConfig) -> Iterator[ScenarioConfig]:
     """Runs that are smaller in one way each, the boldest first."""
-    if config.topology is None and config.nodes is None:
+    if config.topology is None and config.nodes is None and not config.also:
         yield replace(config, topology="T0")
     if config.seconds > 2:
         yield replace(config, seconds=round(config.seconds / 2, 1))
@@ -422,20 +436,27 @@ class _Campaign:
         self._probes.update(result.outcome.probes)
 
     def _lacks(self) -> list[str]:
-        """What was not visited, and must be by so many runs that draw their faults themselves.
-        Nothing of fresh seeds: what those visit is luck, and what they find is not."""
-        narrowed = self._config.faults is not None or self._config.topology is not None
-        narrowed = narrowed or self._arguments.fresh
-        if narrowed or self._done < OFTEN_SEEDS_MIN:
+        """What was not visited, and must be by so many runs. Nothing where flags narrow what a run
+        may come to, and nothing of fresh seeds: what those visit is luck, and what they find is
+        not."""
+        config = self._config
+        if config.faults is not None or config.topology is not None or self._arguments.fresh:
             return []
         return missing(self._probes, self._required())
 
     def _required(self) -> tuple[str, ...]:
+        """By rates seen over hundreds of seeds: each is missed by chance once in thousands of
+        campaigns of such a length."""
+        for kind in NAMED_FAULTS:
+            if kind in self._config.also:
+                return NAMED_PROBES[kind] if self._done >= NAMED_SEEDS_MIN else ()
+        if self._done < OFTEN_SEEDS_MIN:
+            return ()
         return REQUIRED_PROBES if self._done >= PROBED_SEEDS_MIN else OFTEN_PROBES
 
     def _tell(self, took: float) -> None:
         _say(f"probes: {_probes(self._probes)}")
-        if unvisited := missing(self._probes):
+        if (unvisited := missing(self._probes)) and not self._config.also:
             _say(f"never visited, of {len(REQUIRED_PROBES)}: {', '.join(unvisited)}")
         if lacks := self._lacks():
             _say(f"so many seeds must visit these: {', '.join(lacks)}")

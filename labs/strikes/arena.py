@@ -76,12 +76,12 @@ class Arena:
 
     def end(self, node: SimNode, how: Callable[[SimNode], None] = SimNode.crash) -> None:
         self.crashes += node.alive
+        if node.alive and self.cluster.oracle.leaving():
+            self.probe("freeze crossed by restart")
         how(node)
 
     async def down(self, nodes: list[SimNode], how: Callable[[SimNode], None]) -> None:
         """End nodes, and start them again a while later."""
-        if self.cluster.oracle.leaving():
-            self.probe("freeze crossed by restart")
         for node in nodes:
             self.end(node, how)
         await asyncio.sleep(self.lasts())

@@ -9,6 +9,7 @@ from labrpc.sim.disk import FLUSH_SECONDS, SYNC_SECONDS, DriveImage, Write
 from labs.cluster import DATA, LOG, PROMISES, SimNode
 from labs.strikes.arena import Arena, Strike
 from labs.strikes.atlas import Atlas
+from labs.strikes.elections import Elections
 from raft.disk.data_store import PROGRESS, ROWS
 from raft.disk.promise import decode_promise
 from raft.disk.records import (
@@ -25,8 +26,10 @@ from raft.snapshot_stream import SnapshotChunk
 from raft.types import GroupId
 
 STALL_SECONDS: Final = (1.0, 30.0)
-AT_A_SNAPSHOT: Final = 0.4
-"""So many full disks are those of nodes that a snapshot comes to."""
+AT_A_SNAPSHOT: Final = 0.35
+"""So many full disks are those of nodes that a snapshot comes to,"""
+AT_A_VOTE: Final = 0.3
+"""and so many those of nodes that are asked for a vote."""
 SNAPSHOT_ROOM: Final = (150, 250, 400)
 """Bytes: for the record that a snapshot is being staged, and not for its rows."""
 HALF_A_PROMISE: Final = "half a promise"
@@ -44,7 +47,7 @@ class DiskStrikes:
 
     def __init__(self, arena: Arena) -> None:
         self._arena, self._rng, self._cluster = arena, arena.rng, arena.cluster
-        self._atlas = Atlas(arena.cluster)
+        self._atlas, self._elections = Atlas(arena.cluster), Elections(arena)
         self._traps: dict[str, tuple[str, int]] = {}
         for node in arena.cluster.nodes.values():
             node.drive.watch(self._watch(node))
@@ -61,6 +64,10 @@ class DiskStrikes:
             "damage": lambda: self._damage(spared=True),
             "ruin": lambda: self._damage(spared=False),
         }
+
+    def openings(self) -> dict[str, Strike]:
+        """Those that a run may begin with, by kind."""
+        return {"full": self._full_at_a_vote}
 
     def heal(self) -> None:
         self._traps.clear()
@@ -95,13 +102,23 @@ class DiskStrikes:
         await self._arena.up([victim])
 
     async def _full(self) -> None:
-        """No room any more. The process ends at the next write, and so does the next one at its
-        start, until there is room again."""
-        if self._rng.random() < AT_A_SNAPSHOT:
-            victim = await self._awaits_a_snapshot()
+        """No room any more, where a snapshot comes, or a vote is asked for, or anywhere."""
+        where = self._rng.random()
+        if where < AT_A_SNAPSHOT:
+            await self._stays_full(await self._awaits_a_snapshot())
+        elif where < AT_A_SNAPSHOT + AT_A_VOTE:
+            await self._full_at_a_vote()
         else:
             victim = self._arena.victim()
             victim.drive.room = 0
+            await self._stays_full(victim)
+
+    async def _full_at_a_vote(self) -> None:
+        await self._stays_full(await self._is_asked_for_a_vote())
+
+    async def _stays_full(self, victim: SimNode | None) -> None:
+        """The process ends at the next write, and so does the next one at its start, until there is
+        room again."""
         if victim is None:
             return
         await asyncio.sleep(self._arena.lasts())
@@ -112,6 +129,19 @@ class DiskStrikes:
         await asyncio.sleep(self._rng.uniform(0.0, 0.2))
         victim.drive.heal()
         await self._arena.up([victim])
+
+    async def _is_asked_for_a_vote(self) -> SimNode | None:
+        """A voter of a group whose leader hands over, its disk full from when the new one asks."""
+        handing = self._elections.hand_over()
+        if handing is None:
+            return None
+        victim = self._rng.choice([handing.leader, *handing.others])
+
+        def is_full() -> None:
+            victim.drive.room = 0
+
+        asked = await self._elections.campaigns(handing.to, handing.gid, is_full)
+        return victim if asked else None
 
     async def _awaits_a_snapshot(self) -> SimNode | None:
         """The node that the next snapshot is on its way to, its disk all but full; None: there was

@@ -6,17 +6,10 @@ from typing import Final
 
 from labrpc.sim.network import HEALTHY, Faults
 from labrpc.transport import Address
-from labs.cluster import SimNode
 from labs.strikes.arena import Arena, Strike
-from raft.errors import NotLeader, TransferRefused
-from raft.types import GroupId, ReplicaId
 
 KEPT_FRAMES_MAX: Final = 2_000
 REPLAYED_FRAMES: Final = 40
-LONELY_TERMS: Final = 4
-LONELY_E: Final = 3
-ASKED_SECONDS: Final = 0.0004
-"""Then a request for votes has left; less than a hop takes, so no vote has come."""
 NARROW_BYTES_PER_SECOND: Final = (5_000, 50_000, 500_000)
 
 
@@ -27,7 +20,6 @@ class NetworkStrikes:
         self._arena, self._rng = arena, arena.rng
         self._cluster, self._network = arena.cluster, arena.cluster.network
         self._faults = HEALTHY
-        self._was_lonely = False
 
     def strikes(self) -> dict[str, Strike]:
         """By kind."""
@@ -56,8 +48,6 @@ class NetworkStrikes:
             "swizzle": self._swizzle,
             "clients": lambda: self._cut_for(self._clients),
             "controller": self._controller,
-            "lonely": self._lonely,
-            "transfer-cut": self._transfer_cut,
         }
 
     def heal(self) -> None:
@@ -89,7 +79,7 @@ class NetworkStrikes:
         kept = self._network.archive
         for _ in range(REPLAYED_FRAMES):
             if kept:
-                self._network.replay(self._rng.randrange(len(kept)))
+                self._network.replay(*kept[self._rng.randrange(len(kept))])
                 await asyncio.sleep(self._rng.uniform(0.0, 0.02))
         if kept:
             self._arena.probe("old frames replayed")
@@ -159,92 +149,6 @@ class NetworkStrikes:
             for victim in clogged:
                 self._network.isolate(victim, addresses)
             await asyncio.sleep(self._rng.uniform(0.05, 0.6))
-
-    async def _lonely(self) -> None:
-        """A node that is elected again and again, and each time cut off before anybody hears its
-        first entry: in the end its log holds the uncommitted ends of several terms."""
-        if self._was_lonely:
-            return
-        self._was_lonely = True
-        gid = self._rng.choice(self._cluster.gids)
-        leader = self._cluster.leader(gid)
-        if leader is None:
-            return
-        rest = [node for node in self._arena.nodes() if node is not leader]
-        others = [node.address for node in rest]
-        for address in [leader.address, *others]:  # whoever might be elected hears nobody
-            self._network.isolate(address, [leader.address, *others])
-        for _ in range(LONELY_TERMS):
-            if not await self._steps_down(leader, gid):
-                break
-            for address in others:
-                self._network.mend(leader.address, address)
-                self._network.mend(address, leader.address)
-            if await self._campaigns(leader, gid):
-                await asyncio.sleep(ASKED_SECONDS)
-                for address in others:  # they have been asked; its first entry they do not hear
-                    self._network.cut(leader.address, address)
-                await asyncio.sleep(self._arena.election_seconds / 20)  # then it leads
-        self._network.heal()
-        self._network.isolate(leader.address, others)
-        await asyncio.sleep(2 * self._arena.election_seconds)
-        await self._arena.flush(rest)  # what it lacks may now be in a snapshot alone
-        self._network.heal()
-
-    async def _transfer_cut(self) -> None:
-        """A leader hands over, and whoever is to follow it is cut off once it has asked for votes:
-        the leader is deposed, and another one than it meant must follow."""
-        arena = self._arena
-        gid = self._rng.choice(list(self._cluster.placement))
-        leader = self._cluster.leader(gid)
-        if leader is None or leader.host is None:
-            return
-        replica = leader.host.replicas[gid]
-        others = [voter for voter in replica.core.membership.voters if voter.id != replica.id]
-        if len(others) < 2:
-            return
-        to = self._rng.choice(others)
-        try:
-            leader.context.run(replica.transfer, to.id)
-        except (TransferRefused, NotLeader):
-            return
-        target = self._cluster.nodes[to.node]
-        if await self._campaigns(target, gid):
-            await asyncio.sleep(ASKED_SECONDS)  # they have been asked; it does not hear them
-            self._network.isolate(target.address, self._addresses())
-            await asyncio.sleep(2 * arena.election_seconds)
-            self._network.heal()
-
-    async def _campaigns(self, node: SimNode, gid: GroupId) -> bool:
-        """Wait until a node asks for votes, at most a few E."""
-        asked = asyncio.Event()
-        probes = self._cluster.watchers[gid].probes
-
-        def campaigns(source: ReplicaId) -> None:
-            replica = node.host.replicas.get(gid) if node.host is not None else None
-            if replica is not None and replica.id == source:
-                asked.set()
-
-        probes.on_campaign = campaigns
-        try:
-            async with asyncio.timeout(LONELY_E * self._arena.election_seconds):
-                await asked.wait()
-        except TimeoutError:
-            return False
-        finally:
-            probes.on_campaign = None
-        return True
-
-    async def _steps_down(self, node: SimNode, gid: GroupId) -> bool:
-        """Wait until a node leads no more, at most a few E."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + LONELY_E * self._arena.election_seconds
-        while loop.time() < until:
-            replica = node.host.replicas.get(gid) if node.host is not None else None
-            if replica is None or not replica.leads:
-                return replica is not None
-            await asyncio.sleep(self._arena.election_seconds / 20)
-        return False
 
     def _clients(self) -> None:
         for client in self._cluster.client_addresses:

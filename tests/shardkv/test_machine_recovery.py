@@ -16,7 +16,7 @@ from shardkv.copying import Pulled
 from shardkv.held import EPOCH
 from shardkv.migration import Ask, Pull, todo
 from shardkv.phases import Phase
-from shardkv.steps import RECOVERED_BEGINS
+from shardkv.steps import ANEW_APART, RECOVERED_BEGINS
 from shardkv.types import ABSENT, DONE, NO_COPY, Answer, Code, SessionId
 from tests.support.stores import (
     S0,
@@ -215,11 +215,35 @@ def test_a_shard_on_its_way_from_a_lost_group_begins_anew() -> None:
     assert group.machine.record(shard).phase is Phase.SERVING
     assert group.get(b"k", shard) is ABSENT
     session = group.open(shard)
-    assert session == config.number * RECOVERED_BEGINS + 1
-    assert group.apply(put(session, 1, b"k", b"v", shard=shard)) == ok(
-        config.number * RECOVERED_BEGINS + 1
-    )
+    begins = config.number * RECOVERED_BEGINS - ANEW_APART
+    assert session == begins + 1
+    assert group.apply(put(session, 1, b"k", b"v", shard=shard)) == ok(begins + 1)
     assert group.apply(configure(config)).code is Code.OK
+    group.restart()
+
+
+def test_a_shard_that_begins_anew_again_gives_no_number_twice() -> None:
+    """On its way to the configuration that gives B up this group has the shard from B, is to give
+    it to B, and has it from B again; and that configuration makes it anew."""
+    history, shard = History(), ShardId(2)
+    group = Group(A)
+    group.apply(configure(history.then(A, A, B, B)))
+    for owner in (A, B, A, B):
+        history.then(A, A, owner, B)
+    last = given_up(history.configs[-1], B)
+    last = replace(last, shards=(A, A, A, A))
+    opened = []
+    for between in history.configs[2:]:
+        assert group.apply(configure(between)).code is Code.OK
+        assert group.apply(abandoned(last, arriving=False)).code is Code.OK
+        assert group.apply(abandoned(last, arriving=True)).code is Code.OK
+        if group.machine.record(shard).phase is Phase.SERVING:
+            opened += [group.open(shard), group.open(shard)]
+    assert group.apply(configure(last)).code is Code.OK
+    opened.append(group.open(shard))
+
+    assert len(opened) == 5
+    assert opened == sorted(set(opened)), "S4: the counter never goes back"
     group.restart()
 
 

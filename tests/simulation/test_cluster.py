@@ -21,7 +21,8 @@ from labs.history import History, Kind
 from labs.knobs import Knobs
 from labs.linearizability import NotLinearizable, judge_list
 from labs.nemesis import FAULTS
-from labs.scenario import Outcome, Played, ScenarioConfig, drawn_faults, play
+from labs.outcome import Outcome
+from labs.scenario import Played, ScenarioConfig, drawn_faults, play
 from labs.workload import Workload, WorkloadConfig
 from raft.ports import Rows
 from raft.types import GroupId

@@ -22,9 +22,13 @@ from labs.scenario import ScenarioConfig, drawn_faults, play
 from labs.strikes.arena import Arena
 from labs.strikes.atlas import Atlas
 from labs.strikes.disks import DAMAGES, DiskStrikes
+from labs.swaps import swaps
 from labs.topology import WEIGHTS, drawn, topology
 from raft.disk.log_store import LogStore
 from raft.host import CompactionConfig
+from shardctrler import machine
+from shardctrler.types import ShardId
+from tests.support.stores import A, B
 
 
 def arena(cluster: SimCluster) -> Arena:
@@ -223,6 +227,10 @@ SHORT_LOGS = Knobs(compaction=CompactionConfig(log_entries_max=5, keep_entries=0
         (("transfer-cut",), "transfer crossed by an election"),
         (("torn",), "half-written promise left by a power cut"),
         (("full", "isolate"), "disk full at a snapshot"),
+        (("full",), "disk full at a vote or term"),
+        (("second-candidate",), "vote after restart in same term refused"),
+        (("newer-snapshot",), "snapshot interrupted by a newer one"),
+        (("swaps", "changes"), "mutual moves"),
         ((), "named write answered from the table"),
     ],
 )
@@ -231,6 +239,26 @@ def test_what_a_strike_aims_at_is_reached(faults: tuple[str, ...], probe: str) -
     config = ScenarioConfig(seconds=9.0, topology="T1", faults=faults, knobs=SHORT_LOGS)
 
     assert any(play(f"aims/{seed}", config)[0].probes[probe] for seed in range(5))
+
+
+def test_a_run_begins_with_one_of_its_stories_and_with_nothing_beside_it() -> None:
+    lines: list[str] = []
+    config = ScenarioConfig(seconds=5.0, topology="T1", faults=("second-candidate", "crash"))
+    play("opening", config, sink=lines.append)
+
+    strikes = [line.split()[2:] for line in lines if line.split()[1:2] == ["nemesis"]]
+    assert strikes[0] == ["second-candidate"]
+
+
+def test_swaps_end_with_their_run() -> None:
+    usual = vars(machine)["move"]
+    with swaps():
+        swapped = vars(machine)["move"]([A, A, B], ShardId(1), B)
+
+    assert swapped == (A, B, A), "B gives its first one in return"
+    assert vars(machine)["move"] is usual
+    with swaps():
+        assert vars(machine)["move"]([A, A], ShardId(1), B) == (A, B), "who has none gives none"
 
 
 def test_timers_that_ring_together_split_votes(monkeypatch: pytest.MonkeyPatch) -> None:
