@@ -45,9 +45,6 @@ T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 10.0
 """How long `close` waits for the loop's thread to end."""
-SIGNAL_SECONDS: Final = 0.5
-"""A waiting thread looks up so often. CPython only notes a signal that comes in the moment before a
-thread waits for a lock, and the wait is not ended by it: Ctrl-C there would do nothing at all."""
 ROWS_AT_ONCE: Final = 256
 """Of a list, each time that the loop's thread is asked."""
 
@@ -367,12 +364,7 @@ class Store:
 
     def _result(self, future: "concurrent.futures.Future[T]") -> T:
         try:
-            while True:
-                try:
-                    return future.result(SIGNAL_SECONDS)
-                except TimeoutError:
-                    if future.done():
-                        return future.result()  # it has just come; or the time-out is its own
+            return future.result()
         except concurrent.futures.CancelledError:
             raise Closed() from None
         except BaseException:

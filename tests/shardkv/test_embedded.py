@@ -1,7 +1,6 @@
 """The embedded store and the blocking face, on a real directory."""
 
 import asyncio
-import concurrent.futures
 import contextlib
 import shutil
 import signal
@@ -238,38 +237,6 @@ def test_ctrl_c_ends_the_wait_and_the_store_lives_on(tmp_path: Path) -> None:
         del store.get  # type: ignore[attr-defined]
 
         assert kv.put("a", "1") == 1
-
-
-def test_a_wait_looks_up_for_signals_and_gives_what_comes_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No signal ends a wait of which it comes just before; also where one is an answer's error."""
-    monkeypatch.setattr("shardkv.sync.SIGNAL_SECONDS", 0.005)
-    with shardkv.open(tmp_path / "store") as kv:
-        looked: list[float | None] = []
-        result = concurrent.futures.Future.result
-
-        def counted(future: object, timeout: float | None = None) -> object:
-            looked.append(timeout)
-            return result(future, timeout)  # type: ignore[arg-type]
-
-        async def late(key: object, **how: object) -> bytes:
-            while len(looked) < 3:  # noqa: ASYNC110 - the other thread sets no event
-                await asyncio.sleep(0.001)
-            if key == "b":
-                raise TimeoutError("of the answer")
-            return b"1"
-
-        kv._store.get = late  # type: ignore[method-assign]
-        with monkeypatch.context() as patch:
-            patch.setattr(concurrent.futures.Future, "result", counted)
-
-            assert kv.get("a") == b"1"
-            looked.clear()
-            with pytest.raises(TimeoutError, match="of the answer"):
-                kv.get("b")
-
-        assert looked[:3] == [0.005] * 3
 
 
 def test_the_asyncio_face(tmp_path: Path) -> None:
