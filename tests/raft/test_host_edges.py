@@ -512,6 +512,37 @@ def test_a_later_replica_sees_nothing_of_an_earlier_one(crash: str) -> None:
     run(main())
 
 
+def test_rows_of_a_dropped_replica_stay_until_the_drop_is_durable() -> None:
+    """Also where rows of others are being deleted: a crash might take the drop back."""
+
+    async def main() -> None:
+        world, leader = await three()
+        await fill(world, leader)
+        old = others(world, leader)[0]
+        await world.until(lambda: _agrees(old, leader))
+        host = old.host
+        assert host is not None
+
+        def rows() -> int:
+            return sum(1 for _ in host._data_disk.range(b"", b"\xff" * 9))
+
+        leader.replica.change_members(remove=[old.replica.id])
+        await world.until(world._is_settled)
+        before = rows()
+        old.drive.stall()
+        dropping = asyncio.ensure_future(host.drop_replica(GID))
+        host._orphans = True
+        await asyncio.sleep(5 * HOUSEKEEPING_SECONDS)
+        assert not dropping.done() and rows() == before > 0
+
+        old.drive.heal()
+        await dropping
+        await asyncio.sleep(5 * HOUSEKEEPING_SECONDS)
+        assert rows() == 0
+
+    run(main())
+
+
 @pytest.mark.parametrize("turns", range(0, 40, 4))
 def test_a_birth_that_a_power_cut_interrupts_happened_or_did_not(turns: int) -> None:
     async def main() -> None:
