@@ -209,3 +209,20 @@ def test_who_is_passed_over_is_asked_only_where_nobody_else_is() -> None:
         assert group.frames[-1][0] == "a", "the others are as dead"
 
     told(lambda to: SERVED, story)
+
+
+def test_a_member_that_answered_is_passed_over_no_longer() -> None:
+    """Of several that were the first to answer again is asked before the others."""
+
+    async def story(group: Group) -> None:
+        group.dead = list(MEMBERS)
+        waiting = group.ask("spread")
+        await asyncio.sleep(0.5)
+        group.dead = []
+        await waiting
+        answered = group.frames[-1][0]
+        for _ in range(4):
+            await group.ask("spread")
+        assert {to for to, _ in group.frames[-4:]} == {answered}
+
+    told(lambda to: SERVED, story)
