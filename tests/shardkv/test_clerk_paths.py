@@ -31,7 +31,16 @@ from shardkv.group_link import (
     LINGER_SECONDS,
     NO_ROOM_SECONDS,
 )
-from shardkv.protocol import Frame, Proposal, Reply, Result, Status, Trouble
+from shardkv.protocol import (
+    Frame,
+    Leader,
+    Proposal,
+    Reply,
+    Result,
+    Status,
+    Trouble,
+    encode_reply,
+)
 from shardkv.reading import READ, ReadReply, Refusal, Served, decode_read, encode_read_reply
 from shardkv.reading import Trouble as ReadTrouble
 from shardkv.types import Answer, Code, SessionId
@@ -304,6 +313,38 @@ def test_each_redirection_after_an_answer_is_followed_at_once() -> None:
             assert asyncio.get_running_loop().time() - began < 5 * HOP_SECONDS
 
     with_clerk(story)
+
+
+def test_a_late_redirection_does_not_undo_a_newer_one() -> None:
+    """The old leader answered one frame long ago: it named who was to follow then."""
+
+    class Late(FakeStore):
+        held: list[str]
+
+        async def call(self, to: Address, method: str, body: bytes, *, timeout: float) -> bytes:
+            if to not in self.held:
+                return await super().call(to, method, body, timeout=timeout)
+            self.held.remove(to)
+            await asyncio.sleep(0.1)
+            other = next(group for group in self.groups.values() if to in group.members).members[1]
+            leader = Leader(NodeId(f"n-{other}"), other)
+            return encode_reply(Reply(Status.NOT_LEADER, 1, leader))
+
+    async def story(store: FakeStore, clerk: Clerk) -> None:
+        assert isinstance(store, Late)
+        store.held = []
+        await clerk.get(KEY)
+        group = store.groups[store.config.shards[store.routing(KEY)]]
+        store.held = [group.members[0]]
+        first = asyncio.ensure_future(clerk.get(KEY))
+        await asyncio.sleep(2 * LINGER_SECONDS)
+        group.leader = group.members[2]
+        await clerk.get(KEY)
+        await first
+
+        assert group.members[1] not in [to for to, _ in store.frames]
+
+    with_clerk(story, Late())
 
 
 # Members and sessions
