@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -35,7 +36,7 @@ from shardkv.protocol import Status
 from shardkv.reading import Refusal, Trouble
 from shardkv.routing import SlotRouting
 from shardkv.scan import Network, Pages, Scan, Way
-from shardkv.types import Answer, Version
+from shardkv.types import Answer, Code, Version
 from tests.support.stores import group_info
 
 SHARDS = 12
@@ -68,6 +69,9 @@ class Store:
         self.dead: set[str] = set()
         self.leader: Address | None = None
         self.asked: list[str] = []
+        self.arriving: ShardId | None = None
+        """On its way from the second group to the first, which has it by the configuration."""
+        self.asked_for_it: list[GroupId] = []
         groups = {gid: group_info(gid) for gid in GIDS}
         shards = tuple(GIDS[shard % 2] for shard in range(SHARDS))
         records = {
@@ -92,7 +96,15 @@ class Store:
         parts: list[Part | Answer | Refusal] = []
         found: list[tuple[Listed, int]] = []
         for at, start in enumerate(frame.starts):
-            if to in self.refusals:
+            if start.shard == self.arriving:
+                self.asked_for_it.append(frame.gid)
+            if (
+                start.shard == self.arriving
+                and frame.gid == GIDS[0]
+                and self.view.config.number < 2
+            ):
+                parts.append(Answer(Code.NOT_READY, (1, GIDS[1])))
+            elif to in self.refusals:
                 parts.append(self.refusals[to])
             elif at >= self.shards_max:
                 parts.append(Refusal(Trouble.REPLY_FULL))
@@ -227,5 +239,22 @@ def test_a_page_for_a_client_ends_where_its_bytes_do() -> None:
             max_age=None, session=None, timeout=None,
         )  # fmt: skip
         assert list(page.rows) == store.all[:2] and page.token is not None
+
+    told(story)
+
+
+def test_a_newer_configuration_ends_every_detour() -> None:
+    async def story() -> None:
+        store = Store(Random(8), 200)
+        store.rows_max, store.arriving = 5, ShardId(0)
+        pages, found = store.pages(), list[Listed]()
+        async for chunk in Scan(pages, list(store.rows), None, None).chunks():
+            found += chunk
+            if store.view.config.number == 1:
+                assert store.asked_for_it == [GIDS[0], GIDS[1]], "its source has it"
+                newer = replace(store.view.config, number=ConfigNumber(2))
+                store.view = View(newer, store.view.directory)
+        assert found == store.all
+        assert len(store.asked_for_it) > 2 and set(store.asked_for_it[2:]) == {GIDS[0]}
 
     told(story)
