@@ -131,11 +131,17 @@ class Operator:
             steps = [next_step(wish, seen) for wish in wishes]
             if all(isinstance(step, Complete) for step in steps):
                 return seen
-            await asyncio.gather(*(self._try(step, seen) for step in steps))
+            troubles = await asyncio.gather(*(self._try(step, seen) for step in steps))
             waiting = "; ".join(step.reason for step in steps if isinstance(step, Wait))
             telling.waits(waiting)
             if asyncio.get_running_loop().time() > deadline:
-                raise Unavailable(f"not complete in time: {waiting or 'steps keep failing'}")
+                failed = [
+                    f"group {wish.gid}: {trouble}"
+                    for wish, trouble in zip(wishes, troubles, strict=True)
+                    if trouble
+                ]
+                why = "; ".join([*filter(None, [waiting]), *failed])
+                raise Unavailable(f"not complete in time: {why or 'the last step was just taken'}")
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def pursue(
