@@ -10,6 +10,8 @@ TEST_SECONDS_MAX ?= 900
 DEMO_SECONDS_MAX ?= 240
 WEB_SECONDS_MAX ?= 300
 PYTEST_ARGS ?=
+# There while fresh seeds are played, and if one of them failed.
+FRESH_FAILED := .pytest_cache/fresh-seed-failed
 
 .PHONY: all demo test test-again simulate ci-deploy ci-sim ci-real ci-real-again fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench bench-long clean help
 .DEFAULT_GOAL := all
@@ -38,14 +40,26 @@ demo: $(STAMP)  ## a cluster of 6 processes, real files, kill -9 and all; verifi
 	timeout --kill-after=10 $(DEMO_SECONDS_MAX) $(BIN)/shardkv demo
 
 # A file's tests share a worker: those of real processes stand on one cluster. `tests/conftest.py` says
-# which file is whose.
-test: $(STAMP)  ## every test
+# which file is whose. Fresh seeds are played whatever the tests came to; whoever names tests in
+# PYTEST_ARGS wants those alone.
+test: $(STAMP)  ## every test, then fresh seeds of the simulator for SIM_SECONDS; PYTEST_ARGS=tests/raft: those alone
+	@rm -f $(FRESH_FAILED)
+	@status=0; \
 	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
-		$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)
+		$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS) || status=$$?; \
+	if test -z '$(if $(strip $(PYTEST_ARGS)),narrowed)'; then \
+		$(MAKE) --no-print-directory fresh-sim || status=$$?; \
+	fi; \
+	exit $$status
 
 # A busy machine makes tests of real processes late. Which ones it was stands in the output: one that
-# passes only now is to be looked into all the same.
+# passes only now is to be looked into all the same. It makes no seed fail: after one that did this
+# fails, too, until `make fresh-sim` has passed.
 test-again: $(STAMP)  ## what failed in the last run of the tests, alone
+	@if test -e $(FRESH_FAILED); then \
+		echo 'a fresh seed failed in the last run, and no busy machine explains that: make fresh-sim' >&2; \
+		exit 1; \
+	fi
 	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
 		$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none $(PYTEST_ARGS)
 
@@ -69,7 +83,7 @@ simulate: $(STAMP)  ## a campaign of simulated clusters under faults; SEEDS=1..2
 
 # Known seeds, so that a change is judged and not its luck: those that found something once, and a
 # range, as many of it as fit; then some in which nodes die with their disks, and some in which groups
-# lose their majority. Fresh ones, by hand and by night: `make fresh-sim`.
+# lose their majority. Fresh ones are part of `make test`.
 ci-sim: $(STAMP)  ## the simulator: seeds that found something, then CI_SIM_SEEDS, for CI_SIM_SECONDS
 	timeout --kill-after=10 $$(( $(CI_SIM_SECONDS) + 180 )) \
 		$(BIN)/python -m labs simulate --corpus tests/simulation/corpus.txt \
@@ -99,8 +113,10 @@ ci-deploy: $(STAMP)  ## lint all of deploy/: Dockerfile, compose, chart, manifes
 # Drawn from the commit, so that whoever plays the same commit plays the same seeds. One that fails
 # has found something: it goes to the corpus with its cause.
 fresh-sim: $(STAMP)  ## fresh seeds, drawn from the commit, for SIM_SECONDS
+	@mkdir -p $(dir $(FRESH_FAILED)) && touch $(FRESH_FAILED)
 	timeout --kill-after=10 $$(( $(SIM_SECONDS) + 180 )) \
 		$(BIN)/python -m labs simulate --fresh --budget $(SIM_SECONDS) --jobs $(JOBS)
+	@rm -f $(FRESH_FAILED)
 
 verify: lint test  ## lint and test
 
