@@ -29,7 +29,7 @@ from labs.pairs import judge_pair
 from labs.rest import Rest, everything_ends
 from labs.sim_node import SimNode
 from labs.workload import Workload, WorkloadConfig
-from raft.types import GroupId
+from raft.types import GroupId, GroupUuid
 from shardctrler.client import ControllerClient
 from shardctrler.errors import ShardCtrlerError
 from shardctrler.types import View
@@ -223,7 +223,7 @@ class Bereft:
             patience = rng.uniform(0.0, 0.3) if rng.random() < 0.3 else COMMAND_SECONDS
             try:
                 if cluster.uuids[gid] == before:
-                    await self._look(recoverer, admin)
+                    await self._look(recoverer, admin, before)
                 if rng.random() < 0.3:
                     asyncio.get_running_loop().call_later(
                         rng.uniform(0.0, STRIKES_SECONDS), self._strike
@@ -243,8 +243,9 @@ class Bereft:
         self.observer.probe("group went on from a survivor")
         await self._grow(ends)
 
-    async def _look(self, recoverer: _Watched, admin: ControllerClient) -> None:
-        """Read the plan until it says the same twice, with nothing left open."""
+    async def _look(self, recoverer: _Watched, admin: ControllerClient, before: GroupUuid) -> None:
+        """Read the plan until it says the same twice, with nothing left open; or until the group is
+        another than `before`: a command that died had it born all the same."""
         cluster, gid = self._cluster, self._gid
         said: Any = None
         ends = asyncio.get_running_loop().time() + RECOVERED_SECONDS
@@ -257,6 +258,8 @@ class Bereft:
             said = fates
             await self._revive()
             await asyncio.sleep(SETTLES_SECONDS)
+            if cluster.uuids[gid] != before:
+                return
             self._not_for_ever(ends)
         cluster.oracle.memory.announced = dict.fromkeys(one.shard for one in fates.anew)
         if fates.stands_at < fates.newest:
