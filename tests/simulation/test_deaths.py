@@ -56,8 +56,13 @@ def test_a_healer_that_sees_to_the_first_of_the_dead_alone_breaks_l13(
 
     monkeypatch.setattr(_Planner, "_replace", broken)
 
+    faults = (
+        "duplication", "reordering", "partial", "crash", "kill", "power-cut", "crash-loop", "pause",
+        "pause-all", "slow-disk", "full", "clients", "members", "controller", "migration-crash",
+        "lonely", "transfer-cut", "overload",
+    )  # fmt: skip
     with pytest.raises(Played, match="every group whole") as failed:
-        play(74, DEATHS)
+        play(74, replace(DEATHS, faults=faults))
 
     assert failed.value.invariant == "L13"
 
