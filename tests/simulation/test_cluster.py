@@ -231,7 +231,7 @@ def test_a_frozen_shard_that_still_takes_writes_is_caught(monkeypatch: pytest.Mo
     config = ScenarioConfig(seconds=6.0, topology="T1", faults=("changes", "loss", "isolate"))
 
     with pytest.raises(Played, match=r"S9: group \d: Mutation"):
-        list(plays(range(8), config))
+        list(plays(range(24), config))
 
 
 def test_a_shard_that_comes_without_its_sessions_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
