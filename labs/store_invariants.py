@@ -298,6 +298,9 @@ class StoreInvariants:
             shard, after = ShardId(number), machine.record(ShardId(number))
             if record.phase in SERVES and after.phase not in SERVES:
                 self._serves_no_more(machine.gid, shard)
+            if after.phase is Phase.PARKED and record.phase is not Phase.PARKED:
+                # Its counters are raised beyond what the lost group may have given.
+                self._at_rest[shard] = self._hashes(machine, shard, rows)
             elif after.phase in SERVES and record.phase not in SERVES:
                 self._takes(machine, shard, after.number, rows)
 

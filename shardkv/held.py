@@ -13,6 +13,12 @@ configuration that tells of it: every write from there on, to keys that are ther
 version above all that came before. It costs no row: the highest deleted version is raised to the
 epoch's begin, and says from then on which epoch it is. (What a survivor's log held and was never
 committed is counted as it stands there; its entries were numbered by the group that it was.)
+
+Nobody answers clients about a shard before he has come to the configuration that its epoch is of.
+A group may be far behind the one that gives another up, and make a shard anew that it waits for;
+if the history leads that shard once more to the lost group, what was written to it in between would
+be acknowledged, and be dropped there. The epoch travels with the rows, so whoever takes the shard
+over from there waits as well.
 """
 
 from collections.abc import Collection, Iterator
@@ -20,7 +26,7 @@ from typing import Final
 
 from raft.ports import Reader
 from raft.sessions import SessionTable
-from shardctrler.types import ShardId
+from shardctrler.types import ConfigNumber, ShardId
 from shardkv.changes import ChangeLog, count_changes
 from shardkv.phases import SERVES, Phase
 from shardkv.rows import (
@@ -53,6 +59,7 @@ class HeldShard:
         "changes",
         "data_prefix",
         "epoch_begins",
+        "epoch_number",
         "highest_deleted",
         "highest_key",
         "id",
@@ -70,7 +77,8 @@ class HeldShard:
         self.highest_key = self.prefix + HIGHEST_DELETED
         self.highest_deleted = 0  # the row's figure while it serves, else 0
         self.epoch_begins = 0  # every version that is given is above it
-        self.serves = False  # whether its phase answers clients: the one question of the hot path
+        self.epoch_number = ConfigNumber(0)  # of the configuration that its epoch is of
+        self.serves = False  # whether it answers clients: the one question of the hot path
         self.changes: ChangeLog | None = None  # while it is on its way from here
         self.sessions = sessions
 
@@ -90,13 +98,18 @@ class HeldShard:
         self.highest_deleted = version
         self.epoch_begins = version - version % EPOCH
 
-    def refresh(self, rows: Reader) -> None:
-        """Bring what is derived in line with the record."""
+    def come_to(self, number: ConfigNumber) -> None:
+        """The group is at configuration `number`."""
+        self.serves = self.record.phase in SERVES and number >= self.epoch_number
+
+    def refresh(self, rows: Reader, number: ConfigNumber) -> None:
+        """Bring what is derived in line with the record, in a group at configuration `number`."""
         record = self.record
         assert record.taken <= record.number, record
         assert (record.generation == NO_GENERATION) == (record.phase is Phase.ABSENT), record
-        self.serves = record.phase in SERVES
-        self.know_highest(self.stored_highest(rows) if self.serves else 0)
+        self.know_highest(self.stored_highest(rows) if record.phase in SERVES else 0)
+        self.epoch_number = ConfigNumber(self.highest_deleted // RECOVERED_BEGINS)
+        self.come_to(number)
         if record.phase not in GIVEN_OUT:
             self.changes = None
             return

@@ -569,6 +569,8 @@ class StoreMachine:
                     self._begin_after(held, config.number, rows)
         self.config = config
         self._note_name()
+        for held in self._shards:
+            held.come_to(config.number)
         rows.put(CONFIG_KEY, encode_config_row(command.config))
         return DONE
 
@@ -590,9 +592,7 @@ class StoreMachine:
             after = steps.abandon(record, self.gid, previous, lost, config.number, index)
             held = self._become(self._shards[shard], after, rows)
             if arrives:
-                # It may be to go there again, and to begin anew once more, before `config` comes.
-                before = (config.number - self.number) * steps.ANEW_APART
-                self._begin_after(held, config.number, rows, before=before)
+                self._begin_after(held, config.number, rows)
             elif after.phase is Phase.PARKED:  # it was frozen: the lost group may have served it
                 self._go_beyond(held, config.number, rows)
         return DONE
@@ -618,12 +618,11 @@ class StoreMachine:
         rows.put(held.highest_key, encode_version(begins))
         self._mirror(held, rows)
 
-    def _begin_after(
-        self, held: HeldShard, number: ConfigNumber, rows: Rows, *, before: int = 0
-    ) -> None:
+    def _begin_after(self, held: HeldShard, number: ConfigNumber, rows: Rows) -> None:
         """A shard whose rows are lost begins anew: with session numbers and versions that it cannot
-        have given before, so that nobody who remembers one is taken for another (C3, S4)."""
-        beyond = number * steps.RECOVERED_BEGINS - before
+        have given before, so that nobody who remembers one is taken for another (C3, S4). It may do
+        so several times on the way to configuration `number`: before that nobody is let in."""
+        beyond = number * steps.RECOVERED_BEGINS
         held.sessions.skip(rows, beyond)
         rows.put(held.highest_key, encode_version(beyond))
         self._mirror(held, rows)
@@ -791,7 +790,7 @@ class StoreMachine:
 
     def _mirror(self, held: HeldShard, rows: Reader) -> None:
         """Bring what is derived from a record in line with it. Checked again after a load."""
-        held.refresh(rows)
+        held.refresh(rows, self.number)
         if held.record.phase in SETTLED:
             self._unsettled.pop(held.id, None)
         else:

@@ -20,10 +20,6 @@ RECOVERED_BEGINS: Final = 2**40
 what it writes, and the session numbers and versions of a shard that is made anew. More than any
 index, and than were ever given, also over `SESSIONS_SKIPPED`; below 2^63 for 8 million
 configurations."""
-ANEW_APART: Final = 2**20
-"""So far apart begin the lives of a shard that is made anew several times on a group's way to the
-configuration that gives another one up: more than one such life gives, and all of them less than
-what that configuration begins with, for a group that is half a million configurations behind."""
 OUT_OF_STEP: Final = Answer(Code.OUT_OF_STEP)
 
 Outcome = ShardRecord | Answer

@@ -626,22 +626,22 @@ def change_rows_lost_by_a_restart(patch: pytest.MonkeyPatch) -> None:
     a_restart_under_the_same_copy_id(patch)
     refresh = HeldShard.refresh
 
-    def broken(self: HeldShard, rows: Reader) -> None:
+    def broken(self: HeldShard, rows: Reader, number: ConfigNumber) -> None:
         if self.changes is not None:
             self.changes.count = 0
-        refresh(self, rows)
+        refresh(self, rows, number)
 
     patch.setattr(HeldShard, "refresh", broken)
 
 
 def writes_after_the_freeze(patch: pytest.MonkeyPatch) -> None:
-    refresh = HeldShard.refresh
+    come_to = HeldShard.come_to
 
-    def broken(self: HeldShard, rows: Reader) -> None:
-        refresh(self, rows)
+    def broken(self: HeldShard, number: ConfigNumber) -> None:
+        come_to(self, number)
         self.serves = self.serves or self.record.phase is Phase.LEAVING
 
-    patch.setattr(HeldShard, "refresh", broken)
+    patch.setattr(HeldShard, "come_to", broken)
 
 
 def a_copy_without_end(patch: pytest.MonkeyPatch) -> None:

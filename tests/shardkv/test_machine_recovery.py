@@ -16,7 +16,7 @@ from shardkv.copying import Pulled
 from shardkv.held import EPOCH
 from shardkv.migration import Ask, Pull, todo
 from shardkv.phases import Phase
-from shardkv.steps import ANEW_APART, RECOVERED_BEGINS
+from shardkv.steps import RECOVERED_BEGINS
 from shardkv.types import ABSENT, DONE, NO_COPY, Answer, Code, SessionId
 from tests.support.stores import (
     S0,
@@ -213,16 +213,19 @@ def test_a_shard_on_its_way_from_a_lost_group_begins_anew() -> None:
     assert group.apply(abandoned(config, arriving=True)).code is Code.OK
 
     assert group.machine.record(shard).phase is Phase.SERVING
+    group.restart()
+    assert group.get(b"k", shard) == Answer(Code.WRONG_GROUP, (2,)), "not before `config`"
+    assert group.apply(OpenSession(shard)) == Answer(Code.WRONG_GROUP, (2,))
+    assert group.apply(configure(config)).code is Code.OK
     assert group.get(b"k", shard) is ABSENT
     session = group.open(shard)
-    begins = config.number * RECOVERED_BEGINS - ANEW_APART
+    begins = config.number * RECOVERED_BEGINS
     assert session == begins + 1
     assert group.apply(put(session, 1, b"k", b"v", shard=shard)) == ok(begins + 1)
-    assert group.apply(configure(config)).code is Code.OK
     group.restart()
 
 
-def test_a_shard_that_begins_anew_again_gives_no_number_twice() -> None:
+def test_what_will_be_dropped_on_the_way_is_never_acknowledged() -> None:
     """On its way to the configuration that gives B up this group has the shard from B, is to give
     it to B, and has it from B again; and that configuration makes it anew."""
     history, shard = History(), ShardId(2)
@@ -232,19 +235,46 @@ def test_a_shard_that_begins_anew_again_gives_no_number_twice() -> None:
         history.then(A, A, owner, B)
     last = given_up(history.configs[-1], B)
     last = replace(last, shards=(A, A, A, A))
-    opened = []
+    served = 0
     for between in history.configs[2:]:
         assert group.apply(configure(between)).code is Code.OK
         assert group.apply(abandoned(last, arriving=False)).code is Code.OK
         assert group.apply(abandoned(last, arriving=True)).code is Code.OK
-        if group.machine.record(shard).phase is Phase.SERVING:
-            opened += [group.open(shard), group.open(shard)]
+        served += group.machine.record(shard).phase is Phase.SERVING
+        refused = Answer(Code.WRONG_GROUP, (between.number,))
+        assert group.machine.refusal(shard) == group.apply(OpenSession(shard)) == refused
+    assert served == 2
     assert group.apply(configure(last)).code is Code.OK
-    opened.append(group.open(shard))
 
-    assert len(opened) == 5
-    assert opened == sorted(set(opened)), "S4: the counter never goes back"
+    assert group.machine.refusal(shard) is None
+    assert group.open(shard) == last.number * RECOVERED_BEGINS + 1
     group.restart()
+
+
+def test_who_takes_over_what_began_anew_waits_for_the_same_configuration() -> None:
+    """C has the shard from B, and gives it to A: both are behind the one that gives B up."""
+    history, shard = History(), ShardId(2)
+    source, group = Group(C), Group(A)
+    for owner in (B, C, A):
+        history.then(A, A, owner, B, groups=[C])
+    last = given_up(history.configs[-1], B)
+    for config in history.configs[1:]:
+        for each in (source, group):
+            assert each.apply(configure(config)).code is Code.OK
+            each.apply(abandoned(last, arriving=True))
+    copy_id = source.machine.record(shard).copy_id
+    source.apply(Freeze(shard, N3, copy_id))
+    while (pulled := source.pulled(shard, 3, group.machine.record(shard).cursor)).chunk is not None:
+        assert group.apply(pulled.chunk) == DONE
+    assert pulled.end is not None
+    assert group.apply(Install(shard, N3, copy_id, pulled.end)) == DONE
+
+    assert group.machine.record(shard).phase is Phase.SERVING
+    assert group.machine.refusal(shard) == Answer(Code.WRONG_GROUP, (3,))
+    group.restart()
+    assert group.apply(OpenSession(shard)) == Answer(Code.WRONG_GROUP, (3,))
+    assert group.apply(configure(last)).code is Code.OK
+    assert group.open(shard) == last.number * RECOVERED_BEGINS + 1
 
 
 def test_a_lost_shard_that_a_configuration_creates_begins_beyond_too() -> None:
@@ -333,6 +363,8 @@ def test_what_leaves_a_recovered_group_is_copied_anew_from_what_it_remembers() -
     assert to.apply(pulled.chunk) == DONE
     assert to.apply(Install(S0, N2, record.copy_id, 0)) == DONE
     assert to.copy(S0) == survivor.copy(S0)
+    assert to.get(b"k") == Answer(Code.WRONG_GROUP, (2,)), "not before the group is named"
+    to.apply(configure(renamed(history.configs[-1])))
     assert to.get(b"k") == row(b"v", 1)
     assert to.open() > SESSIONS_SKIPPED, "one that was lost was opened for somebody"
     assert to.apply(put(1, 4, b"k", b"w")) == ok(3 * RECOVERED_BEGINS + 1), "2 was another value"
@@ -387,7 +419,7 @@ def test_what_a_recovered_group_had_taken_and_forgotten_begins_anew() -> None:
         group.apply(configure(config))
         source.apply(configure(config))
     shard = ShardId(2)
-    step = Renew(shard, N2, ConfigNumber(4), arriving=True)
+    step = Renew(shard, N2, N3, arriving=True)
     group.machine.be(NEW)
     pull = todo(N2, group.machine.unsettled, group.machine.changes, recovered=N3)
     assert pull == (Pull(shard, N2, B, NO_COPY, b""),)
@@ -407,7 +439,7 @@ def test_what_a_recovered_group_had_taken_and_forgotten_begins_anew() -> None:
     assert group.machine.is_in(shard, N2)
     group.apply(configure(renamed(history.configs[-1])))
     assert group.get(b"k", shard) is ABSENT
-    assert group.open(shard) > 4 * RECOVERED_BEGINS
+    assert group.open(shard) > 3 * RECOVERED_BEGINS
     group.restart()
 
 
@@ -421,8 +453,8 @@ def test_a_group_that_is_what_it_was_renews_nothing() -> None:
 
 
 def test_versions_rise_though_a_shard_comes_back_before_its_group_is_named() -> None:
-    """Renewed for configuration 5 it goes to B, which deletes a key in that epoch, and comes back;
-    then the group is named, by configuration 5: the epoch does not begin again."""
+    """Renewed for configuration 4 it goes to B, which does not serve it before, and comes back;
+    then the group is named, by configuration 4."""
     survivor, _, history = forgotten()
     to = target(history)
     survivor.apply(Renew(S0, N2, ConfigNumber(4), arriving=False))
@@ -432,8 +464,7 @@ def test_versions_rise_though_a_shard_comes_back_before_its_group_is_named() -> 
     to.apply(pulled.chunk)
     to.apply(Install(S0, N2, copy, 0))
     survivor.apply(Drop(S0, N2))
-    assert to.apply(put(1, 2, b"k", b"w")) == ok(4 * RECOVERED_BEGINS + 1)
-    assert to.apply(delete(1, 3, b"k")) == ok(0)
+    assert to.apply(put(1, 2, b"k", b"w")) == Answer(Code.WRONG_GROUP, (2,))
     for group in (to, survivor):
         group.apply(configure(history.then(A, A, B, B) if group is to else history.configs[-1]))
     copy = to.machine.record(S0).copy_id
@@ -446,7 +477,7 @@ def test_versions_rise_though_a_shard_comes_back_before_its_group_is_named() -> 
     survivor.apply(configure(renamed(history.configs[-1])))
 
     assert survivor.machine.number == 4
-    assert survivor.apply(put(1, 4, b"k", b"x")) == ok(4 * RECOVERED_BEGINS + 2)
+    assert survivor.apply(put(1, 2, b"k", b"w")) == ok(4 * RECOVERED_BEGINS + 1)
 
 
 def test_a_group_put_back_gives_no_session_number_and_no_version_again() -> None:
