@@ -141,6 +141,8 @@ def test_make_has_the_two_commands() -> None:
     words = [command.split() for command, _ in commands(section("Two commands"))]
 
     assert words == [["make", "demo"], ["make", "test"]]
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    assert not [line for line in lines if "$(MAKE)" in line], "a dry run carries such lines out"
     for command in words:
         subprocess.run(
             [*command, "--dry-run"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=SOON
