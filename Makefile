@@ -46,7 +46,7 @@ test: $(STAMP)  ## every test, then fresh seeds of the simulator for SIM_SECONDS
 	@rm -f $(FRESH_FAILED)
 	status=0; \
 	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
-		$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS) || status=$$?; \
+		$(BIN)/python -m pytest -n 3 --dist loadfile -q $(PYTEST_ARGS) || status=$$?; \
 	test -n '$(strip $(PYTEST_ARGS))' || { $(PLAY_FRESH); } || status=$$?; \
 	exit $$status
 
